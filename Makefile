@@ -1,0 +1,27 @@
+# Entry points for people and CI; the work is in scripts/ and in `cargo xtask`.
+.DEFAULT_GOAL := help
+.PHONY: help setup up down test lint bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install the system packages that are missing
+	@scripts/setup.sh
+
+up: ## Build and start oak with a demo on this machine
+	@scripts/up.sh
+
+down: ## Stop it
+	@scripts/down.sh
+
+test: ## Run all checks and tests
+	@scripts/test.sh
+
+lint: ## Run the static checks only
+	@scripts/test.sh check
+
+bench: ## Run the benchmarks
+	@scripts/bench.sh
+
+clean: ## Remove build output and the state of 'make up'
+	@scripts/clean.sh

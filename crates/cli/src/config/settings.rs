@@ -1,0 +1,91 @@
+//! The table of all settings.
+
+use super::types::Config;
+use super::value::SettingValue;
+
+/// A value as a source gives it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Raw<'a> {
+    Text(&'a str),
+    Toml(&'a toml::Value),
+}
+
+/// One setting: its name in the file, what it is, how it is set and shown.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    /// Path in the file, such as `root.listen`.
+    pub(crate) path: &'static str,
+    /// One line for people.
+    pub(crate) meaning: &'static str,
+    /// Names the original uses in the environment; `OAK_…` comes on top and wins.
+    pub(crate) older_variable: Option<&'static str>,
+    pub(super) set: fn(&mut Config, Raw<'_>) -> Result<(), String>,
+    pub(super) show: fn(&Config) -> String,
+}
+
+impl Setting {
+    /// Name of the environment variable: `root.listen` → `OAK_ROOT_LISTEN`.
+    pub(crate) fn variable(&self) -> String {
+        format!("OAK_{}", self.path.replace('.', "_").to_uppercase())
+    }
+}
+
+fn read<T: SettingValue>(slot: &mut T, raw: Raw<'_>) -> Result<(), String> {
+    *slot = match raw {
+        Raw::Text(text) => T::from_text(text)?,
+        Raw::Toml(value) => T::from_toml(value)?,
+    };
+    Ok(())
+}
+
+macro_rules! path {
+    ($first:ident) => {
+        stringify!($first)
+    };
+    ($first:ident . $second:ident) => {
+        concat!(stringify!($first), ".", stringify!($second))
+    };
+}
+
+macro_rules! setting {
+    (@older) => { None };
+    (@older $older:literal) => { Some($older) };
+    ($($field:ident).+, $meaning:literal $(, older: $older:literal)?) => {
+        Setting {
+            path: path!($($field).+),
+            meaning: $meaning,
+            older_variable: setting!(@older $($older)?),
+            set: |config, raw| read(&mut config.$($field).+, raw),
+            show: |config| config.$($field).+.show(),
+        }
+    };
+}
+
+/// Every setting, in the order in which they are shown.
+pub(crate) static SETTINGS: &[Setting] = &[
+    setting!(data_dir, "state that must survive; one directory per role below it"),
+    setting!(log.filter, "what is logged, such as info or info,oak_link=debug"),
+    setting!(log.format, "text or json"),
+    setting!(root.listen, "API for users, and link of the clusters"),
+    setting!(root.dashboard, "second listener for the dashboard, or off"),
+    setting!(root.advertise, "names and addresses in the HTTPS certificate of this root"),
+    setting!(cluster.name, "unique name of this cluster", older: "CLUSTER_NAME"),
+    setting!(cluster.location, "latitude,longitude,radius in metres", older: "CLUSTER_LOCATION"),
+    setting!(cluster.root, "the root to join, host[:port]", older: "SYSTEM_MANAGER_URL"),
+    setting!(cluster.listen, "link of the workers"),
+    setting!(cluster.token, "one-time join token for the first start"),
+    setting!(cluster.cpu_overcommit, "how many times the cores of a worker are given out"),
+    setting!(worker.name, "name of this worker; the host name if empty"),
+    setting!(worker.cluster, "the cluster to join, host[:port]"),
+    setting!(worker.address, "address other machines reach this worker at; found if empty"),
+    setting!(worker.token, "one-time join token for the first start"),
+    setting!(worker.reserve_memory_mib, "memory kept back for the machine itself, MiB"),
+    setting!(worker.reserve_cpu_millis, "CPU kept back for the machine itself, thousandths of a core"),
+    setting!(network.bridge, "bridge that connects the instances"),
+    setting!(network.mtu, "largest packet inside the overlay, bytes"),
+    setting!(network.table, "nftables table owned by this program"),
+    setting!(images.mirrors, "registry = addresses that are tried before it"),
+    setting!(images.plain_http, "registries and mirrors that speak plain HTTP"),
+    setting!(images.size_limit, "size above which unused images are removed"),
+    setting!(images.concurrent_pulls, "images pulled at the same time"),
+];

@@ -1,0 +1,146 @@
+//! The configuration as the roles use it, with its defaults.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use super::kinds::{ByteSize, Endpoint, Identifier, LogFormat, Mtu, PlaceName, Secret};
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Config {
+    /// State that must survive: one directory per role below it.
+    pub(crate) data_dir: PathBuf,
+    /// Logging of the program itself.
+    pub(crate) log: LogConfig,
+    /// The root role.
+    pub(crate) root: RootConfig,
+    /// The cluster role.
+    pub(crate) cluster: ClusterConfig,
+    /// The worker role.
+    pub(crate) worker: WorkerConfig,
+    /// Network of a worker.
+    pub(crate) network: NetworkConfig,
+    /// Images of a worker.
+    pub(crate) images: ImagesConfig,
+}
+
+/// Logging of the program itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LogConfig {
+    /// Directives of `tracing`, such as `info,oak_link=debug`.
+    pub(crate) filter: String,
+    /// One line of text or one JSON object per event.
+    pub(crate) format: LogFormat,
+}
+
+/// The root role.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RootConfig {
+    /// API for users, and link of the clusters.
+    pub(crate) listen: SocketAddr,
+    /// Second listener for the dashboard; `None` when off.
+    pub(crate) dashboard: Option<SocketAddr>,
+    /// Host names and addresses in the HTTPS certificate; `localhost` is always among them.
+    pub(crate) advertise: Vec<String>,
+}
+
+/// The cluster role.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ClusterConfig {
+    /// Unique name.
+    pub(crate) name: PlaceName,
+    /// Place, conventionally `latitude,longitude,radius in metres`.
+    pub(crate) location: String,
+    /// The root to join.
+    pub(crate) root: Endpoint<10000>,
+    /// Link of the workers.
+    pub(crate) listen: SocketAddr,
+    /// One-time token for the first start.
+    pub(crate) token: Option<Secret>,
+    /// How many times the cores of a worker are given out: requests are seldom used fully.
+    pub(crate) cpu_overcommit: u32,
+}
+
+/// The worker role.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WorkerConfig {
+    /// Name that `direct` constraints use; `None`: the host name.
+    pub(crate) name: Option<PlaceName>,
+    /// The cluster to join.
+    pub(crate) cluster: Endpoint<10100>,
+    /// Address other machines reach this one at; `None`: the one that leads to the cluster.
+    pub(crate) address: Option<IpAddr>,
+    /// One-time token for the first start.
+    pub(crate) token: Option<Secret>,
+    /// Memory kept back for the machine itself, MiB.
+    pub(crate) reserve_memory_mib: u32,
+    /// CPU kept back for the machine itself, thousandths of a core.
+    pub(crate) reserve_cpu_millis: u32,
+}
+
+/// Network of a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NetworkConfig {
+    /// Bridge that connects the instances; the names of the other devices are made from it.
+    pub(crate) bridge: Identifier<6>,
+    /// Largest packet inside the overlay, bytes.
+    pub(crate) mtu: Mtu,
+    /// The nftables table this program owns.
+    pub(crate) table: Identifier<15>,
+}
+
+/// Images of a worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ImagesConfig {
+    /// Registry as in image names, and the addresses tried before it.
+    pub(crate) mirrors: BTreeMap<String, Vec<String>>,
+    /// Registries and mirrors (`host[:port]`) that speak plain HTTP.
+    pub(crate) plain_http: BTreeSet<String>,
+    /// Size above which unused images are removed.
+    pub(crate) size_limit: ByteSize,
+    /// Images pulled at the same time.
+    pub(crate) concurrent_pulls: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let everywhere = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
+        Self {
+            data_dir: PathBuf::from("/var/lib/oakestra"),
+            log: LogConfig { filter: "info".to_owned(), format: LogFormat::Text },
+            root: RootConfig {
+                listen: everywhere(10000),
+                dashboard: Some(everywhere(80)),
+                advertise: Vec::new(),
+            },
+            cluster: ClusterConfig {
+                name: PlaceName::literal("local"),
+                location: String::new(),
+                root: Endpoint::this_machine(),
+                listen: everywhere(10100),
+                token: None,
+                cpu_overcommit: 10,
+            },
+            worker: WorkerConfig {
+                name: None,
+                cluster: Endpoint::this_machine(),
+                address: None,
+                token: None,
+                reserve_memory_mib: 128,
+                reserve_cpu_millis: 100,
+            },
+            network: NetworkConfig {
+                bridge: Identifier::literal("oak0"),
+                mtu: Mtu::OVERLAY,
+                table: Identifier::literal("oakestra"),
+            },
+            images: ImagesConfig {
+                mirrors: BTreeMap::new(),
+                plain_http: BTreeSet::new(),
+                size_limit: ByteSize::gib(20),
+                concurrent_pulls: 2,
+            },
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! `oak`: root, cluster and worker of an edge orchestrator, and the commands to use them.
+
+mod commands;
+mod config;
+mod demo;
+mod output;
+mod roles;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use commands::{ConfigArguments, EXIT_FAILURE, EXIT_USAGE, Failure, ServerArguments, UserCommand};
+use config::{Loaded, Sources};
+use output::{Output, Style};
+
+/// Orchestrates services on machines at the edge: a root, its clusters, their workers
+#[derive(Parser)]
+#[command(name = "oak", version, max_term_width = 100)]
+struct Cli {
+    /// Configuration file; /etc/oakestra/oak.toml if it exists
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    server: ServerArguments,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Role(roles::RoleCommand),
+    #[command(flatten)]
+    User(UserCommand),
+    /// Show the configuration and where each value comes from
+    Config(ConfigArguments),
+}
+
+fn main() -> ExitCode {
+    // Before anything starts a thread: a shim forks, and the demo runs in a container with little memory.
+    let mut arguments = std::env::args_os().skip(1);
+    match arguments.next() {
+        Some(first) if first == oak_runtime::SHIM_COMMAND => return oak_runtime::shim_main(arguments),
+        Some(first) if first == oak_worker::DEMO_COMMAND => return demo::serve(),
+        _ => {}
+    }
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::debug!("a TLS provider was installed before");
+    }
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(failure) => {
+            // The exit code tells the same when even standard error is closed.
+            let _ = failure.write(&mut io::stderr());
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    match cli.command {
+        Command::User(command) => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|error| Failure::new(EXIT_FAILURE, "cannot start").cause(error.to_string()))?;
+            Ok(runtime.block_on(command.run(&cli.server)))
+        }
+        Command::Config(arguments) => {
+            let loaded = load(cli.config, Vec::new())?;
+            let (mut data, mut talk) = (io::stdout(), io::stderr());
+            let mut output = Output { data: &mut data, talk: &mut talk, style: Style::of_stdout() };
+            arguments.run(&loaded, &mut output)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Role(role) => {
+            let loaded = load(cli.config, role.overrides())?;
+            role.run(&loaded.config)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn load(file: Option<PathBuf>, flags: Vec<config::Override>) -> Result<Loaded, Failure> {
+    config::load(&Sources::of_process(file, flags)).map_err(|errors| {
+        let failure: Failure = errors.into();
+        debug_assert_eq!(failure.exit_code(), ExitCode::from(EXIT_USAGE));
+        failure
+    })
+}

@@ -1,0 +1,183 @@
+//! The calls of the API, one method each.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::client::{Call, Client};
+use crate::error::ClientError;
+use crate::record::{Application, Cluster, JoinToken, Service, ServicesCreated, TokenRole, Worker};
+
+impl Client {
+    /// Registers the applications of a descriptor with their services; returns all applications of the caller.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 409 if one of the names is taken, 422 if the descriptor is wrong.
+    pub async fn create_applications(&self, descriptor: &Value) -> Result<Vec<Application>, ClientError> {
+        let call = Call::new(Method::POST, &["api", "application", ""], "create the application");
+        self.fetch(call.body(descriptor)).await
+    }
+
+    /// All applications the caller may see.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub async fn applications(&self) -> Result<Vec<Application>, ClientError> {
+        self.fetch(Call::new(Method::GET, &["api", "applications", ""], "list the applications")).await
+    }
+
+    /// One application.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if there is none.
+    pub async fn application(&self, id: &str) -> Result<Application, ClientError> {
+        let path = ["api", "application", non_empty(id)?];
+        self.fetch(Call::new(Method::GET, &path, format!("read application {id}"))).await
+    }
+
+    /// Deletes an application with its services and instances.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if there is none.
+    pub async fn delete_application(&self, id: &str) -> Result<(), ClientError> {
+        let path = ["api", "application", non_empty(id)?];
+        let answer = self.execute(Call::new(Method::DELETE, &path, format!("delete application {id}"))).await;
+        // The original says 501 for an application it does not know (root-api reference, 4.9.4).
+        answer.map_err(|error| match error {
+            ClientError::Refused { action, status: 501, .. } => ClientError::Refused {
+                action,
+                status: 404,
+                message: "there is no such application".to_owned(),
+            },
+            other => other,
+        })
+    }
+
+    /// Adds services to an existing application: a descriptor with one application that has its `applicationID`.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 400 or 422 if the descriptor is wrong.
+    pub async fn create_services(&self, descriptor: &Value) -> Result<ServicesCreated, ClientError> {
+        self.fetch(Call::new(Method::POST, &["api", "service", ""], "add services").body(descriptor)).await
+    }
+
+    /// All services the caller may see.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub async fn services(&self) -> Result<Vec<Service>, ClientError> {
+        self.fetch(Call::new(Method::GET, &["api", "services", ""], "list the services")).await
+    }
+
+    /// The services of one application.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if there is no such application.
+    pub async fn services_of(&self, application: &str) -> Result<Vec<Service>, ClientError> {
+        let path = ["api", "services", non_empty(application)?];
+        self.fetch(Call::new(Method::GET, &path, format!("list the services of application {application}")))
+            .await
+    }
+
+    /// One service.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if there is none.
+    pub async fn service(&self, id: &str) -> Result<Service, ClientError> {
+        let path = ["api", "service", non_empty(id)?];
+        self.fetch(Call::new(Method::GET, &path, format!("read service {id}"))).await
+    }
+
+    /// Deletes a service with its instances.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] if there is none.
+    pub async fn delete_service(&self, id: &str) -> Result<(), ClientError> {
+        let path = ["api", "service", non_empty(id)?];
+        self.execute(Call::new(Method::DELETE, &path, format!("delete service {id}"))).await
+    }
+
+    /// Deploys one more instance of a service. Success means that the wish is stored, not that the instance runs.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub async fn deploy(&self, service: &str) -> Result<(), ClientError> {
+        let path = ["api", "service", non_empty(service)?, "instance"];
+        self.execute(Call::new(Method::POST, &path, format!("deploy service {service}"))).await
+    }
+
+    /// Stops and removes one instance.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub async fn undeploy(&self, service: &str, number: u32) -> Result<(), ClientError> {
+        let number_text = number.to_string();
+        let path = ["api", "service", non_empty(service)?, "instance", &number_text];
+        self.execute(Call::new(
+            Method::DELETE,
+            &path,
+            format!("undeploy instance {number} of service {service}"),
+        ))
+        .await
+    }
+
+    /// Stops and removes all instances of a service.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub async fn undeploy_all(&self, service: &str) -> Result<(), ClientError> {
+        let path = ["api", "service", non_empty(service)?, "instance", "-1"];
+        self.execute(Call::new(Method::DELETE, &path, format!("undeploy service {service}"))).await
+    }
+
+    /// All clusters that ever registered.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub async fn clusters(&self) -> Result<Vec<Cluster>, ClientError> {
+        self.fetch(Call::new(Method::GET, &["api", "clusters", ""], "list the clusters")).await
+    }
+
+    /// The clusters that are connected.
+    ///
+    /// # Errors
+    /// As every call: see [`ClientError`].
+    pub async fn active_clusters(&self) -> Result<Vec<Cluster>, ClientError> {
+        self.fetch(Call::new(Method::GET, &["api", "clusters", "active"], "list the active clusters")).await
+    }
+
+    /// The workers of one cluster.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if there is no such cluster.
+    pub async fn workers(&self, cluster: &str) -> Result<Vec<Worker>, ClientError> {
+        let path = ["api", "clusters", non_empty(cluster)?, "workers"];
+        self.fetch(Call::new(Method::GET, &path, format!("list the workers of cluster {cluster}"))).await
+    }
+
+    /// Makes a one-time join token, valid for `valid_for` (whole seconds, at least one).
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if a worker token names an unknown cluster.
+    pub async fn create_token(
+        &self,
+        role: &TokenRole,
+        valid_for: Duration,
+    ) -> Result<JoinToken, ClientError> {
+        let seconds = valid_for.as_secs().max(1);
+        let body = match role {
+            TokenRole::Cluster => json!({"role": "cluster", "ttl_seconds": seconds}),
+            TokenRole::Worker { cluster: None } => json!({"role": "worker", "ttl_seconds": seconds}),
+            TokenRole::Worker { cluster: Some(cluster) } => {
+                json!({"role": "worker", "cluster": cluster, "ttl_seconds": seconds})
+            }
+        };
+        self.fetch(Call::new(Method::POST, &["api", "tokens"], "create a join token").body(&body)).await
+    }
+}
+
+/// Refuses an empty identifier, which would address the whole collection.
+fn non_empty(id: &str) -> Result<&str, ClientError> {
+    if id.is_empty() { Err(ClientError::Id { id: String::new() }) } else { Ok(id) }
+}

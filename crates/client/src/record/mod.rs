@@ -1,0 +1,13 @@
+//! What the API tells about its objects. Missing and null fields become empty; unknown ones are kept in `other`.
+
+mod application;
+mod cluster;
+mod service;
+mod token;
+mod worker;
+
+pub use application::Application;
+pub use cluster::Cluster;
+pub use service::{FailedService, Instance, Service, ServicesCreated};
+pub use token::{JoinToken, TokenRole};
+pub use worker::{Worker, WorkerFacts};

@@ -1,0 +1,197 @@
+//! The cluster shell: joins its root, takes in workers, and carries out what `control::cluster` decides.
+//!
+//! One port serves everything: plain HTTP for health and the original's status probe, TLS for the same and for
+//! the link of the workers. One outgoing link leads to the root. The shell decides nothing: it turns events of the
+//! two links into calls of the state machine and effects into messages.
+#![forbid(unsafe_code)]
+
+mod api;
+mod downlink;
+mod enrol;
+mod logs;
+mod uplink;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use oak_control::cluster::{Cluster, Effect, Settings};
+use oak_link::{
+    Authority, Credentials, Identity, JoinToken, ParentConfig, ParentLink, PkiError, PortConfig, PortLimits,
+    Sessions, server_tls, system_clock,
+};
+use oak_model::ClusterId;
+use oak_store::{Engine, Store, StoreError, SystemClock};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+/// What a cluster needs to start.
+#[derive(Debug)]
+pub struct ClusterConfig {
+    /// Where identity and state are kept.
+    pub directory: PathBuf,
+    /// The root as `host:port`.
+    pub root: String,
+    /// Needed once, to join.
+    pub token: Option<JoinToken>,
+    /// Address of the port for workers and health.
+    pub listen: SocketAddr,
+    /// Settings of the decisions; name and location are among them.
+    pub settings: Settings,
+}
+
+/// Why a cluster does not start or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// It could not join its root.
+    #[error("the cluster has no root")]
+    Join(#[from] oak_link::JoinError),
+    /// The certificate on disk is not one of a cluster.
+    #[error("the certificate of this cluster is damaged: remove its directory `identity` and join with a new token")]
+    NotACluster,
+    /// Its keys or certificates are not usable.
+    #[error("cannot use the certificates of this cluster")]
+    Pki(#[from] PkiError),
+    /// Its state cannot be read or written.
+    #[error("cannot use the state of this cluster")]
+    Store(#[from] StoreError),
+    /// A stored object cannot be understood.
+    #[error("the state of this cluster is damaged")]
+    Corrupt(#[from] oak_control::CorruptRow),
+    /// Its directory cannot be made.
+    #[error("cannot create {path}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Its port is taken.
+    #[error("cannot listen on {address}: is another cluster or program running there?")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// A cluster that has joined and holds its port, but does nothing yet.
+pub struct BoundCluster {
+    config: ClusterConfig,
+    id: ClusterId,
+    credentials: Arc<Credentials>,
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl BoundCluster {
+    /// Joins the root if this was not done before, and takes the port.
+    ///
+    /// # Errors
+    /// The token is refused, the state is unusable or the port is taken. An unreachable root is waited for.
+    pub async fn bind(mut config: ClusterConfig, shutdown: &CancellationToken) -> Result<Self, ClusterError> {
+        std::fs::create_dir_all(&config.directory)
+            .map_err(|source| ClusterError::Directory { path: config.directory.clone(), source })?;
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .map_err(|source| ClusterError::Listen { address: config.listen, source })?;
+        let address = listener
+            .local_addr()
+            .map_err(|source| ClusterError::Listen { address: config.listen, source })?;
+        config.settings.port = address.port();
+        let (credentials, id) = enrol::join(&config, shutdown).await?;
+        Ok(Self { config, id, credentials, listener, address })
+    }
+
+    /// The address it listens on.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its identity.
+    #[must_use]
+    pub const fn id(&self) -> ClusterId {
+        self.id
+    }
+
+    /// Works until `shutdown`. `on_ready` gets the engine once it runs.
+    ///
+    /// # Errors
+    /// The state cannot be read, or no longer be written.
+    pub async fn run(
+        self,
+        shutdown: CancellationToken,
+        on_ready: impl FnOnce(Engine<Cluster>),
+    ) -> Result<(), ClusterError> {
+        let clock = SystemClock::start();
+        let (store, rows) = Store::open(&self.config.directory.join("state.db"))?;
+        let machine = Cluster::load(self.config.settings.clone(), clock.now(), &rows)?;
+        drop(rows);
+        let authority = Authority::open_cluster(&self.config.directory.join("identity"))?;
+
+        let sessions = Sessions::default();
+        let (uplink, to_root) = uplink::Uplink::new();
+        let mut tasks = JoinSet::new();
+        let engine = Engine::start(&mut tasks, machine, store, clock, {
+            let sessions = sessions.clone();
+            move |effect| perform(effect, &sessions, &to_root)
+        });
+
+        let parent = ParentConfig::new(authority, system_clock(), shutdown.clone());
+        let enroller = enrol::WorkerEnroller::new(engine.clone(), self.id);
+        let (link, events) = ParentLink::new(parent, enroller);
+        tasks.spawn(downlink::run(events, engine.clone(), sessions.clone(), self.id));
+        let uplink = uplink.start(&mut tasks, &self.config, &self.credentials, engine.clone(), sessions)?;
+
+        let plain = api::router(self.id);
+        let port = PortConfig {
+            tls: plain.clone().merge(link.routes()),
+            plain,
+            tls_config: server_tls(&self.credentials, system_clock())?,
+            limits: PortLimits::default(),
+        };
+        info!(cluster = %self.id, name = %self.config.settings.name, address = %self.address, "cluster ready");
+        on_ready(engine);
+        let serving = oak_link::serve(self.listener, port, shutdown.clone());
+        let failed = async {
+            // The first task that ends before shutdown has failed: without its state a cluster must not go on.
+            match tasks.join_next().await {
+                Some(Ok(Err(error))) => Err(ClusterError::Store(error)),
+                Some(Ok(Ok(()))) | Some(Err(_)) | None if shutdown.is_cancelled() => Ok(()),
+                Some(_) | None => Err(ClusterError::Store(StoreError::WriterGone)),
+            }
+        };
+        let result = tokio::select! {
+            () = serving => Ok(()),
+            result = failed => result,
+        };
+        uplink.shutdown().await;
+        link.drained().await;
+        tasks.shutdown().await;
+        result
+    }
+}
+
+fn perform(effect: Effect, sessions: &Sessions, root: &uplink::ToRoot) {
+    match effect {
+        Effect::Welcome { session, welcome, .. } => sessions.welcome(session, encode(&welcome)),
+        Effect::ToWorker { session, message, .. } => sessions.send(session, encode(&message)),
+        Effect::ToRoot(message) => root.send(encode(&message)),
+    }
+}
+
+/// Our own messages always serialise; an empty payload would end the session on the other side.
+fn encode(message: &impl serde::Serialize) -> bytes::Bytes {
+    serde_json::to_vec(message).unwrap_or_default().into()
+}
+
+fn cluster_of(credentials: &Credentials) -> Option<ClusterId> {
+    match credentials.identity() {
+        Identity::Cluster { cluster } => cluster.as_str().parse().ok(),
+        Identity::Root | Identity::Worker { .. } => None,
+    }
+}

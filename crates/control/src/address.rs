@@ -1,0 +1,210 @@
+//! Pools of addresses and address blocks.
+//!
+//! Both hand out the next free entry after the last one given, going round: an address that was returned rests
+//! until the pool has been walked through once, which is the quarantine. Only the cursor has to be stored; what
+//! is in use follows from the objects that use it.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+/// Single addresses of one range.
+#[derive(Clone, Debug)]
+pub struct AddressPool {
+    first: u32,
+    last: u32,
+    cursor: u32,
+    used: BTreeSet<u32>,
+}
+
+impl AddressPool {
+    /// All addresses of a network except its first and last one.
+    #[must_use]
+    pub fn hosts_of(network: Ipv4Net) -> Self {
+        let first = u32::from(network.network()).saturating_add(1);
+        let last = u32::from(network.broadcast()).saturating_sub(1);
+        Self { first, last, cursor: first, used: BTreeSet::new() }
+    }
+
+    /// The same pool without its lowest address (a gateway has that).
+    #[must_use]
+    pub fn without_first(mut self) -> Self {
+        self.first = self.first.saturating_add(1);
+        self.cursor = self.cursor.max(self.first);
+        self
+    }
+
+    /// Whether the pool contains the address.
+    #[must_use]
+    pub fn contains(&self, address: Ipv4Addr) -> bool {
+        (self.first..=self.last).contains(&u32::from(address))
+    }
+
+    /// Whether the address is in use.
+    #[must_use]
+    pub fn is_used(&self, address: Ipv4Addr) -> bool {
+        self.used.contains(&u32::from(address))
+    }
+
+    /// Addresses in use.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.used.len()
+    }
+
+    /// Size of the pool.
+    #[must_use]
+    pub fn capacity(&self) -> u32 {
+        (self.last + 1).saturating_sub(self.first)
+    }
+
+    /// Where the next search begins; store it to keep the quarantine over restarts.
+    #[must_use]
+    pub fn cursor(&self) -> Ipv4Addr {
+        self.cursor.into()
+    }
+
+    /// Restores a stored cursor; one outside the pool is ignored.
+    pub fn set_cursor(&mut self, cursor: Ipv4Addr) {
+        if self.contains(cursor) {
+            self.cursor = cursor.into();
+        }
+    }
+
+    /// Takes a given address; false when it is in use or outside the pool.
+    pub fn claim(&mut self, address: Ipv4Addr) -> bool {
+        self.contains(address) && self.used.insert(address.into())
+    }
+
+    /// Takes the next free address, `None` when all are in use.
+    pub fn allocate(&mut self) -> Option<Ipv4Addr> {
+        let free = self.next_free(self.cursor, self.last).or_else(|| self.next_free(self.first, self.last))?;
+        self.used.insert(free);
+        self.cursor = if free >= self.last { self.first } else { free + 1 };
+        Some(free.into())
+    }
+
+    /// Gives an address back.
+    pub fn release(&mut self, address: Ipv4Addr) {
+        self.used.remove(&address.into());
+    }
+
+    fn next_free(&self, from: u32, to: u32) -> Option<u32> {
+        let mut candidate = from;
+        for used in self.used.range(from..=to) {
+            if *used > candidate {
+                break;
+            }
+            candidate = used.checked_add(1)?;
+        }
+        (candidate <= to).then_some(candidate)
+    }
+}
+
+/// Equal blocks of one range of addresses.
+#[derive(Clone, Debug)]
+pub struct BlockPool {
+    range: (Ipv4Addr, Ipv4Addr),
+    prefix: u8,
+    used: BTreeSet<Ipv4Net>,
+}
+
+impl BlockPool {
+    /// Blocks of `prefix` bits from `first` to `last`, both included.
+    #[must_use]
+    pub const fn new(first: Ipv4Addr, last: Ipv4Addr, prefix: u8) -> Self {
+        Self { range: (first, last), prefix, used: BTreeSet::new() }
+    }
+
+    /// Marks a block as used.
+    pub fn claim(&mut self, block: Ipv4Net) {
+        self.used.insert(block);
+    }
+
+    /// Gives a block back.
+    pub fn release(&mut self, block: Ipv4Net) {
+        self.used.remove(&block);
+    }
+
+    /// Takes the lowest free block, `None` when all are in use.
+    pub fn allocate(&mut self) -> Option<Ipv4Net> {
+        let size = 1_u32.checked_shl(32 - u32::from(self.prefix))?;
+        let mut start = u32::from(self.range.0);
+        while start <= u32::from(self.range.1) {
+            let block = Ipv4Net::new(start.into(), self.prefix).ok()?;
+            if self.used.insert(block) {
+                return Some(block);
+            }
+            start = start.checked_add(size)?;
+        }
+        None
+    }
+}
+
+/// The address plan of the original (network reference, 2.1).
+pub mod plan {
+    use std::net::Ipv4Addr;
+
+    use ipnet::Ipv4Net;
+
+    /// Service and instance addresses.
+    pub const SERVICES: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 30, 0, 0), 16);
+    /// First address of the node subnets.
+    pub const NODES_FIRST: Ipv4Addr = Ipv4Addr::new(10, 18, 0, 0);
+    /// Last address of the node subnets.
+    pub const NODES_LAST: Ipv4Addr = Ipv4Addr::new(10, 29, 255, 255);
+    /// Size of the block a cluster gets for its workers: 32 workers.
+    pub const CLUSTER_PREFIX: u8 = 20;
+    /// Size of the subnet of one worker: 125 instances.
+    pub const WORKER_PREFIX: u8 = 25;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_released_address_rests_until_the_pool_was_walked_through() {
+        let mut pool = AddressPool::hosts_of("10.30.0.0/29".parse().unwrap());
+        assert_eq!(pool.capacity(), 6);
+        let first = pool.allocate().unwrap();
+        pool.release(first);
+        let next: Vec<_> = std::iter::from_fn(|| pool.allocate()).collect();
+        assert_eq!(next.len(), 6);
+        assert_eq!(next.last(), Some(&first));
+        assert_eq!(pool.allocate(), None);
+    }
+
+    #[test]
+    fn the_plan_holds_6144_workers() {
+        let mut clusters = BlockPool::new(plan::NODES_FIRST, plan::NODES_LAST, plan::CLUSTER_PREFIX);
+        let blocks: Vec<_> = std::iter::from_fn(|| clusters.allocate()).collect();
+        assert_eq!(blocks.len(), 192);
+        assert_eq!(blocks.last().map(ToString::to_string), Some("10.29.240.0/20".into()));
+    }
+
+    proptest! {
+        #[test]
+        fn no_address_is_given_twice(operations in proptest::collection::vec(0..40_u32, 0..200)) {
+            let mut pool = AddressPool::hosts_of("10.30.0.0/27".parse().unwrap());
+            let mut held: Vec<Ipv4Addr> = Vec::new();
+            for operation in operations {
+                if operation < 25 {
+                    match pool.allocate() {
+                        Some(address) => {
+                            prop_assert!(!held.contains(&address));
+                            held.push(address);
+                        }
+                        None => prop_assert_eq!(held.len(), 30),
+                    }
+                } else if !held.is_empty() {
+                    let address = held.swap_remove(operation as usize % held.len());
+                    pool.release(address);
+                }
+                prop_assert_eq!(pool.used(), held.len());
+            }
+        }
+    }
+}

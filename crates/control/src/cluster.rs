@@ -1,0 +1,235 @@
+//! The cluster: which worker runs which instance, and what happens when a worker goes silent.
+//!
+//! Every attempt to run an instance somewhere is an *incarnation* with a number that only grows. A worker acts on
+//! and reports incarnations; anything about an older one is history.
+
+mod load;
+mod place;
+mod root_link;
+mod state;
+mod tokens;
+mod workers;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use oak_model::message::{ClusterToRoot, ClusterToWorker, InstanceReport, WorkerSummary, WorkerWelcome};
+use oak_model::{Generation, Incarnation, InstanceKey, Moment, WorkerId};
+use oak_placement::Fleet;
+use serde::{Deserialize, Serialize};
+
+use crate::address::{AddressPool, plan};
+use crate::root::DEFAULT_CPU_OVERCOMMIT;
+use crate::token::Token;
+use crate::{Outbox, Table};
+
+pub use state::{Placed, Placement, Worker};
+pub use tokens::Candidate;
+
+/// Settings of the cluster's decisions.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long the link of a worker may be down before its instances are placed elsewhere.
+    pub lost_after: Duration,
+    /// The same, right after a start of the cluster, when all workers have to come back first.
+    pub start_grace: Duration,
+    /// CPU that may be reserved per core.
+    pub cpu_overcommit: u32,
+    /// Longest time between two attempts to place an instance that found no place.
+    pub retry_interval: Duration,
+    /// Name of the cluster.
+    pub name: String,
+    /// Place of the cluster.
+    pub location: String,
+    /// Port of its API.
+    pub port: u16,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            lost_after: Duration::from_secs(3),
+            start_grace: Duration::from_secs(15),
+            cpu_overcommit: DEFAULT_CPU_OVERCOMMIT,
+            retry_interval: Duration::from_secs(30),
+            name: "default".to_owned(),
+            location: String::new(),
+            port: 10100,
+        }
+    }
+}
+
+/// What the shell does after the rows of the step are committed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Answers the hello of a worker.
+    Welcome {
+        /// Which worker.
+        worker: WorkerId,
+        /// Its session.
+        session: u64,
+        /// The answer.
+        welcome: WorkerWelcome,
+    },
+    /// Sends a message to a worker, if that session is still open.
+    ToWorker {
+        /// Which worker.
+        worker: WorkerId,
+        /// Its session.
+        session: u64,
+        /// The message.
+        message: ClusterToWorker,
+    },
+    /// Sends a message to the root, if it is connected; otherwise the next hello tells everything.
+    ToRoot(ClusterToRoot),
+}
+
+/// Counters that outlive every object.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Meta {
+    generation: Generation,
+    incarnation: Incarnation,
+    node_blocks: Vec<Ipv4Net>,
+}
+
+/// The state of a cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    settings: Settings,
+    meta: Meta,
+    workers: BTreeMap<WorkerId, Worker>,
+    placed: BTreeMap<InstanceKey, Placed>,
+    tokens: BTreeMap<String, Token>,
+    fleet: Fleet,
+    /// Instances without a place, or with one on a worker that went silent.
+    pending: BTreeSet<InstanceKey>,
+    retry_at: Option<Moment>,
+    /// The root was asked for another address block.
+    block_requested: bool,
+    outbox: Outbox<Effect>,
+}
+
+impl Cluster {
+    /// A cluster that knows nothing.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            meta: Meta::default(),
+            workers: BTreeMap::new(),
+            placed: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            fleet: Fleet::new(),
+            pending: BTreeSet::new(),
+            retry_at: None,
+            block_requested: false,
+            outbox: Outbox::default(),
+        }
+    }
+
+    /// Takes what the last calls asked for.
+    #[must_use]
+    pub fn take_outbox(&mut self) -> Outbox<Effect> {
+        self.outbox.take()
+    }
+
+    /// All workers, oldest first.
+    pub fn workers(&self) -> impl Iterator<Item = &Worker> {
+        self.workers.values()
+    }
+
+    /// All instances.
+    pub fn placed(&self) -> impl Iterator<Item = &Placed> {
+        self.placed.values()
+    }
+
+    /// One instance.
+    #[must_use]
+    pub fn instance(&self, key: InstanceKey) -> Option<&Placed> {
+        self.placed.get(&key)
+    }
+
+    fn save_meta(&mut self) {
+        self.outbox.put(Table::Meta, "cluster", &self.meta);
+    }
+
+    fn save_worker(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get(&id) {
+            self.outbox.put(Table::Worker, id, worker);
+        }
+    }
+
+    fn save_placed(&mut self, key: InstanceKey) {
+        if let Some(placed) = self.placed.get(&key) {
+            self.outbox.put(Table::Placement, key, placed);
+        }
+    }
+
+    fn send_to_worker(&mut self, worker: WorkerId, message: ClusterToWorker) {
+        if let Some(session) = self.workers.get(&worker).and_then(|worker| worker.session) {
+            self.outbox.emit(Effect::ToWorker { worker, session, message });
+        }
+    }
+
+    fn report_instance(&mut self, key: InstanceKey) {
+        if let Some(report) = self.instance_report(key) {
+            self.outbox.emit(Effect::ToRoot(ClusterToRoot::Instances(vec![report])));
+        }
+    }
+
+    fn instance_report(&self, key: InstanceKey) -> Option<InstanceReport> {
+        let placed = self.placed.get(&key)?;
+        let worker = placed.placement.map(|placement| placement.worker);
+        let host_address =
+            worker.and_then(|id| self.workers.get(&id)).map(|worker| worker.facts.address.clone()).unwrap_or_default();
+        Some(InstanceReport {
+            key,
+            generation: placed.desired.generation,
+            status: placed.status,
+            detail: placed.detail.clone(),
+            worker,
+            host_address,
+        })
+    }
+
+    fn report_worker(&mut self, id: WorkerId) {
+        if let Some(summary) = self.worker_summary(id) {
+            self.outbox.emit(Effect::ToRoot(ClusterToRoot::Workers(vec![summary])));
+        }
+    }
+
+    fn worker_summary(&self, id: WorkerId) -> Option<WorkerSummary> {
+        let worker = self.workers.get(&id)?;
+        let (reserved, instances) = self.fleet.reserved(id).unwrap_or_default();
+        let host_ports =
+            self.fleet.host_ports(id).map(|(protocol, port)| format!("{port}/{protocol}")).collect();
+        Some(WorkerSummary {
+            id,
+            facts: worker.facts.clone(),
+            reserved,
+            instances,
+            connected: worker.session.is_some(),
+            host_ports,
+        })
+    }
+
+    /// A subnet for a new worker out of the blocks of this cluster.
+    fn allocate_subnet(&self) -> Option<Ipv4Net> {
+        let taken: BTreeSet<_> = self.workers.values().filter_map(|worker| worker.subnet).collect();
+        self.meta
+            .node_blocks
+            .iter()
+            .filter_map(|block| block.subnets(plan::WORKER_PREFIX).ok())
+            .flatten()
+            .find(|subnet| !taken.contains(subnet))
+    }
+}
+
+/// Instances a worker subnet has addresses for: all hosts but the gateway.
+fn addresses_of(subnet: Option<Ipv4Net>) -> u32 {
+    subnet.map_or(0, |subnet| AddressPool::hosts_of(subnet).without_first().capacity())
+}

@@ -1,0 +1,139 @@
+//! What the root wants of this cluster.
+
+use std::collections::HashSet;
+
+use oak_model::message::{ClusterHello, ClusterToRoot, ClusterToWorker, ClusterWelcome, DesiredInstance, RootToCluster};
+use oak_model::{Generation, InstanceKey, Now, Status};
+
+use super::{Cluster, Effect, Placed};
+use crate::Table;
+
+impl Cluster {
+    /// First message of a new session with the root.
+    #[must_use]
+    pub fn hello(&self) -> ClusterHello {
+        ClusterHello {
+            name: self.settings.name.clone(),
+            location: self.settings.location.clone(),
+            port: self.settings.port,
+            generation: self.meta.generation,
+            workers: self.workers.keys().filter_map(|id| self.worker_summary(*id)).collect(),
+            instances: self.placed.keys().filter_map(|key| self.instance_report(*key)).collect(),
+        }
+    }
+
+    /// The root answered with everything it wants.
+    pub fn root_welcome(&mut self, now: Now, welcome: ClusterWelcome) {
+        self.block_requested = false;
+        let wanted: HashSet<_> = welcome.instances.iter().map(|desired| desired.key).collect();
+        for desired in welcome.instances {
+            self.set_desired(now, desired);
+        }
+        let unwanted: Vec<_> = self.placed.keys().copied().filter(|key| !wanted.contains(key)).collect();
+        for key in unwanted {
+            self.remove_instance(now, key);
+        }
+        for token in welcome.tokens {
+            self.token_received(now, token, false);
+        }
+        self.node_blocks_received(now, welcome.node_blocks);
+        self.saw_generation(welcome.generation);
+    }
+
+    /// The root wants a change.
+    pub fn root_message(&mut self, now: Now, message: RootToCluster) {
+        match message {
+            RootToCluster::Set(desired) => {
+                self.saw_generation(desired.generation);
+                self.set_desired(now, desired);
+            }
+            RootToCluster::Remove { key, generation } => {
+                self.saw_generation(generation);
+                let older = self.placed.get(&key).is_some_and(|placed| placed.desired.generation > generation);
+                if !older {
+                    self.remove_instance(now, key);
+                }
+            }
+            RootToCluster::Token(token) => self.token_received(now, token, true),
+            RootToCluster::NodeBlocks(blocks) => {
+                self.block_requested = false;
+                self.node_blocks_received(now, blocks);
+            }
+        }
+    }
+
+    fn saw_generation(&mut self, generation: Generation) {
+        if generation > self.meta.generation {
+            self.meta.generation = generation;
+            self.save_meta();
+        }
+    }
+
+    fn set_desired(&mut self, now: Now, desired: DesiredInstance) {
+        let key = desired.key;
+        match self.placed.get_mut(&key) {
+            Some(placed) if placed.desired.generation >= desired.generation => {}
+            Some(placed) => {
+                placed.desired = desired;
+                self.save_placed(key);
+                self.report_instance(key);
+            }
+            None => {
+                let placed = Placed {
+                    desired,
+                    placement: None,
+                    removing: false,
+                    completed: false,
+                    status: Status::ClusterScheduled,
+                    detail: "waiting for a worker".to_owned(),
+                };
+                self.placed.insert(key, placed);
+                self.place(now, key);
+            }
+        }
+    }
+
+    /// Takes an instance down; its row stays until its worker has confirmed.
+    fn remove_instance(&mut self, now: Now, key: InstanceKey) {
+        let Some(placed) = self.placed.get_mut(&key) else {
+            // Not here (any more): the root waits for exactly this answer.
+            self.outbox.emit(Effect::ToRoot(ClusterToRoot::Removed(vec![key])));
+            return;
+        };
+        match placed.placement {
+            None => self.forget_instance(now, key),
+            Some(placement) => {
+                if !placed.removing {
+                    placed.removing = true;
+                    self.pending.remove(&key);
+                    self.save_placed(key);
+                }
+                let message = ClusterToWorker::Remove { key, incarnation: placement.incarnation };
+                self.send_to_worker(placement.worker, message);
+            }
+        }
+    }
+
+    pub(super) fn forget_instance(&mut self, now: Now, key: InstanceKey) {
+        let Some(placed) = self.placed.remove(&key) else { return };
+        self.pending.remove(&key);
+        self.outbox.delete(Table::Placement, key);
+        if let Some(placement) = placed.placement {
+            let spec = &placed.desired.spec;
+            if !placed.completed {
+                self.fleet.release(placement.worker, key.service, spec.resources, &spec.ports);
+            }
+            self.report_worker(placement.worker);
+        }
+        self.outbox.emit(Effect::ToRoot(ClusterToRoot::Removed(vec![key])));
+        self.retry_soon(now);
+    }
+
+    fn node_blocks_received(&mut self, now: Now, blocks: Vec<ipnet::Ipv4Net>) {
+        if blocks != self.meta.node_blocks {
+            self.meta.node_blocks = blocks;
+            self.save_meta();
+        }
+        self.admit_waiting_workers(now);
+    }
+}

@@ -1,0 +1,220 @@
+//! The root: what exists, which cluster runs it, and what is known about it.
+
+mod applications;
+mod clusters;
+mod instances;
+mod load;
+mod schedule;
+mod state;
+mod tokens;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use oak_model::message::{ClusterWelcome, RootToCluster};
+use oak_model::{ApplicationId, ClusterId, Generation, InstanceKey, Moment, Name, ServiceId};
+use serde::{Deserialize, Serialize};
+
+use crate::address::{AddressPool, BlockPool, plan};
+use crate::token::Token;
+use crate::{Outbox, Table};
+
+pub use applications::Refusal;
+pub use clusters::Attention;
+pub use tokens::Candidate;
+pub use state::{Application, Cluster, Departure, HistorySample, Instance, Service, Usage};
+
+/// Settings of the root's decisions.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Longest time between two attempts to place an instance that found no place.
+    pub retry_interval: Duration,
+    /// CPU that may be reserved per core; must be the value the clusters use, so that both decide alike.
+    pub cpu_overcommit: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { retry_interval: Duration::from_secs(30), cpu_overcommit: DEFAULT_CPU_OVERCOMMIT }
+    }
+}
+
+/// Descriptors can ask for whole cores only, and most services need far less: ten of them share a core, each
+/// still limited to what it asked for.
+pub const DEFAULT_CPU_OVERCOMMIT: u32 = 10;
+
+/// What the shell does after the rows of the step are committed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Answers the hello of a cluster.
+    Welcome {
+        /// Which cluster.
+        cluster: ClusterId,
+        /// Its session.
+        session: u64,
+        /// The answer.
+        welcome: ClusterWelcome,
+    },
+    /// Sends a message to a cluster, if that session is still open.
+    Send {
+        /// Which cluster.
+        cluster: ClusterId,
+        /// Its session.
+        session: u64,
+        /// The message.
+        message: RootToCluster,
+    },
+    /// A cluster confirmed that it can check this worker token.
+    TokenReady {
+        /// Public part of the token.
+        id: String,
+    },
+}
+
+/// Counters that outlive every object.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Meta {
+    generation: Generation,
+    address_cursor: Option<Ipv4Addr>,
+}
+
+/// The state of the root.
+#[derive(Debug)]
+pub struct Root {
+    settings: Settings,
+    meta: Meta,
+    applications: BTreeMap<ApplicationId, Application>,
+    application_names: HashMap<(String, Name, Name), ApplicationId>,
+    services: BTreeMap<ServiceId, Service>,
+    instances: BTreeMap<InstanceKey, Instance>,
+    /// Instances that were undeployed but whose cluster has not confirmed that nothing is left.
+    departures: BTreeMap<InstanceKey, Departure>,
+    clusters: BTreeMap<ClusterId, Cluster>,
+    tokens: BTreeMap<String, Token>,
+    addresses: AddressPool,
+    node_blocks: BlockPool,
+    /// Instances without a place.
+    pending: BTreeSet<InstanceKey>,
+    retry_at: Option<Moment>,
+    outbox: Outbox<Effect>,
+}
+
+impl Root {
+    /// A root that knows nothing.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            meta: Meta::default(),
+            applications: BTreeMap::new(),
+            application_names: HashMap::new(),
+            services: BTreeMap::new(),
+            instances: BTreeMap::new(),
+            departures: BTreeMap::new(),
+            clusters: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            addresses: AddressPool::hosts_of(plan::SERVICES),
+            node_blocks: BlockPool::new(plan::NODES_FIRST, plan::NODES_LAST, plan::CLUSTER_PREFIX),
+            pending: BTreeSet::new(),
+            retry_at: None,
+            outbox: Outbox::default(),
+        }
+    }
+
+    /// Takes what the last calls asked for.
+    #[must_use]
+    pub fn take_outbox(&mut self) -> Outbox<Effect> {
+        self.outbox.take()
+    }
+
+    /// All applications, oldest first.
+    pub fn applications(&self) -> impl Iterator<Item = &Application> {
+        self.applications.values()
+    }
+
+    /// One application.
+    #[must_use]
+    pub fn application(&self, id: ApplicationId) -> Option<&Application> {
+        self.applications.get(&id)
+    }
+
+    /// All services, oldest first.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+
+    /// One service.
+    #[must_use]
+    pub fn service(&self, id: ServiceId) -> Option<&Service> {
+        self.services.get(&id)
+    }
+
+    /// Instances of a service, lowest number first.
+    pub fn instances_of(&self, service: ServiceId) -> impl Iterator<Item = &Instance> {
+        let first = InstanceKey { service, number: 0 };
+        let last = InstanceKey { service, number: u32::MAX };
+        self.instances.range(first..=last).map(|(_, instance)| instance)
+    }
+
+    /// One instance.
+    #[must_use]
+    pub fn instance(&self, key: InstanceKey) -> Option<&Instance> {
+        self.instances.get(&key)
+    }
+
+    /// Number of instances.
+    #[must_use]
+    pub fn instance_count(&self) -> usize {
+        self.instances.len()
+    }
+
+    /// Instances that are still being taken down somewhere.
+    pub fn departures(&self) -> impl Iterator<Item = &Departure> {
+        self.departures.values()
+    }
+
+    /// All clusters, oldest first.
+    pub fn clusters(&self) -> impl Iterator<Item = &Cluster> {
+        self.clusters.values()
+    }
+
+    /// One cluster.
+    #[must_use]
+    pub fn cluster(&self, id: ClusterId) -> Option<&Cluster> {
+        self.clusters.get(&id)
+    }
+
+    /// Service and instance addresses in use.
+    #[must_use]
+    pub fn addresses_in_use(&self) -> usize {
+        self.addresses.used()
+    }
+
+    fn next_generation(&mut self) -> Generation {
+        self.meta.generation.0 += 1;
+        self.save_meta();
+        self.meta.generation
+    }
+
+    fn save_meta(&mut self) {
+        self.meta.address_cursor = Some(self.addresses.cursor());
+        self.outbox.put(Table::Meta, "root", &self.meta);
+    }
+
+    fn save_instance(&mut self, key: InstanceKey) {
+        if let Some(instance) = self.instances.get(&key) {
+            self.outbox.put(Table::Instance, key, instance);
+        }
+    }
+
+    /// Sends to a cluster if it is connected; otherwise the next welcome tells it.
+    fn send(&mut self, cluster: ClusterId, message: RootToCluster) {
+        if let Some(session) = self.clusters.get(&cluster).and_then(|cluster| cluster.session) {
+            self.outbox.emit(Effect::Send { cluster, session, message });
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Clusters: sessions, what they report, what they are told.
+
+use oak_model::message::{
+    ClusterHello, ClusterToRoot, ClusterWelcome, InstanceReport, RootToCluster, UsageReport, WorkerSummary,
+    WorkerToken,
+};
+use oak_model::{ClusterId, InstanceKey, Now, Status, WorkerId};
+use oak_placement::{Fleet, WorkerState};
+
+use super::state::{HistorySample, push_sample};
+use super::{Effect, Root};
+use crate::Table;
+use crate::token::TokenRole;
+
+/// Something an operator should know; the shell logs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attention {
+    /// A cluster speaks that is not registered (any more).
+    UnknownCluster(ClusterId),
+    /// There are no address blocks left for workers.
+    NodeBlocksExhausted,
+}
+
+/// The cluster decides whether its workers have addresses left; the root only needs "some".
+const ADDRESSES_PER_WORKER: u32 = 125;
+
+impl Root {
+    /// A cluster connected. Answers with everything it shall run.
+    ///
+    /// # Errors
+    /// The cluster is not registered; its session must be refused.
+    pub fn cluster_opened(
+        &mut self,
+        now: Now,
+        id: ClusterId,
+        session: u64,
+        address: &str,
+        hello: ClusterHello,
+    ) -> Result<(), Attention> {
+        let Some(cluster) = self.clusters.get_mut(&id) else {
+            return Err(Attention::UnknownCluster(id));
+        };
+        cluster.session = Some(session);
+        cluster.lost_since = None;
+        cluster.last_seen = now.wall;
+        cluster.location = hello.location;
+        address.clone_into(&mut cluster.address);
+        cluster.port = hello.port;
+        cluster.fleet = Fleet::new();
+        cluster.workers.clear();
+        cluster.usage.clear();
+        let members: Vec<_> = cluster.instances.iter().copied().collect();
+        // A root restored from an old copy continues above everything its clusters have seen.
+        if hello.generation > self.meta.generation {
+            self.meta.generation = hello.generation;
+            for key in &members {
+                let generation = self.next_generation();
+                if let Some(instance) = self.instances.get_mut(key) {
+                    instance.generation = generation;
+                }
+                self.save_instance(*key);
+            }
+        }
+        for worker in hello.workers {
+            self.update_worker(id, worker);
+        }
+        for key in &members {
+            let worker = self.instances.get_mut(key).and_then(|instance| {
+                instance.counted_on = None;
+                instance.worker
+            });
+            self.count(*key, worker);
+        }
+        let reported: std::collections::HashSet<InstanceKey> =
+            hello.instances.iter().map(|report| report.key).collect();
+        for report in hello.instances {
+            self.instance_reported(now, id, report);
+        }
+        for key in members.into_iter().filter(|key| !reported.contains(key)) {
+            self.departed(now, id, key);
+        }
+        self.ensure_node_block(id);
+        let generation = self.next_generation();
+        self.save_cluster(id);
+        let welcome = self.welcome(now, id, generation);
+        self.outbox.emit(Effect::Welcome { cluster: id, session, welcome });
+        self.retry_soon(now);
+        Ok(())
+    }
+
+    fn welcome(&mut self, now: Now, id: ClusterId, generation: oak_model::Generation) -> ClusterWelcome {
+        let Some(cluster) = self.clusters.get(&id) else {
+            return ClusterWelcome { generation, node_blocks: Vec::new(), instances: Vec::new(), tokens: Vec::new() };
+        };
+        let instances = cluster
+            .instances
+            .iter()
+            .filter_map(|key| self.instances.get(key))
+            .filter(|instance| !instance.moving)
+            .filter_map(|instance| Some(self.services.get(&instance.key.service)?.desired(instance)))
+            .collect();
+        let tokens = self
+            .tokens
+            .values()
+            .filter(|token| token.role == TokenRole::Worker(id) && token.expires > now.wall)
+            .map(|token| WorkerToken {
+                id: token.id.clone(),
+                secret_hash: token.secret_hash.clone(),
+                valid_for_ms: token.expires.0 - now.wall.0,
+            })
+            .collect();
+        ClusterWelcome { generation, node_blocks: cluster.node_blocks.clone(), instances, tokens }
+    }
+
+    /// The link to a cluster ended.
+    pub fn cluster_closed(&mut self, now: Now, id: ClusterId, session: u64) {
+        if let Some(cluster) = self.clusters.get_mut(&id).filter(|cluster| cluster.session == Some(session)) {
+            cluster.session = None;
+            cluster.lost_since = Some(now.moment);
+        }
+    }
+
+    /// A sign of life without content.
+    pub fn cluster_alive(&mut self, now: Now, id: ClusterId) {
+        if let Some(cluster) = self.clusters.get_mut(&id) {
+            cluster.last_seen = now.wall;
+        }
+    }
+
+    /// A message of a cluster. Messages of ended sessions are ignored: the next hello tells everything.
+    ///
+    /// # Errors
+    /// Something an operator should know.
+    pub fn cluster_message(
+        &mut self,
+        now: Now,
+        id: ClusterId,
+        session: u64,
+        message: ClusterToRoot,
+    ) -> Result<(), Attention> {
+        let Some(cluster) = self.clusters.get_mut(&id).filter(|cluster| cluster.session == Some(session)) else {
+            return Ok(());
+        };
+        cluster.last_seen = now.wall;
+        match message {
+            ClusterToRoot::Instances(reports) => {
+                for report in reports {
+                    self.instance_reported(now, id, report);
+                }
+            }
+            ClusterToRoot::Removed(keys) => {
+                for key in keys {
+                    self.departed(now, id, key);
+                }
+                self.retry_soon(now);
+            }
+            ClusterToRoot::Workers(workers) => {
+                for worker in workers {
+                    self.update_worker(id, worker);
+                }
+                self.retry_soon(now);
+            }
+            ClusterToRoot::WorkerRemoved(worker) => self.worker_removed(id, worker),
+            ClusterToRoot::Usage(usage) => self.usage_reported(now, id, usage),
+            ClusterToRoot::TokenStored { id } => self.outbox.emit(Effect::TokenReady { id }),
+            ClusterToRoot::NeedsNodeBlock => return self.add_node_block(id),
+        }
+        Ok(())
+    }
+
+    fn update_worker(&mut self, id: ClusterId, worker: WorkerSummary) {
+        let overcommit = self.settings.cpu_overcommit;
+        let Some(cluster) = self.clusters.get_mut(&id) else { return };
+        let mut state = WorkerState::new(&worker.facts, overcommit, ADDRESSES_PER_WORKER);
+        state.connected = worker.connected;
+        cluster.fleet.upsert(worker.id, state);
+        if !worker.connected {
+            cluster.usage.remove(&worker.id);
+        }
+        cluster.workers.insert(worker.id, worker);
+    }
+
+    fn worker_removed(&mut self, id: ClusterId, worker: WorkerId) {
+        let Some(cluster) = self.clusters.get_mut(&id) else { return };
+        cluster.workers.remove(&worker);
+        cluster.usage.remove(&worker);
+        cluster.fleet.remove(worker);
+        for key in &cluster.instances {
+            if let Some(instance) = self.instances.get_mut(key).filter(|i| i.counted_on == Some(worker)) {
+                instance.counted_on = None;
+            }
+        }
+    }
+
+    fn instance_reported(&mut self, now: Now, cluster: ClusterId, report: InstanceReport) {
+        let key = report.key;
+        let Some(instance) = self.instances.get_mut(&key).filter(|instance| instance.cluster == Some(cluster)) else {
+            return;
+        };
+        if report.generation > instance.generation || instance.moving {
+            return;
+        }
+        let moved = instance.counted_on != report.worker;
+        let changed = instance.status != report.status
+            || instance.detail != report.detail
+            || instance.worker != report.worker
+            || instance.host_address != report.host_address;
+        if changed {
+            instance.status = report.status;
+            instance.detail = report.detail;
+            instance.worker = report.worker;
+            instance.host_address = report.host_address;
+            instance.changed = now.wall;
+        }
+        if moved && report.worker.is_some() {
+            self.count(key, report.worker);
+        }
+        if changed {
+            self.save_instance(key);
+        }
+        let refused = report.worker.is_none()
+            && matches!(
+                report.status,
+                Status::NoWorkerCapacity | Status::NoQualifiedWorkerFound | Status::NoNodeFound
+            );
+        if refused {
+            self.offer_elsewhere(key);
+        }
+    }
+
+    fn usage_reported(&mut self, now: Now, id: ClusterId, report: UsageReport) {
+        for usage in report.instances {
+            let Some(instance) = self.instances.get_mut(&usage.key).filter(|i| i.cluster == Some(id)) else {
+                continue;
+            };
+            let kept = &mut instance.usage;
+            kept.cpu_percent = usage.cpu_percent;
+            kept.memory_bytes = usage.memory_bytes;
+            kept.disk_bytes = usage.disk_bytes;
+            kept.sampled = now.wall;
+            if let Some(tail) = usage.log_tail {
+                kept.log_tail = tail;
+            }
+            #[allow(clippy::cast_precision_loss, reason = "memory sizes are below 2^53 bytes")]
+            let memory = usage.memory_bytes as f64;
+            push_sample(&mut kept.history, HistorySample { at: now.wall, cpu: usage.cpu_percent, memory });
+        }
+        let Some(cluster) = self.clusters.get_mut(&id) else { return };
+        if report.nodes.is_empty() {
+            return;
+        }
+        for node in report.nodes {
+            if let Some(worker) = node.worker {
+                cluster.usage.insert(worker, node);
+            }
+        }
+        let (cpu, memory) = cluster.average_load();
+        push_sample(&mut cluster.history, HistorySample { at: now.wall, cpu, memory: f64::from(memory) });
+    }
+
+    fn ensure_node_block(&mut self, id: ClusterId) {
+        if self.clusters.get(&id).is_some_and(|cluster| cluster.node_blocks.is_empty())
+            && let Some(block) = self.node_blocks.allocate()
+            && let Some(cluster) = self.clusters.get_mut(&id)
+        {
+            cluster.node_blocks.push(block);
+        }
+    }
+
+    fn add_node_block(&mut self, id: ClusterId) -> Result<(), Attention> {
+        let block = self.node_blocks.allocate().ok_or(Attention::NodeBlocksExhausted)?;
+        let Some(cluster) = self.clusters.get_mut(&id) else { return Err(Attention::UnknownCluster(id)) };
+        cluster.node_blocks.push(block);
+        let blocks = cluster.node_blocks.clone();
+        self.save_cluster(id);
+        self.send(id, RootToCluster::NodeBlocks(blocks));
+        Ok(())
+    }
+
+    pub(super) fn save_cluster(&mut self, id: ClusterId) {
+        if let Some(cluster) = self.clusters.get(&id) {
+            self.outbox.put(Table::Cluster, id, cluster);
+        }
+    }
+}

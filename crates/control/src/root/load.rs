@@ -1,0 +1,81 @@
+//! Starting from stored rows.
+
+use oak_model::Now;
+
+use super::{Application, Cluster, Departure, Instance, Meta, Root, Service, Settings};
+use crate::token::Token;
+use crate::{CorruptRow, Row, Table};
+
+impl Root {
+    /// Rebuilds the state from stored rows.
+    ///
+    /// # Errors
+    /// A row that cannot be read; nothing may be guessed about it.
+    pub fn load(settings: Settings, now: Now, rows: &[Row]) -> Result<Self, CorruptRow> {
+        let mut root = Self::new(settings);
+        for row in rows {
+            root.load_row(row)?;
+        }
+        if let Some(cursor) = root.meta.address_cursor {
+            root.addresses.set_cursor(cursor);
+        }
+        for instance in root.instances.values() {
+            match instance.cluster.and_then(|id| root.clusters.get_mut(&id)) {
+                Some(cluster) => {
+                    cluster.instances.insert(instance.key);
+                }
+                None => {
+                    root.pending.insert(instance.key);
+                }
+            }
+        }
+        for departure in root.departures.values() {
+            if let Some(cluster) = root.clusters.get_mut(&departure.cluster) {
+                cluster.instances.insert(departure.key);
+            }
+        }
+        root.retry_soon(now);
+        Ok(root)
+    }
+
+    fn load_row(&mut self, row: &Row) -> Result<(), CorruptRow> {
+        match row.table {
+            Table::Meta => self.meta = row.parse::<Meta>()?,
+            Table::Application => {
+                let application: Application = row.parse()?;
+                let name = (application.owner.clone(), application.name.clone(), application.namespace.clone());
+                self.application_names.insert(name, application.id);
+                self.applications.insert(application.id, application);
+            }
+            Table::Service => {
+                let service: Service = row.parse()?;
+                self.addresses.claim(service.address);
+                self.services.insert(service.id, service);
+            }
+            Table::Instance => {
+                let instance: Instance = row.parse()?;
+                self.addresses.claim(instance.address);
+                self.instances.insert(instance.key, instance);
+            }
+            Table::Departure => {
+                let departure: Departure = row.parse()?;
+                self.addresses.claim(departure.address);
+                self.departures.insert(departure.key, departure);
+            }
+            Table::Cluster => {
+                let cluster: Cluster = row.parse()?;
+                for block in &cluster.node_blocks {
+                    self.node_blocks.claim(*block);
+                }
+                self.clusters.insert(cluster.id, cluster);
+            }
+            Table::Token => {
+                let token: Token = row.parse()?;
+                self.tokens.insert(token.id.clone(), token);
+            }
+            // Kept by the shell or by other machines.
+            Table::User | Table::Organization | Table::Worker | Table::Placement | Table::Workload => {}
+        }
+        Ok(())
+    }
+}

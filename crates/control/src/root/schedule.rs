@@ -1,0 +1,195 @@
+//! Choosing the cluster of an instance, and trying again when none could take it.
+
+use std::time::Duration;
+
+use oak_model::message::RootToCluster;
+use oak_model::{ClusterId, InstanceKey, Moment, Now, ServiceSpec, Status, WorkerId};
+use oak_placement::{Refusal as NoWorker, Request};
+
+use super::{Cluster, Root, Service};
+
+/// Freed capacity is offered to waiting instances after this time, so that a burst of changes costs one pass.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// Waiting instances tried in one pass; the next pass takes the rest.
+const BATCH: usize = 1_000;
+
+/// Why no cluster can take an instance.
+struct NoCluster {
+    status: Status,
+    detail: String,
+}
+
+impl Root {
+    /// When [`Root::tick`] has something to do.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Moment> {
+        self.retry_at
+    }
+
+    /// Tries waiting instances again when their time has come.
+    pub fn tick(&mut self, now: Now) {
+        if self.retry_at.is_none_or(|at| at > now.moment) {
+            return;
+        }
+        self.retry_at = None;
+        let waiting: Vec<_> = self.pending.iter().copied().take(BATCH).collect();
+        let complete = waiting.len() == self.pending.len();
+        for key in waiting {
+            self.pending.remove(&key);
+            self.schedule(now, key);
+        }
+        if !self.pending.is_empty() {
+            let pause = if complete { self.settings.retry_interval } else { SETTLE };
+            self.retry_at = Some(now.moment + pause);
+        }
+    }
+
+    pub(super) fn retry_soon(&mut self, now: Now) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let soon = now.moment + SETTLE;
+        self.retry_at = Some(self.retry_at.map_or(soon, |at| at.min(soon)));
+    }
+
+    /// Finds a cluster for an instance without one, or leaves it waiting with the reason.
+    pub(super) fn schedule(&mut self, now: Now, key: InstanceKey) {
+        let Some(instance) = self.instances.get(&key) else { return };
+        let Some(service) = self.services.get(&key.service) else { return };
+        let choice = self.choose(service, instance.avoid);
+        let generation = self.next_generation();
+        let Some(instance) = self.instances.get_mut(&key) else { return };
+        instance.generation = generation;
+        instance.changed = now.wall;
+        match choice {
+            Ok((cluster, worker)) => {
+                instance.cluster = Some(cluster);
+                instance.status = Status::ClusterScheduled;
+                "waiting for the cluster to choose a worker".clone_into(&mut instance.detail);
+                if let Some(cluster) = self.clusters.get_mut(&cluster) {
+                    cluster.instances.insert(key);
+                }
+                self.count(key, Some(worker));
+                let desired = self
+                    .instances
+                    .get(&key)
+                    .and_then(|instance| Some(self.services.get(&key.service)?.desired(instance)));
+                if let Some(desired) = desired {
+                    self.send(cluster, RootToCluster::Set(desired));
+                }
+            }
+            Err(refusal) => {
+                instance.status = refusal.status;
+                instance.detail = refusal.detail;
+                self.pending.insert(key);
+                let later = now.moment + self.settings.retry_interval;
+                self.retry_at = Some(self.retry_at.map_or(later, |at| at.min(later)));
+            }
+        }
+        self.save_instance(key);
+    }
+
+    /// A cluster reported that it has no worker for an instance: if another cluster has, the instance moves.
+    pub(super) fn offer_elsewhere(&mut self, key: InstanceKey) {
+        let Some(instance) = self.instances.get(&key).filter(|instance| !instance.moving) else { return };
+        let (Some(current), Some(service)) = (instance.cluster, self.services.get(&key.service)) else { return };
+        let Ok((other, _)) = self.choose(service, Some(current)) else { return };
+        if other == current {
+            return;
+        }
+        let generation = self.next_generation();
+        if let Some(instance) = self.instances.get_mut(&key) {
+            instance.moving = true;
+            instance.generation = generation;
+        }
+        self.count(key, None);
+        self.save_instance(key);
+        // The other cluster is chosen when this one has confirmed, so that two never run it.
+        self.send(current, RootToCluster::Remove { key, generation });
+    }
+
+    fn choose(&self, service: &Service, avoid: Option<ClusterId>) -> Result<(ClusterId, WorkerId), NoCluster> {
+        let spec = &*service.spec;
+        let request = request(service);
+        let allowed = |cluster: &&Cluster| is_allowed(spec, cluster);
+        let mut refusals: Vec<(&Cluster, NoWorker)> = Vec::new();
+        let mut best: Option<(bool, usize, u32, ClusterId, WorkerId)> = None;
+        for cluster in self.clusters.values().filter(allowed).filter(|cluster| cluster.is_active()) {
+            match cluster.fleet.place(&request) {
+                Ok(worker) => {
+                    let siblings = self.instances_of(service.id).filter(|i| i.cluster == Some(cluster.id)).count();
+                    let rank = (avoid == Some(cluster.id), siblings, commitment(cluster), cluster.id, worker);
+                    if best.as_ref().is_none_or(|best| rank < *best) {
+                        best = Some(rank);
+                    }
+                }
+                Err(refusal) => refusals.push((cluster, refusal)),
+            }
+        }
+        match best {
+            Some((.., cluster, worker)) => Ok((cluster, worker)),
+            None => Err(self.explain(spec, &refusals)),
+        }
+    }
+
+    fn explain(&self, spec: &ServiceSpec, refusals: &[(&Cluster, NoWorker)]) -> NoCluster {
+        let named = !spec.target.clusters.is_empty();
+        let known: Vec<_> = self.clusters.values().filter(|cluster| is_allowed(spec, cluster)).collect();
+        if known.is_empty() && named {
+            let detail = format!("no cluster is named {}", spec.target.clusters.join(" or "));
+            return NoCluster { status: Status::TargetClusterNotFound, detail };
+        }
+        if known.is_empty() {
+            let detail = "no cluster has joined yet".to_owned();
+            return NoCluster { status: Status::TargetClusterNotActive, detail };
+        }
+        if refusals.is_empty() {
+            let names: Vec<_> = known.iter().map(|cluster| cluster.name.as_str()).collect();
+            let detail = format!("no connected cluster: waiting for {}", names.join(", "));
+            return NoCluster { status: Status::TargetClusterNotActive, detail };
+        }
+        let lines: Vec<_> =
+            refusals.iter().take(4).map(|(cluster, refusal)| format!("cluster {}: {refusal}", cluster.name)).collect();
+        let status = if refusals.iter().all(|(_, refusal)| refusal.status() == Status::NoNodeFound) {
+            Status::NoNodeFound
+        } else if named {
+            Status::TargetClusterNoCapacity
+        } else {
+            Status::NoActiveClusterWithCapacity
+        };
+        NoCluster { status, detail: lines.join(" | ") }
+    }
+}
+
+fn is_allowed(spec: &ServiceSpec, cluster: &Cluster) -> bool {
+    let names = &spec.target.clusters;
+    names.is_empty() || names.contains(&cluster.name)
+}
+
+fn request(service: &Service) -> Request<'_> {
+    Request {
+        service: service.id,
+        resources: service.spec.resources,
+        architectures: &service.spec.architectures,
+        workers: &service.spec.target.workers,
+        ports: &service.spec.ports,
+        avoid: None,
+    }
+}
+
+/// Reserved share of the memory of a cluster, in thousandths, then of its CPU: clusters fill evenly.
+fn commitment(cluster: &Cluster) -> u32 {
+    let mut reserved = (0_u64, 0_u64);
+    let mut total = (1_u64, 1_u64);
+    for worker in cluster.workers.values() {
+        let (used, _) = cluster.fleet.reserved(worker.id).unwrap_or_default();
+        reserved.0 += u64::from(used.memory_mib);
+        reserved.1 += u64::from(used.cpu_millis);
+        total.0 += u64::from(worker.facts.capacity.memory_mib);
+        total.1 += u64::from(worker.facts.capacity.cpu_millis);
+    }
+    let memory = reserved.0 * 1000 / total.0;
+    let cpu = reserved.1 * 1000 / total.1;
+    u32::try_from(memory.max(cpu)).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,220 @@
+//! Objects the root keeps. Fields marked `serde(skip)` are known only while the root runs.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+use oak_model::message::{DesiredInstance, NodeUsage, WorkerSummary};
+use oak_model::{
+    ApplicationId, ClusterId, Generation, InstanceKey, JobName, Moment, Name, ServiceId, ServiceSpec, Status,
+    WallTime, WorkerId,
+};
+use oak_placement::Fleet;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// A set of services of one owner.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Application {
+    /// Identity.
+    pub id: ApplicationId,
+    /// Name of the user it belongs to.
+    pub owner: String,
+    /// Name, unique with the namespace for one owner.
+    pub name: Name,
+    /// Namespace.
+    pub namespace: Name,
+    /// Free text.
+    pub description: String,
+    /// Further fields as sent.
+    #[serde(default)]
+    pub other: Map<String, Value>,
+    /// Its services in order of creation.
+    pub services: Vec<ServiceId>,
+}
+
+/// A service.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Service {
+    /// Identity.
+    pub id: ServiceId,
+    /// Where it belongs.
+    pub application: ApplicationId,
+    /// Its four names.
+    pub job_name: JobName,
+    /// What to run.
+    pub spec: Arc<ServiceSpec>,
+    /// The descriptor as the API shows it.
+    pub document: Map<String, Value>,
+    /// Address balanced over its instances.
+    pub address: Ipv4Addr,
+    /// Number of the next instance.
+    pub next_number: u32,
+}
+
+/// An instance that shall run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Instance {
+    /// Identity.
+    pub key: InstanceKey,
+    /// Version of what its cluster was told.
+    pub generation: Generation,
+    /// Address of this one instance.
+    pub address: Ipv4Addr,
+    /// Cluster that has it.
+    pub cluster: Option<ClusterId>,
+    /// Status word.
+    pub status: Status,
+    /// One line for people.
+    pub detail: String,
+    /// Worker that has it.
+    pub worker: Option<WorkerId>,
+    /// Address of that worker.
+    #[serde(default)]
+    pub host_address: String,
+    /// Last change of the status.
+    pub changed: WallTime,
+    /// Worker on which the root counts it: the real one, or a guess until the cluster has decided.
+    #[serde(skip)]
+    pub(super) counted_on: Option<WorkerId>,
+    /// A cluster that could not take it; tried again only if there is no other.
+    #[serde(skip)]
+    pub(super) avoid: Option<ClusterId>,
+    /// Told to leave its cluster so that another can take it.
+    #[serde(skip)]
+    pub(super) moving: bool,
+    /// Measurements.
+    #[serde(skip)]
+    pub usage: Usage,
+}
+
+/// An instance that is being taken down.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Departure {
+    /// Identity.
+    pub key: InstanceKey,
+    /// Cluster that must confirm.
+    pub cluster: ClusterId,
+    /// Address that becomes free then.
+    pub address: Ipv4Addr,
+    /// Version of the removal.
+    pub generation: Generation,
+}
+
+/// Measurements of an instance.
+#[derive(Clone, Debug, Default)]
+pub struct Usage {
+    /// Share of one core, 0–100 per core.
+    pub cpu_percent: f32,
+    /// Memory, bytes.
+    pub memory_bytes: u64,
+    /// Disk, bytes.
+    pub disk_bytes: u64,
+    /// End of the output.
+    pub log_tail: String,
+    /// The last 100 samples, oldest first.
+    pub history: VecDeque<HistorySample>,
+    /// Time of the last sample; zero before the first.
+    pub sampled: WallTime,
+}
+
+/// One sample of a history.
+#[derive(Clone, Copy, Debug)]
+pub struct HistorySample {
+    /// When.
+    pub at: WallTime,
+    /// CPU percent.
+    pub cpu: f32,
+    /// Memory: bytes for an instance, percent for a cluster.
+    pub memory: f64,
+}
+
+/// Samples kept, as in the original.
+pub(super) const HISTORY: usize = 100;
+
+pub(super) fn push_sample(history: &mut VecDeque<HistorySample>, sample: HistorySample) {
+    if history.len() == HISTORY {
+        history.pop_front();
+    }
+    history.push_back(sample);
+}
+
+/// A cluster.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Identity.
+    pub id: ClusterId,
+    /// Unique name.
+    pub name: String,
+    /// Place, conventionally `latitude,longitude,radius`.
+    pub location: String,
+    /// Address its link comes from.
+    #[serde(default)]
+    pub address: String,
+    /// Port of its API.
+    #[serde(default)]
+    pub port: u16,
+    /// Address blocks for its workers.
+    #[serde(default)]
+    pub node_blocks: Vec<Ipv4Net>,
+    /// Open session.
+    #[serde(skip)]
+    pub session: Option<u64>,
+    /// Since when it is away; absent before it came for the first time after a start of the root.
+    #[serde(skip)]
+    pub lost_since: Option<Moment>,
+    /// Time of its last sign of life.
+    #[serde(skip)]
+    pub last_seen: WallTime,
+    /// Its workers.
+    #[serde(skip)]
+    pub workers: BTreeMap<WorkerId, WorkerSummary>,
+    /// Load of its workers.
+    #[serde(skip)]
+    pub usage: BTreeMap<WorkerId, NodeUsage>,
+    /// The last 100 samples of its average load.
+    #[serde(skip)]
+    pub history: VecDeque<HistorySample>,
+    /// Its capacity less what the root knows to be there.
+    #[serde(skip)]
+    pub(super) fleet: Fleet,
+    /// Its instances, moving and leaving ones included.
+    #[serde(skip)]
+    pub(super) instances: BTreeSet<InstanceKey>,
+}
+
+impl Cluster {
+    /// Whether its link is up.
+    #[must_use]
+    pub const fn is_active(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// Average CPU and memory load of its workers, percent.
+    #[must_use]
+    pub fn average_load(&self) -> (f32, f32) {
+        #[allow(clippy::cast_precision_loss, reason = "a number of workers is small")]
+        let count = self.usage.len().max(1) as f32;
+        let (cpu, memory) = self.usage.values().fold((0.0, 0.0), |(cpu, memory), node| {
+            (cpu + node.cpu_percent, memory + node.memory_percent)
+        });
+        (cpu / count, memory / count)
+    }
+}
+
+impl Service {
+    /// What a cluster is told about one of its instances.
+    #[must_use]
+    pub(super) fn desired(&self, instance: &Instance) -> DesiredInstance {
+        DesiredInstance {
+            key: instance.key,
+            generation: instance.generation,
+            application: self.application,
+            job_name: self.job_name.clone(),
+            spec: Arc::clone(&self.spec),
+            service_addresses: vec![self.address],
+            instance_address: instance.address,
+        }
+    }
+}

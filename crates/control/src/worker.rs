@@ -1,0 +1,280 @@
+//! The worker: one small state machine per workload that pulls, starts, restarts and stops.
+//!
+//! ```text
+//!            ┌────────── back-off ───────────┐
+//!            ▼                               │
+//!  assign → Preparing → Starting → Running → Waiting
+//!               (pull)   (network,    │
+//!                         container)  ├─ one-shot, exit 0 → Completed
+//!  remove → Stopping → gone           └─ newer incarnation → Stopping → Preparing
+//! ```
+//!
+//! At most one operation per workload is under way; its result carries the number of the attempt, so that the
+//! result of an operation that was overtaken is recognised and ignored. Every phase but Running and Completed has
+//! a deadline.
+
+mod events;
+mod load;
+mod phase;
+mod report;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use oak_model::message::{Assignment, WorkerToCluster, WorkloadReport};
+use oak_model::{Incarnation, InstanceKey, Moment, PortMapping, WallTime};
+use serde::{Deserialize, Serialize};
+
+use crate::address::AddressPool;
+use crate::backoff::Backoff;
+use crate::{Outbox, Table};
+
+pub use events::Exit;
+pub use load::Found;
+pub use phase::Phase;
+
+/// Settings of the worker's decisions.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Delays between attempts to start a workload that failed.
+    pub restart: Backoff,
+    /// A workload that ran this long starts again with the shortest delay.
+    pub healthy_after: Duration,
+    /// Longest time an image pull may make no progress.
+    pub prepare_timeout: Duration,
+    /// Longest time for network and container creation.
+    pub start_timeout: Duration,
+    /// Time between the stop signal and the kill.
+    pub stop_grace: Duration,
+    /// After this a stop is tried again.
+    pub stop_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            restart: Backoff { min: Duration::from_secs(1), max: Duration::from_secs(300) },
+            healthy_after: Duration::from_secs(600),
+            prepare_timeout: Duration::from_secs(300),
+            start_timeout: Duration::from_secs(60),
+            stop_grace: Duration::from_secs(10),
+            stop_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Number of an operation of this worker, unique while it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Attempt(pub u64);
+
+/// What the shell does after the rows of the step are committed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Fetch the image. Answer with `prepared`, `progress` or `failed`.
+    Prepare {
+        /// Which workload.
+        key: InstanceKey,
+        /// The operation.
+        attempt: Attempt,
+        /// Image reference.
+        image: String,
+    },
+    /// Attach the network, then create and start the container. Leftovers of an earlier attempt are removed first.
+    /// Answer with `started` or `failed`.
+    Start {
+        /// Which workload.
+        key: InstanceKey,
+        /// The operation.
+        attempt: Attempt,
+        /// What to run.
+        assignment: Box<Assignment>,
+        /// Its address in the node's subnet.
+        address: Ipv4Addr,
+    },
+    /// Stop the container and remove everything of it. Answer with `stopped`.
+    Stop {
+        /// Which workload.
+        key: InstanceKey,
+        /// The operation.
+        attempt: Attempt,
+        /// Time between the stop signal and the kill.
+        grace: Duration,
+        /// The output is deleted as well.
+        forget: bool,
+    },
+    /// The addresses and ports that shall lead to instances of this node.
+    Network(NetworkTable),
+    /// Sends a message to the cluster, if it is connected; otherwise the next hello tells everything.
+    ToCluster(WorkerToCluster),
+}
+
+/// Which addresses lead where on this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetworkTable {
+    /// Service addresses with the node addresses of the running instances.
+    pub services: BTreeMap<Ipv4Addr, Vec<Ipv4Addr>>,
+    /// Instance address to node address.
+    pub instances: BTreeMap<Ipv4Addr, Ipv4Addr>,
+    /// Host ports with the node addresses of the running instances.
+    pub ports: BTreeMap<PortMapping, Vec<Ipv4Addr>>,
+}
+
+/// A workload as it is stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Stored {
+    assignment: Assignment,
+    address: Option<Ipv4Addr>,
+    #[serde(default)]
+    removing: bool,
+    #[serde(default)]
+    completed: bool,
+    #[serde(default)]
+    restarts: u32,
+}
+
+/// A workload.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    stored: Stored,
+    phase: Phase,
+    attempt: Attempt,
+    /// Failures in a row, for the back-off.
+    failures: u32,
+    /// What to run after the current stop; replaces an older wish.
+    next: Option<Assignment>,
+    status: oak_model::Status,
+    detail: String,
+}
+
+impl Workload {
+    /// Which instance.
+    #[must_use]
+    pub const fn key(&self) -> InstanceKey {
+        self.stored.assignment.desired.key
+    }
+
+    /// The attempt the cluster knows it by.
+    #[must_use]
+    pub const fn incarnation(&self) -> Incarnation {
+        self.stored.assignment.incarnation
+    }
+
+    /// Where it is in its life.
+    #[must_use]
+    pub const fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// What it runs.
+    #[must_use]
+    pub const fn assignment(&self) -> &Assignment {
+        &self.stored.assignment
+    }
+
+    /// Its address in the node's subnet.
+    #[must_use]
+    pub const fn address(&self) -> Option<Ipv4Addr> {
+        self.stored.address
+    }
+
+    fn report(&self) -> WorkloadReport {
+        WorkloadReport {
+            key: self.key(),
+            incarnation: self.incarnation(),
+            status: self.status,
+            detail: self.detail.clone(),
+            address: self.stored.address,
+        }
+    }
+}
+
+/// Stored once per worker.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Meta {
+    subnet: Option<Ipv4Net>,
+}
+
+/// The state of a worker.
+#[derive(Debug)]
+pub struct Worker {
+    settings: Settings,
+    meta: Meta,
+    workloads: BTreeMap<InstanceKey, Workload>,
+    addresses: Option<AddressPool>,
+    attempts: u64,
+    network: NetworkTable,
+    outbox: Outbox<Effect>,
+}
+
+impl Worker {
+    /// A worker that knows nothing.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            meta: Meta::default(),
+            workloads: BTreeMap::new(),
+            addresses: None,
+            attempts: 0,
+            network: NetworkTable::default(),
+            outbox: Outbox::default(),
+        }
+    }
+
+    /// Takes what the last calls asked for.
+    #[must_use]
+    pub fn take_outbox(&mut self) -> Outbox<Effect> {
+        self.outbox.take()
+    }
+
+    /// Subnet of this node, once its cluster gave it one.
+    #[must_use]
+    pub const fn subnet(&self) -> Option<Ipv4Net> {
+        self.meta.subnet
+    }
+
+    /// All workloads.
+    pub fn workloads(&self) -> impl Iterator<Item = &Workload> {
+        self.workloads.values()
+    }
+
+    /// One workload.
+    #[must_use]
+    pub fn workload(&self, key: InstanceKey) -> Option<&Workload> {
+        self.workloads.get(&key)
+    }
+
+    /// State of every workload, for the hello.
+    #[must_use]
+    pub fn reports(&self) -> Vec<WorkloadReport> {
+        self.workloads.values().map(Workload::report).collect()
+    }
+
+    /// When [`Worker::tick`] has something to do.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Moment> {
+        self.workloads.values().filter_map(|workload| workload.phase.deadline()).min()
+    }
+
+    fn save(&mut self, key: InstanceKey) {
+        if let Some(workload) = self.workloads.get(&key) {
+            self.outbox.put(Table::Workload, key, &workload.stored);
+        }
+    }
+
+    fn next_attempt(&mut self) -> Attempt {
+        self.attempts += 1;
+        Attempt(self.attempts)
+    }
+}
+
+/// When something happened by the wall clock, for texts.
+pub(crate) fn clock_text(at: WallTime) -> String {
+    let seconds = at.0 / 1000 % 86_400;
+    format!("{:02}:{:02}:{:02} UTC", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}

@@ -1,0 +1,47 @@
+//! The phases of a workload and their deadlines.
+
+use oak_model::Moment;
+
+/// Where a workload is in its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The image is being fetched.
+    Preparing {
+        /// Without progress until then the pull counts as failed.
+        deadline: Moment,
+    },
+    /// Network and container are being created.
+    Starting {
+        /// After this it counts as failed.
+        deadline: Moment,
+    },
+    /// The process runs.
+    Running {
+        /// Since when.
+        since: Moment,
+    },
+    /// It is being taken down, to be removed or replaced.
+    Stopping {
+        /// After this the stop is tried again.
+        deadline: Moment,
+    },
+    /// It failed or ended and waits for the next attempt.
+    Waiting {
+        /// When it is tried again.
+        until: Moment,
+    },
+    /// A one-shot workload that ended well. Final.
+    Completed,
+}
+
+impl Phase {
+    /// When something must happen at the latest.
+    #[must_use]
+    pub const fn deadline(&self) -> Option<Moment> {
+        match self {
+            Self::Preparing { deadline } | Self::Starting { deadline } | Self::Stopping { deadline } => Some(*deadline),
+            Self::Waiting { until } => Some(*until),
+            Self::Running { .. } | Self::Completed => None,
+        }
+    }
+}

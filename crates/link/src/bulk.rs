@@ -1,0 +1,207 @@
+//! Bulk streams: bytes in both directions beside the session (logs, exec, port forwarding, image blobs).
+//!
+//! Each runs on a connection of its own, so neither its volume nor a slow reader delays control. A direction that
+//! ends without [`BulkSender::finish`] reaches the peer as [`BulkError::Cancelled`], never as a short success.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::stream::{self, Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::{Status, Streaming};
+
+use crate::proto::bulk_frame::Body;
+use crate::proto::{BulkFinish, BulkFrame};
+
+/// Largest piece put into one frame, in bytes.
+const PIECE: usize = 128 * 1024;
+
+/// Pieces waiting for the connection; when full, `send` waits.
+const QUEUE: usize = 4;
+
+/// Why a bulk stream failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BulkError {
+    /// The peer dropped the stream or the connection broke before the end.
+    #[error("the bulk stream was cut off")]
+    Cancelled,
+    /// The peer gave up, with the reason for people.
+    #[error("the peer gave up the bulk stream: {0}")]
+    Failed(String),
+    /// The child does not open the stream, with the reason for people.
+    #[error("the child refused the bulk stream: {0}")]
+    Refused(String),
+    /// The child did not open the stream in time.
+    #[error("the child did not open the bulk stream in time")]
+    TimedOut,
+    /// The session over which the child would be asked has ended.
+    #[error("there is no session to the child")]
+    NoSession,
+    /// The request payload is larger than 64 KiB.
+    #[error("the request of a bulk stream is larger than 64 KiB")]
+    RequestTooLarge,
+    /// The child could not reach its parent a second time, with the cause as text.
+    #[error("cannot open a connection for the bulk stream: {0}")]
+    Connect(String),
+}
+
+impl From<BulkError> for io::Error {
+    fn from(error: BulkError) -> Self {
+        let kind = match error {
+            BulkError::Cancelled => io::ErrorKind::ConnectionAborted,
+            BulkError::TimedOut => io::ErrorKind::TimedOut,
+            BulkError::NoSession => io::ErrorKind::NotConnected,
+            _ => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// A bulk stream. Dropping it cancels what was not finished.
+pub struct BulkStream {
+    /// Our direction.
+    pub sender: BulkSender,
+    /// The peer's direction, a [`Stream`] of bytes.
+    pub receiver: BulkReceiver,
+}
+
+impl BulkStream {
+    /// Splits the stream into its directions. Dropping the receiver before its end still cancels both.
+    pub fn split(self) -> (BulkSender, BulkReceiver) {
+        (self.sender, self.receiver)
+    }
+}
+
+/// The sending direction of a bulk stream.
+pub struct BulkSender {
+    frames: mpsc::Sender<BulkFrame>,
+    cancelled: CancellationToken,
+}
+
+impl BulkSender {
+    /// Sends bytes; waits while the peer reads slowly.
+    pub async fn send(&mut self, mut data: Bytes) -> Result<(), BulkError> {
+        while !data.is_empty() {
+            let piece = data.split_to(data.len().min(PIECE));
+            self.push(Body::Data(piece)).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends this direction successfully. The peer has not necessarily read all of it yet.
+    pub async fn finish(self) -> Result<(), BulkError> {
+        self.push(Body::Finish(BulkFinish {})).await
+    }
+
+    /// Ends this direction with a reason for people, at most 512 bytes of it.
+    pub async fn fail(self, reason: &str) -> Result<(), BulkError> {
+        self.push(Body::Failed(reason.chars().take(512).collect())).await
+    }
+
+    async fn push(&self, body: Body) -> Result<(), BulkError> {
+        tokio::select! {
+            sent = self.frames.send(BulkFrame { body: Some(body) }) => sent.map_err(|_| BulkError::Cancelled),
+            () = self.cancelled.cancelled() => Err(BulkError::Cancelled),
+        }
+    }
+}
+
+/// The receiving direction of a bulk stream: a [`Stream`] of `Result<Bytes, BulkError>` that ends after the peer
+/// finished or after the first error.
+pub struct BulkReceiver {
+    frames: Streaming<BulkFrame>,
+    /// Cancels our sending direction when dropped before the end.
+    cancel: Option<DropGuard>,
+    has_ended: bool,
+}
+
+impl BulkReceiver {
+    /// Returns the next bytes, `None` after the peer finished.
+    pub async fn recv(&mut self) -> Option<Result<Bytes, BulkError>> {
+        self.next().await
+    }
+
+    fn end(&mut self) {
+        self.has_ended = true;
+        if let Some(guard) = self.cancel.take() {
+            guard.disarm();
+        }
+    }
+}
+
+impl Stream for BulkReceiver {
+    type Item = Result<Bytes, BulkError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        let frame = std::task::ready!(self.frames.poll_next_unpin(cx));
+        let body = match frame {
+            Some(Ok(frame)) => frame.body,
+            Some(Err(_)) | None => None,
+        };
+        let result = match body {
+            Some(Body::Data(data)) => Some(Ok(data)),
+            Some(Body::Finish(_)) => {
+                self.end();
+                None
+            }
+            Some(Body::Failed(reason)) => {
+                self.end();
+                Some(Err(BulkError::Failed(reason)))
+            }
+            Some(Body::Bulk(_)) | None => {
+                self.has_ended = true;
+                // The peer is gone or mad: our direction is of no use either.
+                self.cancel = None;
+                Some(Err(BulkError::Cancelled))
+            }
+        };
+        Poll::Ready(result)
+    }
+}
+
+/// The frames of our direction, for the gRPC layer.
+pub(crate) struct BulkOutbound {
+    frames: mpsc::Receiver<BulkFrame>,
+    cancelled: CancellationToken,
+}
+
+impl BulkOutbound {
+    pub(crate) fn into_stream(self) -> impl Stream<Item = BulkFrame> + Send + 'static {
+        let frames = stream::unfold(self.frames, |mut frames| async {
+            let frame = frames.recv().await?;
+            Some((frame, frames))
+        });
+        frames.take_until(self.cancelled.cancelled_owned())
+    }
+
+    pub(crate) fn into_response(self) -> Pin<Box<dyn Stream<Item = Result<BulkFrame, Status>> + Send>> {
+        Box::pin(self.into_stream().map(Ok))
+    }
+}
+
+/// Makes the sending direction of a stream; the receiving one is added when the peer's frames are there.
+pub(crate) fn outbound() -> (BulkSender, BulkOutbound) {
+    let (sender, frames) = mpsc::channel(QUEUE);
+    let cancelled = CancellationToken::new();
+    let outbound = BulkOutbound { frames, cancelled: cancelled.clone() };
+    (BulkSender { frames: sender, cancelled }, outbound)
+}
+
+impl BulkSender {
+    /// Sends the first frame of the child.
+    pub(crate) async fn introduce(&self, bulk: u64) -> Result<(), BulkError> {
+        self.push(Body::Bulk(bulk)).await
+    }
+
+    /// Joins the directions.
+    pub(crate) fn join(self, frames: Streaming<BulkFrame>) -> BulkStream {
+        let cancel = Some(self.cancelled.clone().drop_guard());
+        BulkStream { sender: self, receiver: BulkReceiver { frames, cancel, has_ended: false } }
+    }
+}

@@ -1,0 +1,26 @@
+//! The vocabulary of Oakestra: identifiers, names, resources, deployment descriptors, statuses and the
+//! messages between tiers.
+//!
+//! Everything is parsed at the edge into types that cannot hold a wrong value. This crate has no behaviour
+//! beyond parsing and rendering: rules live in `placement` and `control`.
+#![forbid(unsafe_code)]
+
+pub mod ids;
+pub mod message;
+pub mod name;
+pub mod node;
+pub mod resources;
+pub mod service;
+pub mod sla;
+pub mod status;
+pub mod time;
+
+pub use ids::{
+    ApplicationId, ClusterId, Generation, Incarnation, InstanceKey, OrganizationId, ServiceId, UserId, WorkerId,
+};
+pub use name::{InvalidName, JobName, Name};
+pub use node::{Architecture, WorkerFacts};
+pub use resources::Resources;
+pub use service::{PortMapping, Protocol, ServiceSpec, TargetConstraints};
+pub use status::Status;
+pub use time::{Moment, Now, WallTime};

@@ -1,0 +1,299 @@
+//! Messages between tiers, carried as JSON inside the frames of the link.
+//!
+//! Additions must be optional (`serde(default)`), so that one release more or less on either side works.
+//! A child opens a session with a hello that tells its actual state; the parent answers with the full desired
+//! state; after that both send deltas. Frames of one session arrive in order or the session ends, therefore no
+//! message needs a number of its own.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ApplicationId, ClusterId, Generation, Incarnation, InstanceKey, JobName, Resources, ServiceSpec, Status,
+    WorkerFacts, WorkerId,
+};
+
+/// An instance as its root wants it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredInstance {
+    /// Which instance.
+    pub key: InstanceKey,
+    /// Version of this wish.
+    pub generation: Generation,
+    /// Application it belongs to.
+    pub application: ApplicationId,
+    /// Name of the service.
+    pub job_name: JobName,
+    /// What to run.
+    pub spec: Arc<ServiceSpec>,
+    /// Addresses of the service, balanced over its instances.
+    pub service_addresses: Vec<Ipv4Addr>,
+    /// Address of this one instance.
+    pub instance_address: Ipv4Addr,
+}
+
+/// An instance given to one worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// The attempt; a worker refuses an older one than it has seen.
+    pub incarnation: Incarnation,
+    /// What to run.
+    pub desired: DesiredInstance,
+}
+
+/// A join token for workers, handed to the cluster that will check it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerToken {
+    /// Public part of the token.
+    pub id: String,
+    /// SHA-256 of the secret part, hexadecimal.
+    pub secret_hash: String,
+    /// Remaining life in milliseconds when this message was made: no clock of another machine is trusted.
+    pub valid_for_ms: u64,
+}
+
+/// First message of a cluster: who it is and what it has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClusterHello {
+    /// Name.
+    pub name: String,
+    /// Place, conventionally `latitude,longitude,radius`.
+    pub location: String,
+    /// Port of its own API.
+    pub port: u16,
+    /// Highest generation it ever accepted; a root restored from an old copy continues above it.
+    pub generation: Generation,
+    /// Its workers.
+    pub workers: Vec<WorkerSummary>,
+    /// State of every instance it holds.
+    pub instances: Vec<InstanceReport>,
+}
+
+/// Answer of the root: everything it wants. What is not listed must go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterWelcome {
+    /// Version of this whole state.
+    pub generation: Generation,
+    /// Address blocks from which the cluster gives subnets to its workers.
+    pub node_blocks: Vec<Ipv4Net>,
+    /// All instances.
+    pub instances: Vec<DesiredInstance>,
+    /// All worker tokens that are still open.
+    pub tokens: Vec<WorkerToken>,
+}
+
+/// Root to cluster, after the welcome.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RootToCluster {
+    /// Run this instance, or change it.
+    Set(DesiredInstance),
+    /// Stop and forget this instance.
+    Remove {
+        /// Which instance.
+        key: InstanceKey,
+        /// Version of this wish.
+        generation: Generation,
+    },
+    /// A worker token was created.
+    Token(WorkerToken),
+    /// The address blocks changed.
+    NodeBlocks(Vec<Ipv4Net>),
+}
+
+/// Cluster to root, after the hello.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClusterToRoot {
+    /// These instances changed.
+    Instances(Vec<InstanceReport>),
+    /// These instances are gone, nothing of them is left.
+    Removed(Vec<InstanceKey>),
+    /// These workers are new or changed.
+    Workers(Vec<WorkerSummary>),
+    /// This worker was removed from the cluster.
+    WorkerRemoved(WorkerId),
+    /// Fresh measurements; never stored.
+    Usage(UsageReport),
+    /// The token is stored and may be used.
+    TokenStored {
+        /// Public part of the token.
+        id: String,
+    },
+    /// All address blocks are in use.
+    NeedsNodeBlock,
+}
+
+/// A worker as the root sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerSummary {
+    /// Identity.
+    pub id: WorkerId,
+    /// What it said about itself.
+    pub facts: WorkerFacts,
+    /// Reserved by placements of its cluster.
+    pub reserved: Resources,
+    /// Instances placed on it.
+    pub instances: u32,
+    /// Whether its link is up.
+    pub connected: bool,
+    /// Host ports in use, `80/tcp`.
+    #[serde(default)]
+    pub host_ports: Vec<String>,
+}
+
+/// State of one instance as the cluster knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceReport {
+    /// Which instance.
+    pub key: InstanceKey,
+    /// Version of the wish it follows.
+    pub generation: Generation,
+    /// Status word.
+    pub status: Status,
+    /// One line for people.
+    pub detail: String,
+    /// Worker that has it.
+    pub worker: Option<WorkerId>,
+    /// Address of that worker.
+    #[serde(default)]
+    pub host_address: String,
+}
+
+/// First message of a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerHello {
+    /// The machine.
+    pub facts: WorkerFacts,
+    /// State of every workload it holds.
+    pub workloads: Vec<WorkloadReport>,
+}
+
+/// Answer of the cluster: everything this worker shall run. What is not listed must go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerWelcome {
+    /// Addresses for the instances of this worker; it keeps them for life.
+    pub subnet: Ipv4Net,
+    /// All assignments.
+    pub assignments: Vec<Assignment>,
+}
+
+/// Cluster to worker, after the welcome.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClusterToWorker {
+    /// Run this.
+    Assign(Assignment),
+    /// Stop and forget this incarnation or any older one.
+    Remove {
+        /// Which instance.
+        key: InstanceKey,
+        /// The attempt.
+        incarnation: Incarnation,
+    },
+}
+
+/// Worker to cluster, after the hello.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerToCluster {
+    /// A workload changed.
+    Workload(WorkloadReport),
+    /// Nothing of this workload is left on the worker.
+    Removed {
+        /// Which instance.
+        key: InstanceKey,
+        /// The attempt.
+        incarnation: Incarnation,
+    },
+    /// Fresh measurements; never stored.
+    Usage(UsageReport),
+}
+
+/// State of one workload on its worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadReport {
+    /// Which instance.
+    pub key: InstanceKey,
+    /// The attempt.
+    pub incarnation: Incarnation,
+    /// Status word.
+    pub status: Status,
+    /// One line for people.
+    pub detail: String,
+    /// Address inside the node's subnet, once it has one.
+    pub address: Option<Ipv4Addr>,
+}
+
+/// Measurements of a worker or of a whole cluster.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct UsageReport {
+    /// Machines.
+    pub nodes: Vec<NodeUsage>,
+    /// Instances.
+    pub instances: Vec<InstanceUsage>,
+}
+
+/// Load of one machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeUsage {
+    /// Which worker; absent when the worker speaks about itself.
+    pub worker: Option<WorkerId>,
+    /// Share of all cores in use, 0–100.
+    pub cpu_percent: f32,
+    /// Share of memory in use, 0–100.
+    pub memory_percent: f32,
+}
+
+/// Load of one instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InstanceUsage {
+    /// Which instance.
+    pub key: InstanceKey,
+    /// Share of one core in use, 0–100 per core.
+    pub cpu_percent: f32,
+    /// Memory in bytes, without page cache that can be dropped.
+    pub memory_bytes: u64,
+    /// Bytes written to the root file system of the instance.
+    pub disk_bytes: u64,
+    /// End of its output, at most [`LOG_TAIL_BYTES`]. Absent when unchanged.
+    pub log_tail: Option<String>,
+}
+
+/// How much of an instance's output travels in reports, bytes. More is fetched on demand.
+pub const LOG_TAIL_BYTES: usize = 4096;
+
+/// Request of a parent for a bulk stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BulkRequest {
+    /// Output of an instance.
+    Logs {
+        /// Which instance.
+        key: InstanceKey,
+        /// Only the last lines.
+        tail: Option<u32>,
+        /// Stay and send what comes.
+        follow: bool,
+    },
+}
+
+/// What a cluster says about itself when it enrols.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EnrolAttributes {
+    /// Place of a cluster; empty for a worker.
+    pub location: String,
+}
+
+/// Cluster identity and name as the parent knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterIdentity {
+    /// Identity.
+    pub id: ClusterId,
+    /// Unique name.
+    pub name: String,
+}

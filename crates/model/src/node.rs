@@ -1,0 +1,93 @@
+//! What a worker machine is.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Resources;
+
+/// Processor architecture in the names used by images (`amd64`, `arm64`, …).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Architecture {
+    /// x86-64.
+    Amd64,
+    /// AArch64.
+    Arm64,
+    /// 32-bit ARM.
+    Arm,
+    /// RISC-V, 64 bit.
+    Riscv64,
+}
+
+impl Architecture {
+    /// Every architecture.
+    pub const ALL: [Self; 4] = [Self::Amd64, Self::Arm64, Self::Arm, Self::Riscv64];
+
+    /// The architecture this program was built for.
+    #[must_use]
+    pub const fn of_this_program() -> Self {
+        if cfg!(target_arch = "aarch64") {
+            Self::Arm64
+        } else if cfg!(target_arch = "arm") {
+            Self::Arm
+        } else if cfg!(target_arch = "riscv64") {
+            Self::Riscv64
+        } else {
+            Self::Amd64
+        }
+    }
+
+    /// Name as images spell it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Amd64 => "amd64",
+            Self::Arm64 => "arm64",
+            Self::Arm => "arm",
+            Self::Riscv64 => "riscv64",
+        }
+    }
+}
+
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A text names no known architecture.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a known architecture: use amd64, arm64, arm or riscv64")]
+pub struct UnknownArchitecture(String);
+
+impl FromStr for Architecture {
+    type Err = UnknownArchitecture;
+    fn from_str(text: &str) -> Result<Self, UnknownArchitecture> {
+        match text.to_ascii_lowercase().as_str() {
+            "amd64" | "x86_64" | "x86-64" => Ok(Self::Amd64),
+            "arm64" | "aarch64" => Ok(Self::Arm64),
+            "arm" | "armv7" | "armhf" | "arm/v7" => Ok(Self::Arm),
+            "riscv64" => Ok(Self::Riscv64),
+            _ => Err(UnknownArchitecture(text.chars().take(40).collect())),
+        }
+    }
+}
+
+/// What a worker says about itself when it connects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerFacts {
+    /// Name, by default the host name; `direct` constraints refer to it.
+    pub name: String,
+    /// Address other machines reach it at.
+    pub address: String,
+    /// Architecture.
+    pub architecture: Architecture,
+    /// What services may use: the machine less what is kept back for itself.
+    pub capacity: Resources,
+    /// Kinds of workload it can run, in the API's words (`docker`).
+    pub virtualization: Vec<String>,
+    /// Version of its software.
+    pub version: String,
+}

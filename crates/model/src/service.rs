@@ -1,0 +1,74 @@
+//! What a service is asked to be: the typed part of a descriptor that the tiers act on.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Architecture, Resources};
+
+/// Everything placement and workers need to know about a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ServiceSpec {
+    /// Image reference as written in `code`, for example `docker.io/library/nginx:latest`.
+    pub image: String,
+    /// Command line; when not empty it replaces entrypoint and command of the image.
+    pub command: Vec<String>,
+    /// Additional environment entries `KEY=value`.
+    pub environment: Vec<String>,
+    /// Reserved by placement, enforced as limits on the worker.
+    pub resources: Resources,
+    /// Host ports that lead to this service.
+    pub ports: Vec<PortMapping>,
+    /// Service address asked for (`addresses.rr_ip`), inside `10.30.0.0/16`.
+    pub service_address: Option<Ipv4Addr>,
+    /// An exit with code 0 completes the instance instead of restarting it.
+    pub one_shot: bool,
+    /// Run with all capabilities, without seccomp filter, with all devices.
+    pub privileged: bool,
+    /// Architectures the service runs on; empty means any.
+    pub architectures: Vec<Architecture>,
+    /// Where it may run.
+    pub target: TargetConstraints,
+}
+
+/// Restrictions to named places. An empty list allows every place.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TargetConstraints {
+    /// Names of the clusters that may take the service.
+    pub clusters: Vec<String>,
+    /// Names of the workers that may take the service.
+    pub workers: Vec<String>,
+}
+
+/// Transport protocol of a port mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP, the default.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// A port of the worker machine that is forwarded to a port of the instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PortMapping {
+    /// Port on the worker, 1–65535.
+    pub host: u16,
+    /// Port inside the instance, 1–65535.
+    pub container: u16,
+    /// Transport protocol.
+    pub protocol: Protocol,
+}

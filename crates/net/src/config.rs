@@ -1,0 +1,157 @@
+//! What the network of one node is made of, checked before anything touches the kernel.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use crate::error::NetworkError;
+use crate::names::MAX_BRIDGE_NAME;
+
+/// Settings of the node network. Written to the state directory, so that the next start and
+/// `teardown` know what was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkConfig {
+    /// Absolute directory that belongs to this crate alone.
+    pub state_directory: PathBuf,
+    /// Name of the gateway device, 1–6 lower-case letters and digits, starting with a letter.
+    pub bridge: String,
+    /// Addresses of the namespaces on this node; the first host address is the gateway.
+    pub subnet: Ipv4Net,
+    /// All namespace addresses of all nodes (design, section 7).
+    pub node_range: Ipv4Net,
+    /// All service and instance addresses.
+    pub service_range: Ipv4Net,
+    /// MTU of every device, bytes; 1450 leaves room for the tunnel between nodes.
+    pub mtu: u32,
+    /// Name of the only nftables table this crate writes.
+    pub table: String,
+}
+
+impl NetworkConfig {
+    /// The usual settings for a node that was given `subnet`.
+    #[must_use]
+    pub fn new(state_directory: impl Into<PathBuf>, subnet: Ipv4Net) -> Self {
+        Self {
+            state_directory: state_directory.into(),
+            bridge: "oak0".to_owned(),
+            subnet,
+            node_range: Ipv4Net::new_assert(Ipv4Addr::new(10, 16, 0, 0), 12),
+            service_range: Ipv4Net::new_assert(Ipv4Addr::new(10, 30, 0, 0), 16),
+            mtu: 1450,
+            table: "oakestra".to_owned(),
+        }
+    }
+
+    /// The address of the gateway device: the first host address of the subnet.
+    #[must_use]
+    pub fn gateway(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.subnet.network().to_bits().saturating_add(1))
+    }
+
+    /// Whether `address` may be given to a namespace on this node.
+    #[must_use]
+    pub fn is_assignable(&self, address: Ipv4Addr) -> bool {
+        self.subnet.contains(&address)
+            && address != self.subnet.network()
+            && address != self.subnet.broadcast()
+            && address != self.gateway()
+    }
+
+    /// Whether `address` may be a backend: a namespace address of any node.
+    pub(crate) fn is_namespace_address(&self, address: Ipv4Addr) -> bool {
+        (self.node_range.contains(&address) || self.subnet.contains(&address))
+            && !self.service_range.contains(&address)
+    }
+
+    /// Checks everything that ends up in device names, rules and paths.
+    pub(crate) fn check(&self) -> Result<(), NetworkError> {
+        let refuse = |reason: String| Err(NetworkError::Config { reason });
+        if !self.state_directory.is_absolute() {
+            return refuse(format!("state directory {} is not absolute", self.state_directory.display()));
+        }
+        check_bridge(&self.bridge)?;
+        check_table(&self.table)?;
+        if !(8..=30).contains(&self.subnet.prefix_len()) || self.subnet != self.subnet.trunc() {
+            return refuse(format!("subnet {} is not a network of /8 to /30", self.subnet));
+        }
+        let overlaps = self.subnet.contains(&self.service_range) || self.service_range.contains(&self.subnet);
+        if overlaps {
+            return refuse(format!(
+                "subnet {} overlaps the service addresses {}",
+                self.subnet, self.service_range
+            ));
+        }
+        if !(576..=65_535).contains(&self.mtu) {
+            return refuse(format!("mtu {} is not between 576 and 65535", self.mtu));
+        }
+        Ok(())
+    }
+}
+
+/// Checks a gateway device name: it is the start of every device name and appears in rules.
+pub(crate) fn check_bridge(name: &str) -> Result<(), NetworkError> {
+    if name.len() <= MAX_BRIDGE_NAME && is_word(name, |c| matches!(c, 'a'..='z' | '0'..='9')) {
+        return Ok(());
+    }
+    Err(NetworkError::Config {
+        reason: format!("bridge name {name:?} is not 1 to {MAX_BRIDGE_NAME} lower-case letters and digits"),
+    })
+}
+
+/// Checks a table name: it is pasted into the rule text.
+pub(crate) fn check_table(name: &str) -> Result<(), NetworkError> {
+    if name.len() <= 31 && is_word(name, |c| matches!(c, 'a'..='z' | '0'..='9' | '_')) {
+        return Ok(());
+    }
+    Err(NetworkError::Config {
+        reason: format!("table name {name:?} is not 1 to 31 lower-case letters, digits and underscores"),
+    })
+}
+
+fn is_word(text: &str, allowed: impl Fn(char) -> bool) -> bool {
+    text.starts_with(|c: char| c.is_ascii_lowercase()) && text.chars().all(allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> NetworkConfig {
+        NetworkConfig::new("/var/lib/oak/net", "10.18.0.0/25".parse().unwrap())
+    }
+
+    #[test]
+    fn the_gateway_is_the_first_host_and_nobody_else_may_have_it() {
+        let config = config();
+        assert_eq!(config.gateway(), Ipv4Addr::new(10, 18, 0, 1));
+        assert!(config.is_assignable(Ipv4Addr::new(10, 18, 0, 2)));
+        for taken in [0, 1, 127, 128] {
+            assert!(!config.is_assignable(Ipv4Addr::new(10, 18, 0, taken)));
+        }
+    }
+
+    #[test]
+    fn the_usual_configuration_is_accepted() {
+        config().check().unwrap();
+    }
+
+    #[test]
+    fn names_that_could_leave_a_rule_or_a_path_are_refused() {
+        for bridge in ["", "Oak0", "oak0;", "oak0000", "0oak", "oak/"] {
+            let wrong = NetworkConfig { bridge: bridge.to_owned(), ..config() };
+            assert!(wrong.check().is_err(), "{bridge:?}");
+        }
+        for table in ["", "a b", "a}", "a-b"] {
+            let wrong = NetworkConfig { table: table.to_owned(), ..config() };
+            assert!(wrong.check().is_err(), "{table:?}");
+        }
+    }
+
+    #[test]
+    fn a_subnet_inside_the_service_range_is_refused() {
+        let wrong = NetworkConfig { subnet: "10.30.1.0/24".parse().unwrap(), ..config() };
+        assert!(wrong.check().is_err());
+    }
+}

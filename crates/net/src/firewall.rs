@@ -1,0 +1,112 @@
+//! The nftables table of the node: what is loaded, and loading what should be. Blocking, on one thread.
+
+use std::net::Ipv4Addr;
+
+use tracing::{debug, warn};
+
+use crate::config::NetworkConfig;
+use crate::error::{NetworkError, Tried};
+use crate::flows::{FlowJudge, may_strand_flows};
+use crate::host::Start;
+use crate::netlink::conntrack::{self, Flow};
+use crate::netlink::{Socket, rules};
+use crate::nft;
+use crate::ruleset::render;
+use crate::table::{CheckedTable, ServiceTable, TableProblem};
+
+/// What became of a service table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Whether the kernel was told anything; false if it knew all this.
+    pub changed: bool,
+    /// Entries left out; everything else is in force.
+    pub problems: Vec<TableProblem>,
+    /// Tracked flows that were forgotten because their backend is gone.
+    pub forgotten_flows: usize,
+}
+
+/// Owner of the nftables table.
+#[derive(Debug)]
+pub(crate) struct Firewall {
+    config: NetworkConfig,
+    socket: Socket,
+    /// Table of the last transaction of this process; none after a restart.
+    loaded: Option<CheckedTable>,
+    /// Transactions of this process.
+    turn: usize,
+}
+
+impl Firewall {
+    /// Leaves an adopted table as it is, so that services work until the first `apply` of a restarted
+    /// agent; makes an empty one otherwise.
+    pub(crate) fn open(config: &NetworkConfig, start: Start) -> Result<Self, NetworkError> {
+        let socket = Socket::netfilter().tried(|| "open a netfilter socket".to_owned())?;
+        let mut firewall = Self { config: config.clone(), socket, loaded: None, turn: 0 };
+        if start == Start::Fresh || !firewall.is_loaded() {
+            let rules = render(config, &CheckedTable::default(), 0);
+            nft::run(&rules, "make the table")?;
+        }
+        Ok(firewall)
+    }
+
+    /// What on this host gets in the way; for people.
+    pub(crate) fn notes(&mut self) -> Vec<String> {
+        let chains = rules::dropping_forward_chains(&mut self.socket).unwrap_or_default();
+        let bridge = &self.config.bridge;
+        chains
+            .into_iter()
+            .filter(|chain| !chain.starts_with(&format!("{}/", self.config.table)))
+            .map(|chain| {
+                format!(
+                    "chain {chain} drops forwarded packets by default; instances reach nothing \
+                     unless it accepts input and output devices {bridge}-*"
+                )
+            })
+            .collect()
+    }
+
+    /// Brings the kernel to `table` in one transaction, if it is not there already.
+    pub(crate) fn apply(&mut self, table: &ServiceTable) -> Result<Applied, NetworkError> {
+        let (checked, problems) = table.check(&self.config)?;
+        // Somebody may have flushed all rules of the host; then ours must come back.
+        if self.loaded.as_ref() == Some(&checked) && self.is_loaded() {
+            return Ok(Applied { problems, ..Applied::default() });
+        }
+        nft::run(&render(&self.config, &checked, self.turn), "replace the table")?;
+        self.turn = self.turn.wrapping_add(1);
+        let before = self.loaded.take();
+        let forgotten_flows = if may_strand_flows(before.as_ref(), &checked) {
+            let config = self.config.clone();
+            let judge = FlowJudge::new(&config, &checked);
+            self.forget(|flow| judge.is_stale(flow))
+        } else {
+            0
+        };
+        self.loaded = Some(checked);
+        Ok(Applied { changed: true, problems, forgotten_flows })
+    }
+
+    /// Forgets every flow of an address that is free now, so that its next owner starts clean.
+    pub(crate) fn forget_address(&mut self, address: Ipv4Addr) {
+        self.forget(|flow| flow.original.source == address || flow.reply.source == address);
+    }
+
+    fn is_loaded(&mut self) -> bool {
+        rules::has_table(&mut self.socket, &self.config.table).unwrap_or(false)
+    }
+
+    /// New rules are in force whether or not this works; old flows would end by time-out.
+    fn forget(&mut self, is_stale: impl FnMut(&Flow) -> bool) -> usize {
+        match conntrack::forget(&mut self.socket, is_stale) {
+            Ok(0) => 0,
+            Ok(count) => {
+                debug!(count, "forgot flows of removed backends");
+                count
+            }
+            Err(error) => {
+                warn!(%error, "cannot forget flows of removed backends");
+                0
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Network of one worker node: a namespace per instance, service addresses decided in the kernel, host
+//! ports, and nothing left when it is taken down.
+//!
+//! ```text
+//!  namespace           host
+//!  ┌──────────┐  veth  ┌──────────────┐  route 10.18.0.2/32
+//!  │ eth0     ├────────┤ oak0-1f0c9a… ├──────┐            ┌── eth0 of the host
+//!  │ 10.18.0.2│        └──────────────┘      ├─ forward ──┤
+//!  └──────────┘        ┌──────────────┐      │            └── other instances
+//!                      │ oak0         ├──────┘
+//!                      │ 10.18.0.1/25 │  routes 10.18.0.0/25, 10.30.0.0/16: nobody there, refused
+//!                      └──────────────┘
+//! ```
+//!
+//! The bridge `oak0` has no ports: it is the gateway's address and the route to service addresses. Each
+//! instance hangs on a *routed* veth pair with permanent neighbour entries, so there is no layer 2
+//! between instances, no ARP, and no dependence on `br_netfilter` (see `links`).
+//!
+//! One nftables table holds all rules and is only ever replaced as a whole:
+//!
+//! ```text
+//!  from a device ─► guard ─► prerouting ───────────────► forward ──────────► postrouting
+//!                   raw      @services  10.30.0.1 → turn  refuse if to oak0   instance → its 10.30 address
+//!                   forged   @instances 10.30.1.2 → 1:1   from_instances      host → 10.18.0.1
+//!                   127/8    @tcp_ports, @udp_ports       to_instances        egress → masquerade
+//!                   IPv6     (local addresses only)       else refuse
+//!  from the host ─► output (same maps) ─► host: refuse what is still 10.30
+//! ```
+//!
+//! * A service's flow is sent to the next backend in turn by `numgen`, and connection tracking keeps it
+//!   there: any protocol, ICMP and fragments included. The server sees the client's *instance address*
+//!   (as in the original Oakestra), the client sees the address it called. Answers to an instance address
+//!   come back through the gateway, which also makes calls to oneself work.
+//! * An address without ready backend is refused at once (TCP reset, ICMP unreachable). So is a namespace
+//!   address called directly, and whatever tries to reach an instance from outside without a port.
+//! * Host ports match addresses of this host only, from anywhere including the host and 127.0.0.1.
+//!   Callers from outside keep their source address.
+//! * When a backend is gone its tracked flows are forgotten; one that is merely not ready finishes its
+//!   TCP connections.
+//!
+//! Life cycle: [`NodeNetwork::open`] makes or adopts; an agent may die at any instant, because an instance's
+//! record is written before its devices and the device's alias, set last, says that it is whole.
+//! Rules outlive the agent. [`teardown`] removes everything without an agent. All of it happens in
+//! the network namespace of the thread that calls `open`.
+//!
+//! This crate does not allocate addresses, does not talk to other nodes (the tunnel will add routes for
+//! their subnets and an accept in `from_instances`/`to_instances`), and gives instances IPv4 only.
+
+mod config;
+mod error;
+mod firewall;
+mod flows;
+mod holder;
+mod host;
+mod links;
+mod names;
+mod namespace;
+mod netlink;
+mod nft;
+mod node;
+mod record;
+mod ruleset;
+mod sys;
+mod sysctl;
+mod table;
+mod teardown;
+mod thread;
+
+pub use config::NetworkConfig;
+pub use error::{ErrorList, NetworkError};
+pub use firewall::Applied;
+pub use holder::{PortHolder, port_holder};
+pub use links::Attached;
+pub use namespace::run_in;
+pub use node::{Attach, NodeNetwork};
+pub use table::{Balancing, InstanceAddress, PortMapping, PortProtocol, Service, ServiceTable, TableProblem};
+pub use teardown::teardown;

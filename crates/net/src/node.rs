@@ -1,0 +1,132 @@
+//! The network of this node as the worker sees it: an async face over the two threads that own
+//! devices and rules.
+
+use std::net::Ipv4Addr;
+
+use crate::config::NetworkConfig;
+use crate::error::{NetworkError, Tried};
+use crate::firewall::{Applied, Firewall};
+use crate::holder::{PortHolder, port_holder};
+use crate::links::{Attached, Links};
+use crate::netlink::{Socket, link};
+use crate::table::{PortProtocol, ServiceTable};
+use crate::thread::StateThread;
+
+/// An instance that should have a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attach {
+    /// Instance id: 1–128 letters, digits, dots, colons, dashes, underscores.
+    pub id: String,
+    /// Its address inside the namespace, from the node's subnet.
+    pub address: Ipv4Addr,
+}
+
+/// The open network of this node. Dropping it leaves everything working.
+#[derive(Debug)]
+pub struct NodeNetwork {
+    config: NetworkConfig,
+    links: StateThread<Links>,
+    firewall: StateThread<Firewall>,
+    /// Removes devices, which is slow, so that nothing else waits for it.
+    removal: StateThread<Socket>,
+    notes: Vec<String>,
+}
+
+impl NodeNetwork {
+    /// Makes the node's network in the current network namespace, or adopts the one that is there
+    /// without interrupting a single flow. Another bridge, table or state directory than last time
+    /// needs a [`teardown`](crate::teardown) of the old ones first.
+    ///
+    /// # Errors
+    /// Settings that cannot work, another agent on the same state directory, a device or kernel
+    /// facility that is not available, `nft` missing.
+    pub async fn open(config: NetworkConfig) -> Result<Self, NetworkError> {
+        let for_links = config.clone();
+        let open_links = move || Links::open(&for_links);
+        let (links, start) = StateThread::start("oak-net-links", open_links).await?;
+        let for_rules = config.clone();
+        let open_rules = move || {
+            let mut firewall = Firewall::open(&for_rules, start)?;
+            let notes = firewall.notes();
+            Ok((firewall, notes))
+        };
+        let (firewall, notes) = StateThread::start("oak-net-rules", open_rules).await?;
+        let open_removal = || {
+            let socket = Socket::route().tried(|| "open a netlink socket".to_owned())?;
+            Ok((socket, ()))
+        };
+        let (removal, ()) = StateThread::start("oak-net-remove", open_removal).await?;
+        Ok(Self { config, links, firewall, removal, notes })
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub fn config(&self) -> &NetworkConfig {
+        &self.config
+    }
+
+    /// What on this host gets in the way, in sentences for people; found at `open`.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Gives an instance its namespace, device, address and routes. Does nothing if it has them, and
+    /// completes them if a crash came in between; another address than before means a fresh namespace.
+    ///
+    /// # Errors
+    /// The address is not assignable or taken, or the kernel refuses; nothing is left behind then.
+    pub async fn attach(&self, attach: Attach) -> Result<Attached, NetworkError> {
+        let job = move |links: &mut Links| links.attach(&attach.id, attach.address);
+        self.links.run(job).await?
+    }
+
+    /// Removes an instance's network and forgets its flows. Does nothing if there is none.
+    ///
+    /// # Errors
+    /// [`NetworkError::Leftovers`] names everything that could not be removed; call again.
+    pub async fn detach(&self, id: &str) -> Result<(), NetworkError> {
+        let id = id.to_owned();
+        let mut detached = self.links.run(move |links| links.detach(&id)).await??;
+        if let Some(device) = detached.device {
+            let job = move |socket: &mut Socket| link::delete(socket, device);
+            let outcome = self.removal.run(job).await?;
+            detached.errors.note(outcome.tried(|| format!("remove device {device}")));
+        }
+        if let Some(address) = detached.address {
+            let job = move |firewall: &mut Firewall| firewall.forget_address(address);
+            self.firewall.run(job).await?;
+        }
+        detached.errors.into_result()
+    }
+
+    /// Everything attached, including what an earlier agent attached, sorted by id.
+    ///
+    /// # Errors
+    /// Only if the network has stopped.
+    pub async fn attached(&self) -> Result<Vec<Attached>, NetworkError> {
+        self.links.run(|links| links.attached()).await
+    }
+
+    /// Makes `table` the whole truth, in one transaction; flows to living backends go on.
+    ///
+    /// # Errors
+    /// Nothing changed if this fails. Single entries that cannot work do not fail it; they are in
+    /// [`Applied::problems`].
+    pub async fn apply(&self, table: ServiceTable) -> Result<Applied, NetworkError> {
+        let job = move |firewall: &mut Firewall| firewall.apply(&table);
+        self.firewall.run(job).await?
+    }
+
+    /// See [`port_holder`]; asks in the namespace of this network.
+    ///
+    /// # Errors
+    /// The kernel's tables cannot be read.
+    pub async fn port_holder(
+        &self,
+        protocol: PortProtocol,
+        port: u16,
+    ) -> Result<Option<PortHolder>, NetworkError> {
+        self.links.run(move |_| port_holder(protocol, port)).await?
+    }
+}

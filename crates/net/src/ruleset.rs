@@ -1,0 +1,283 @@
+//! The whole nftables table as text, from settings and service table. Pure: what the kernel is told
+//! can be read and tested without a kernel. The picture is in the crate's documentation.
+
+use std::collections::BTreeSet;
+use std::fmt::{self, Write as _};
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use crate::config::NetworkConfig;
+use crate::names::device_prefix;
+use crate::table::{Balancing, CheckedService, CheckedTable, PortProtocol};
+
+/// Renders one transaction that replaces our table whatever its state; nothing else is touched.
+///
+/// The kernel's counters start again with every transaction. `turn`, the number of the transaction,
+/// says which backend is first, so that rotation stays fair when tables change as often as flows come.
+pub(crate) fn render(config: &NetworkConfig, table: &CheckedTable, turn: usize) -> String {
+    let mut text = removal(&config.table);
+    // Writing to a String cannot fail.
+    let _ = write_table(&mut text, config, table, turn);
+    text
+}
+
+/// Renders the removal of our table, which succeeds whether or not it exists.
+pub(crate) fn removal(table: &str) -> String {
+    format!("add table inet {table}\ndelete table inet {table}\n")
+}
+
+fn write_table(out: &mut String, config: &NetworkConfig, table: &CheckedTable, turn: usize) -> fmt::Result {
+    writeln!(out, "table inet {} {{", config.table)?;
+    write_maps(out, table)?;
+    for (first, service) in &table.services {
+        write_service(out, *first, service, turn)?;
+    }
+    for ((protocol, port), backends) in &table.ports {
+        write_port(out, *protocol, *port, &rotated(backends, turn))?;
+    }
+    write_chains(out, config)?;
+    writeln!(out, "}}")
+}
+
+fn write_maps(out: &mut String, table: &CheckedTable) -> fmt::Result {
+    let services = table.services.iter().flat_map(|(first, service)| {
+        service.addresses.iter().map(move |address| format!("{address} : goto service-{first}"))
+    });
+    write_map(out, "services", "ipv4_addr : verdict", services)?;
+    let pairs = |(from, to): (&Ipv4Addr, &Ipv4Addr)| format!("{from} : {to}");
+    let instances = table.instances.iter().map(pairs);
+    write_map(out, "instances", "ipv4_addr : ipv4_addr", instances)?;
+    let identities = table.identities.iter().map(pairs);
+    write_map(out, "identities", "ipv4_addr : ipv4_addr", identities)?;
+    for protocol in [PortProtocol::Tcp, PortProtocol::Udp] {
+        let ports = table
+            .ports
+            .keys()
+            .filter(|(found, _)| *found == protocol)
+            .map(|(_, port)| format!("{port} : goto port-{protocol}-{port}"));
+        let name = format!("{protocol}_ports");
+        write_map(out, &name, "inet_service : verdict", ports)?;
+    }
+    Ok(())
+}
+
+fn write_map(
+    out: &mut String,
+    name: &str,
+    kind: &str,
+    elements: impl Iterator<Item = String>,
+) -> fmt::Result {
+    writeln!(out, "\tmap {name} {{\n\t\ttype {kind}")?;
+    // An empty element list is a syntax error.
+    let elements: Vec<String> = elements.collect();
+    if !elements.is_empty() {
+        let list = elements.join(",\n\t\t\t");
+        writeln!(out, "\t\telements = {{\n\t\t\t{list}\n\t\t}}")?;
+    }
+    writeln!(out, "\t}}")
+}
+
+fn write_service(out: &mut String, first: Ipv4Addr, service: &CheckedService, turn: usize) -> fmt::Result {
+    let backends = rotated(&service.backends, turn);
+    writeln!(out, "\tchain service-{first} {{")?;
+    if let [only] = backends[..] {
+        writeln!(out, "\t\tdnat ip to {only}")?;
+    } else {
+        let (choice, count) = (choice(service.policy), backends.len());
+        let choices = numbered(backends.iter());
+        writeln!(out, "\t\tdnat ip to {choice} mod {count} map {{ {choices} }}")?;
+    }
+    writeln!(out, "\t}}")
+}
+
+/// One chain per backend instead of a map to address and port: understood by every nft since 0.9.
+fn write_port(out: &mut String, protocol: PortProtocol, port: u16, backends: &[SocketAddrV4]) -> fmt::Result {
+    let name = format!("port-{protocol}-{port}");
+    if let [only] = backends {
+        let rule = format!("meta l4proto {protocol} dnat ip to {only}");
+        return writeln!(out, "\tchain {name} {{\n\t\t{rule}\n\t}}");
+    }
+    for (place, backend) in backends.iter().enumerate() {
+        let rule = format!("meta l4proto {protocol} dnat ip to {backend}");
+        writeln!(out, "\tchain {name}-{place} {{\n\t\t{rule}\n\t}}")?;
+    }
+    let chains = (0..backends.len()).map(|place| format!("goto {name}-{place}"));
+    let (choice, count) = (choice(Balancing::RoundRobin), backends.len());
+    let choices = numbered(chains);
+    writeln!(out, "\tchain {name} {{")?;
+    writeln!(out, "\t\t{choice} mod {count} vmap {{ {choices} }}\n\t}}")
+}
+
+fn choice(policy: Balancing) -> &'static str {
+    match policy {
+        Balancing::RoundRobin => "numgen inc",
+        Balancing::Random => "numgen random",
+    }
+}
+
+/// The backends, beginning with another one each turn.
+fn rotated<T: Copy>(backends: &BTreeSet<T>, turn: usize) -> Vec<T> {
+    let mut backends: Vec<T> = backends.iter().copied().collect();
+    let first = turn.checked_rem(backends.len()).unwrap_or(0);
+    backends.rotate_left(first);
+    backends
+}
+
+fn numbered(values: impl Iterator<Item = impl fmt::Display>) -> String {
+    let parts: Vec<String> = values.enumerate().map(|(place, value)| format!("{place} : {value}")).collect();
+    parts.join(", ")
+}
+
+fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
+    let ports = format!("\"{}*\"", device_prefix(&config.bridge));
+    let bridge = format!("\"{}\"", config.bridge);
+    let (subnet, gateway) = (config.subnet, config.gateway());
+    let (nodes, services) = (config.node_range, config.service_range);
+    // Reasons, in the order of the rules:
+    // guard: instances have no IPv6; 127/8 of the host is theirs to attack because replies to
+    //   127.0.0.1:port need route_localnet; a source address that is not routed to its device is forged.
+    // prerouting: only instances call services; ports are looked at only for addresses of this host.
+    // postrouting: an instance is seen as its instance address, else (and the host) as the gateway, so
+    //   that answers return here to be translated back; outside, instances look like the host.
+    // forward: what is routed to the gateway device has no instance behind it. `invalid` is dropped
+    //   because it is not translated and would show inner addresses outside.
+    // output: the device a packet leaves by is not known anew after translation, so look at addresses.
+    write!(
+        out,
+        "\tchain refuse {{
+		meta l4proto tcp reject with tcp reset
+		reject with icmpx type port-unreachable
+	}}
+	chain from_instances {{
+		ct state established,related accept
+		ct state invalid drop
+		ct status dnat accept
+		ip daddr {nodes} goto refuse
+		ip daddr {subnet} goto refuse
+		ip daddr {services} goto refuse
+	}}
+	chain to_instances {{
+		ct state established,related accept
+		ct status dnat accept
+		goto refuse
+	}}
+	chain guard {{
+		type filter hook prerouting priority -300; policy accept;
+		iifname {ports} meta nfproto ipv6 drop
+		iifname {ports} ip daddr 127.0.0.0/8 drop
+		iifname {ports} fib saddr . iif oif 0 drop
+	}}
+	chain prerouting {{
+		type nat hook prerouting priority -100; policy accept;
+		iifname {ports} ip daddr vmap @services
+		iifname {ports} dnat ip to ip daddr map @instances
+		meta nfproto ipv4 fib daddr type local tcp dport vmap @tcp_ports
+		meta nfproto ipv4 fib daddr type local udp dport vmap @udp_ports
+	}}
+	chain output {{
+		type nat hook output priority -100; policy accept;
+		ip daddr vmap @services
+		dnat ip to ip daddr map @instances
+		meta nfproto ipv4 fib daddr type local tcp dport vmap @tcp_ports
+		meta nfproto ipv4 fib daddr type local udp dport vmap @udp_ports
+	}}
+	chain postrouting {{
+		type nat hook postrouting priority 100; policy accept;
+		oifname {ports} ip saddr {gateway} accept
+		oifname {ports} ip saddr {subnet} snat ip to ip saddr map @identities
+		oifname {ports} ip saddr {subnet} snat ip to {gateway}
+		oifname {ports} meta nfproto ipv4 fib saddr type local snat ip to {gateway}
+		oifname != {ports} oifname != {bridge} ip saddr {subnet} ip daddr != {nodes} ip daddr != {services} masquerade
+	}}
+	chain forward {{
+		type filter hook forward priority 0; policy accept;
+		oifname {bridge} goto refuse
+		iifname {ports} jump from_instances
+		oifname {ports} jump to_instances
+	}}
+	chain host {{
+		type filter hook output priority 0; policy accept;
+		ip daddr {services} goto refuse
+	}}
+"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> NetworkConfig {
+        NetworkConfig::new("/var/lib/oak/net", "10.18.0.0/25".parse().unwrap())
+    }
+
+    fn ip(text: &str) -> Ipv4Addr {
+        text.parse().unwrap()
+    }
+
+    fn service(policy: Balancing, backends: &[&str]) -> CheckedService {
+        CheckedService {
+            addresses: BTreeSet::from([ip("10.30.0.1"), ip("10.30.0.2")]),
+            policy,
+            backends: backends.iter().map(|text| ip(text)).collect(),
+        }
+    }
+
+    #[test]
+    fn the_table_is_removed_and_made_in_one_transaction() {
+        let text = render(&config(), &CheckedTable::default(), 0);
+        assert!(text.starts_with("add table inet oakestra\ndelete table inet oakestra\ntable inet"));
+        assert!(!text.contains("elements"), "empty lists are syntax errors");
+    }
+
+    #[test]
+    fn all_addresses_of_a_service_share_one_rotation() {
+        let mut table = CheckedTable::default();
+        let three = service(Balancing::RoundRobin, &["10.18.0.2", "10.18.0.3", "10.18.0.4"]);
+        table.services.insert(ip("10.30.0.1"), three);
+        let text = render(&config(), &table, 0);
+        assert!(text.contains("10.30.0.1 : goto service-10.30.0.1,"));
+        assert!(text.contains("10.30.0.2 : goto service-10.30.0.1\n"));
+        assert!(
+            text.contains("dnat ip to numgen inc mod 3 map { 0 : 10.18.0.2, 1 : 10.18.0.3, 2 : 10.18.0.4 }")
+        );
+    }
+
+    #[test]
+    fn every_transaction_begins_with_another_backend() {
+        let mut table = CheckedTable::default();
+        let two = service(Balancing::RoundRobin, &["10.18.0.2", "10.18.0.3"]);
+        table.services.insert(ip("10.30.0.1"), two);
+        let second = render(&config(), &table, 1);
+        assert!(second.contains("numgen inc mod 2 map { 0 : 10.18.0.3, 1 : 10.18.0.2 }"));
+        assert_eq!(render(&config(), &table, 2), render(&config(), &table, 0));
+    }
+
+    #[test]
+    fn a_single_backend_needs_no_choice() {
+        let mut table = CheckedTable::default();
+        let one = service(Balancing::Random, &["10.18.0.2"]);
+        table.services.insert(ip("10.30.0.1"), one);
+        let text = render(&config(), &table, 0);
+        assert!(text.contains("dnat ip to 10.18.0.2\n") && !text.contains("numgen"));
+    }
+
+    #[test]
+    fn ports_with_several_backends_get_a_chain_each() {
+        let mut table = CheckedTable::default();
+        let backends = ["10.18.0.2:8080", "10.18.0.3:81"];
+        table
+            .ports
+            .insert((PortProtocol::Udp, 53), backends.iter().map(|text| text.parse().unwrap()).collect());
+        let text = render(&config(), &table, 0);
+        assert!(text.contains("53 : goto port-udp-53"));
+        assert!(text.contains("numgen inc mod 2 vmap { 0 : goto port-udp-53-0, 1 : goto port-udp-53-1 }"));
+        assert!(text.contains("meta l4proto udp dnat ip to 10.18.0.3:81"));
+    }
+
+    #[test]
+    fn every_rule_about_devices_names_only_this_node() {
+        let other = NetworkConfig { bridge: "oak7".to_owned(), table: "oak_seven".to_owned(), ..config() };
+        let text = render(&other, &CheckedTable::default(), 0);
+        assert!(text.contains("\"oak7-*\"") && !text.contains("oak0") && !text.contains("oakestra"));
+    }
+}

@@ -1,0 +1,373 @@
+//! The service table: which addresses lead to which instances, and which ports of the host.
+//! Checking is pure; entries that cannot work are refused one by one, so that a single bad entry
+//! never keeps a node from learning the rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::NetworkConfig;
+use crate::error::NetworkError;
+
+/// Most entries (addresses, backends, instances, ports together) a node accepts.
+const MAX_ENTRIES: usize = 200_000;
+
+/// How a service's new flows are spread over its backends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Balancing {
+    /// Strictly in turn, per flow.
+    #[default]
+    RoundRobin,
+    /// Independently at random, per flow.
+    Random,
+}
+
+/// A service: any of its addresses leads to one of its backends, for every protocol and port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// Service addresses; all share one rotation.
+    pub addresses: Vec<Ipv4Addr>,
+    /// How flows are spread.
+    pub policy: Balancing,
+    /// Namespace addresses of the instances that are ready. None: clients are refused at once.
+    pub backends: Vec<Ipv4Addr>,
+}
+
+/// One instance's own address, leading to it alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InstanceAddress {
+    /// Stable address in the service range; others see it as the instance's source address.
+    pub instance: Ipv4Addr,
+    /// Address inside the namespace.
+    pub namespace: Ipv4Addr,
+}
+
+/// Transport protocol of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PortProtocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl PortProtocol {
+    /// Number in the IP header.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
+impl fmt::Display for PortProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// A port of the host that leads to instances, in turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortMapping {
+    /// Protocol of the port.
+    pub protocol: PortProtocol,
+    /// Port on every local address of the host, not 0.
+    pub host_port: u16,
+    /// Namespace addresses and ports. None: the host itself answers, usually with a refusal.
+    pub backends: Vec<SocketAddrV4>,
+}
+
+/// Everything a node should know, as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceTable {
+    /// Services this node's instances or the host may call.
+    pub services: Vec<Service>,
+    /// Instances this node's instances or the host may call, and the local ones.
+    pub instances: Vec<InstanceAddress>,
+    /// Ports of this host.
+    pub ports: Vec<PortMapping>,
+}
+
+/// An entry that was left out, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TableProblem {
+    /// Service and instance addresses must come from the service range.
+    #[error("{address} is not a service address")]
+    NotServiceAddress {
+        /// The address.
+        address: Ipv4Addr,
+    },
+    /// Backends must be namespace addresses.
+    #[error("{address} is not a namespace address")]
+    NotNamespaceAddress {
+        /// The address.
+        address: Ipv4Addr,
+    },
+    /// The address was given twice; the first meaning counts.
+    #[error("address {address} is given to two services or instances")]
+    DuplicateAddress {
+        /// The address.
+        address: Ipv4Addr,
+    },
+    /// The port was given twice; the first mapping counts.
+    #[error("host port {host_port}/{protocol} is mapped twice")]
+    DuplicatePort {
+        /// Protocol of the port.
+        protocol: PortProtocol,
+        /// The port.
+        host_port: u16,
+    },
+    /// Port 0 is no port.
+    #[error("a {protocol} mapping has port 0")]
+    PortZero {
+        /// Protocol of the port.
+        protocol: PortProtocol,
+    },
+}
+
+/// A service that can be rendered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CheckedService {
+    /// At least one; the first names the chain.
+    pub(crate) addresses: BTreeSet<Ipv4Addr>,
+    pub(crate) policy: Balancing,
+    /// At least one.
+    pub(crate) backends: BTreeSet<Ipv4Addr>,
+}
+
+/// A table without contradictions, in an order that does not depend on the caller's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CheckedTable {
+    /// By first address. Services without backends are absent: absent addresses are refused.
+    pub(crate) services: BTreeMap<Ipv4Addr, CheckedService>,
+    /// Instance address to namespace address.
+    pub(crate) instances: BTreeMap<Ipv4Addr, Ipv4Addr>,
+    /// Namespace address to the instance address it appears as.
+    pub(crate) identities: BTreeMap<Ipv4Addr, Ipv4Addr>,
+    /// Only mappings with at least one backend.
+    pub(crate) ports: BTreeMap<(PortProtocol, u16), BTreeSet<SocketAddrV4>>,
+}
+
+impl ServiceTable {
+    /// Separates what can be rendered from what cannot.
+    pub(crate) fn check(
+        &self,
+        config: &NetworkConfig,
+    ) -> Result<(CheckedTable, Vec<TableProblem>), NetworkError> {
+        self.check_size()?;
+        let mut checking =
+            Checking { config, taken: BTreeSet::new(), problems: Vec::new(), table: CheckedTable::default() };
+        for service in &self.services {
+            checking.service(service);
+        }
+        for instance in &self.instances {
+            checking.instance(*instance);
+        }
+        let mut mapped = BTreeSet::new();
+        for mapping in &self.ports {
+            checking.port(mapping, &mut mapped);
+        }
+        Ok((checking.table, checking.problems))
+    }
+
+    fn check_size(&self) -> Result<(), NetworkError> {
+        let in_services: usize =
+            self.services.iter().map(|service| service.addresses.len() + service.backends.len()).sum();
+        let in_ports: usize = self.ports.iter().map(|port| 1 + port.backends.len()).sum();
+        let entries = in_services + self.instances.len() + in_ports;
+        if entries > MAX_ENTRIES {
+            return Err(NetworkError::TableTooLarge { entries, limit: MAX_ENTRIES });
+        }
+        Ok(())
+    }
+}
+
+struct Checking<'a> {
+    config: &'a NetworkConfig,
+    taken: BTreeSet<Ipv4Addr>,
+    problems: Vec<TableProblem>,
+    table: CheckedTable,
+}
+
+impl Checking<'_> {
+    fn service(&mut self, service: &Service) {
+        let mut addresses = BTreeSet::new();
+        for address in &service.addresses {
+            if self.claim(*address) {
+                addresses.insert(*address);
+            }
+        }
+        let mut backends = BTreeSet::new();
+        for backend in &service.backends {
+            if self.is_backend(*backend) {
+                backends.insert(*backend);
+            }
+        }
+        let Some(first) = addresses.first().copied() else {
+            return;
+        };
+        if backends.is_empty() {
+            return;
+        }
+        let service = CheckedService { addresses, policy: service.policy, backends };
+        self.table.services.insert(first, service);
+    }
+
+    fn instance(&mut self, address: InstanceAddress) {
+        if !self.is_backend(address.namespace) || !self.claim(address.instance) {
+            return;
+        }
+        self.table.instances.insert(address.instance, address.namespace);
+        self.table.identities.entry(address.namespace).or_insert(address.instance);
+    }
+
+    fn port(&mut self, mapping: &PortMapping, mapped: &mut BTreeSet<(PortProtocol, u16)>) {
+        let protocol = mapping.protocol;
+        let host_port = mapping.host_port;
+        if host_port == 0 || mapping.backends.iter().any(|backend| backend.port() == 0) {
+            self.problems.push(TableProblem::PortZero { protocol });
+            return;
+        }
+        if !mapped.insert((protocol, host_port)) {
+            self.problems.push(TableProblem::DuplicatePort { protocol, host_port });
+            return;
+        }
+        let mut backends = BTreeSet::new();
+        for backend in &mapping.backends {
+            if self.is_backend(*backend.ip()) {
+                backends.insert(*backend);
+            }
+        }
+        if !backends.is_empty() {
+            self.table.ports.insert((protocol, host_port), backends);
+        }
+    }
+
+    /// Takes a service or instance address for one entry.
+    fn claim(&mut self, address: Ipv4Addr) -> bool {
+        if !self.config.service_range.contains(&address) {
+            self.problems.push(TableProblem::NotServiceAddress { address });
+            return false;
+        }
+        if !self.taken.insert(address) {
+            self.problems.push(TableProblem::DuplicateAddress { address });
+            return false;
+        }
+        true
+    }
+
+    fn is_backend(&mut self, address: Ipv4Addr) -> bool {
+        let fits = self.config.is_namespace_address(address);
+        if !fits {
+            self.problems.push(TableProblem::NotNamespaceAddress { address });
+        }
+        fits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> NetworkConfig {
+        NetworkConfig::new("/var/lib/oak/net", "10.18.0.0/25".parse().unwrap())
+    }
+
+    fn ip(text: &str) -> Ipv4Addr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_order_of_the_caller_does_not_matter() {
+        let one = ServiceTable {
+            services: vec![
+                Service {
+                    addresses: vec![ip("10.30.0.2"), ip("10.30.0.1")],
+                    policy: Balancing::RoundRobin,
+                    backends: vec![ip("10.18.0.3"), ip("10.18.0.2")],
+                },
+                Service {
+                    addresses: vec![ip("10.30.0.9")],
+                    policy: Balancing::Random,
+                    backends: vec![ip("10.18.0.2"), ip("10.18.0.2")],
+                },
+            ],
+            ..ServiceTable::default()
+        };
+        let mut other = one.clone();
+        other.services.reverse();
+        for service in &mut other.services {
+            service.addresses.reverse();
+            service.backends.reverse();
+        }
+        assert_eq!(one.check(&config()).unwrap(), other.check(&config()).unwrap());
+    }
+
+    #[test]
+    fn one_bad_entry_does_not_spoil_the_others() {
+        let table = ServiceTable {
+            services: vec![
+                Service {
+                    addresses: vec![ip("192.168.0.1"), ip("10.30.0.1")],
+                    policy: Balancing::RoundRobin,
+                    backends: vec![ip("8.8.8.8"), ip("10.30.0.7"), ip("10.18.0.2")],
+                },
+                Service {
+                    addresses: vec![ip("10.30.0.1")],
+                    policy: Balancing::RoundRobin,
+                    backends: vec![ip("10.18.0.3")],
+                },
+            ],
+            instances: vec![InstanceAddress { instance: ip("10.30.0.1"), namespace: ip("10.18.0.2") }],
+            ports: vec![
+                PortMapping {
+                    protocol: PortProtocol::Tcp,
+                    host_port: 80,
+                    backends: vec!["10.18.0.2:8080".parse().unwrap()],
+                },
+                PortMapping {
+                    protocol: PortProtocol::Tcp,
+                    host_port: 80,
+                    backends: vec!["10.18.0.3:8080".parse().unwrap()],
+                },
+                PortMapping { protocol: PortProtocol::Udp, host_port: 0, backends: vec![] },
+            ],
+        };
+        let (checked, problems) = table.check(&config()).unwrap();
+        assert_eq!(problems.len(), 7, "{problems:?}");
+        let service = checked.services.get(&ip("10.30.0.1")).unwrap();
+        assert_eq!(service.backends, BTreeSet::from([ip("10.18.0.2")]));
+        assert_eq!(checked.ports.len(), 1);
+        assert!(checked.instances.is_empty());
+    }
+
+    #[test]
+    fn services_without_backends_are_left_out() {
+        let table = ServiceTable {
+            services: vec![Service { addresses: vec![ip("10.30.0.1")], ..Service::default() }],
+            ..ServiceTable::default()
+        };
+        let (checked, problems) = table.check(&config()).unwrap();
+        assert!(checked.services.is_empty() && problems.is_empty());
+    }
+
+    #[test]
+    fn the_first_instance_address_is_the_identity() {
+        let table = ServiceTable {
+            instances: ["10.30.1.9", "10.30.1.1"]
+                .map(|instance| InstanceAddress { instance: ip(instance), namespace: ip("10.18.0.2") })
+                .to_vec(),
+            ..ServiceTable::default()
+        };
+        let (checked, _) = table.check(&config()).unwrap();
+        assert_eq!(checked.instances.len(), 2);
+        assert_eq!(checked.identities.get(&ip("10.18.0.2")), Some(&ip("10.30.1.9")));
+    }
+}

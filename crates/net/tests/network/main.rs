@@ -1,0 +1,8 @@
+//! The node network against the real kernel. Needs root; every test has its own network and mount
+//! namespace, so nothing of the machine is touched.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "in a test, a failure is a panic and is seen")]
+
+mod life;
+mod ports;
+mod services;
+mod support;

@@ -1,0 +1,191 @@
+use super::*;
+use proptest::prelude::*;
+
+fn worker(n: u64) -> WorkerId {
+    WorkerId::from_parts(1, n)
+}
+
+fn service(n: u64) -> ServiceId {
+    ServiceId::from_parts(2, n)
+}
+
+fn state(name: &str, cores: u32, memory_mib: u32) -> WorkerState {
+    WorkerState {
+        name: name.to_owned(),
+        architecture: Architecture::Amd64,
+        runs_containers: true,
+        capacity: Resources { cpu_millis: cores * 1000, memory_mib, storage_mib: 1000 },
+        reservable_cpu_millis: cores * 1000,
+        addresses: 100,
+        connected: true,
+        cordoned: false,
+    }
+}
+
+fn request(service_number: u64, cores: u32, memory_mib: u32) -> Request<'static> {
+    Request {
+        service: service(service_number),
+        resources: Resources { cpu_millis: cores * 1000, memory_mib, storage_mib: 0 },
+        architectures: &[],
+        workers: &[],
+        ports: &[],
+        avoid: None,
+    }
+}
+
+fn fleet(workers: &[(&str, u32, u32)]) -> Fleet {
+    let mut fleet = Fleet::new();
+    for (n, (name, cores, memory)) in workers.iter().enumerate() {
+        fleet.upsert(worker(n as u64), state(name, *cores, *memory));
+    }
+    fleet
+}
+
+#[test]
+fn takes_the_least_committed_worker() {
+    let mut fleet = fleet(&[("a", 4, 1000), ("b", 4, 1000)]);
+    fleet.reserve(worker(0), service(9), "x", Resources { cpu_millis: 1000, memory_mib: 0, storage_mib: 0 }, &[]);
+    assert_eq!(fleet.place(&request(1, 1, 10)), Ok(worker(1)));
+}
+
+#[test]
+fn spreads_instances_of_one_service_before_balancing_load() {
+    let mut fleet = fleet(&[("a", 4, 1000), ("b", 4, 1000)]);
+    fleet.reserve(worker(0), service(1), "x", Resources::ZERO, &[]);
+    fleet.reserve(worker(1), service(2), "y", Resources { cpu_millis: 3000, memory_mib: 0, storage_mib: 0 }, &[]);
+    assert_eq!(fleet.place(&request(1, 1, 10)), Ok(worker(1)));
+}
+
+#[test]
+fn a_refusal_names_every_worker_with_its_number() {
+    let mut fleet = fleet(&[("pi", 4, 500), ("server", 8, 2000)]);
+    fleet.reserve(worker(1), service(9), "x", Resources { cpu_millis: 0, memory_mib: 1500, storage_mib: 0 }, &[]);
+    let refusal = fleet.place(&request(1, 1, 1000)).unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "pi: 500 of 500 MiB memory free, 1000 needed; server: 500 of 2000 MiB memory free, 1000 needed"
+    );
+    assert_eq!(refusal.status(), oak_model::Status::NoWorkerCapacity);
+}
+
+#[test]
+fn one_instance_never_needs_more_cores_than_a_worker_has_whatever_the_overcommitment() {
+    let mut fleet = fleet(&[]);
+    fleet.upsert(worker(0), WorkerState { reservable_cpu_millis: 20_000, ..state("pi", 2, 1000) });
+    let refusal = fleet.place(&request(1, 3, 1)).unwrap_err();
+    assert_eq!(refusal.to_string(), "pi: has 2 cores, 3 needed");
+}
+
+#[test]
+fn a_host_port_is_shared_by_instances_of_one_service_only() {
+    let port = PortMapping { host: 80, container: 80, protocol: Protocol::Tcp };
+    let mut fleet = fleet(&[("a", 4, 1000)]);
+    fleet.reserve(worker(0), service(1), "web", Resources::ZERO, &[port]);
+    let ports = [port];
+    let same = Request { ports: &ports, ..request(1, 1, 1) };
+    let other = Request { ports: &ports, ..request(2, 1, 1) };
+    assert_eq!(fleet.place(&same), Ok(worker(0)));
+    assert_eq!(fleet.place(&other).unwrap_err().to_string(), "a: host port 80/tcp is held by web");
+    fleet.release(worker(0), service(1), Resources::ZERO, &[port]);
+    assert_eq!(fleet.place(&other), Ok(worker(0)));
+}
+
+#[test]
+fn an_avoided_worker_is_the_last_resort() {
+    let mut fleet = fleet(&[("a", 4, 1000), ("b", 1, 100)]);
+    let avoiding = Request { avoid: Some(worker(0)), ..request(1, 1, 10) };
+    assert_eq!(fleet.place(&avoiding), Ok(worker(1)));
+    fleet.remove(worker(1));
+    assert_eq!(fleet.place(&avoiding), Ok(worker(0)));
+}
+
+#[test]
+fn silent_and_foreign_workers_are_not_chosen() {
+    let mut fleet = fleet(&[("a", 4, 1000), ("b", 4, 1000)]);
+    fleet.set_connected(worker(0), false);
+    let names = ["a".to_owned()];
+    let pinned = Request { workers: &names, ..request(1, 1, 1) };
+    assert_eq!(fleet.place(&pinned).unwrap_err().to_string(), "a: not connected; b: not among the workers the descriptor names");
+    assert_eq!(fleet.place(&Request { architectures: &[Architecture::Arm64], ..request(1, 1, 1) }).unwrap_err().status(), oak_model::Status::NoQualifiedWorkerFound);
+}
+
+#[derive(Clone, Debug)]
+enum Operation {
+    Upsert(u64, u32, u32),
+    Remove(u64),
+    Connect(u64, bool),
+    Place(u64, u32, u32, Option<u16>),
+    Release(usize),
+}
+
+fn operations() -> impl Strategy<Value = Vec<Operation>> {
+    let operation = prop_oneof![
+        (0..6_u64, 0..5_u32, 0..200_u32).prop_map(|(w, c, m)| Operation::Upsert(w, c, m)),
+        (0..6_u64).prop_map(Operation::Remove),
+        (0..6_u64, any::<bool>()).prop_map(|(w, up)| Operation::Connect(w, up)),
+        (0..4_u64, 0..3_u32, 0..80_u32, proptest::option::of(80..82_u16))
+            .prop_map(|(s, c, m, p)| Operation::Place(s, c, m, p)),
+        (0..30_usize).prop_map(Operation::Release),
+    ];
+    proptest::collection::vec(operation, 0..60)
+}
+
+proptest! {
+    /// The columns agree with the slow rules, capacity is never exceeded by placing, and releasing everything
+    /// gives back everything.
+    #[test]
+    fn bookkeeping_is_exact(operations in operations()) {
+        let mut fleet = Fleet::new();
+        let mut held: Vec<(WorkerId, ServiceId, Resources, Vec<PortMapping>)> = Vec::new();
+        for operation in operations {
+            match operation {
+                Operation::Upsert(w, cores, memory) => {
+                    // Shrinking below what is reserved is allowed in reality but not part of this property.
+                    if fleet.worker(worker(w)).is_none() {
+                        fleet.upsert(worker(w), state(&format!("w{w}"), cores, memory));
+                    }
+                }
+                Operation::Remove(w) => {
+                    fleet.remove(worker(w));
+                    held.retain(|(id, ..)| *id != worker(w));
+                }
+                Operation::Connect(w, up) => fleet.set_connected(worker(w), up),
+                Operation::Place(s, cores, memory, port) => {
+                    let ports: Vec<_> = port
+                        .map(|host| PortMapping { host, container: 1, protocol: Protocol::Tcp })
+                        .into_iter()
+                        .collect();
+                    let request = Request { ports: &ports, ..request(s, cores, memory) };
+                    match fleet.place(&request) {
+                        Ok(id) => {
+                            prop_assert_eq!(fleet.check(id, &request), None);
+                            fleet.reserve(id, service(s), "svc", request.resources, &ports);
+                            held.push((id, service(s), request.resources, ports.clone()));
+                            let (reserved, _) = fleet.reserved(id).unwrap();
+                            let capacity = fleet.worker(id).unwrap().capacity;
+                            prop_assert!(reserved.cpu_millis <= capacity.cpu_millis);
+                            prop_assert!(reserved.memory_mib <= capacity.memory_mib);
+                        }
+                        Err(refusal) => prop_assert_eq!(refusal.workers.len(), fleet.len()),
+                    }
+                }
+                Operation::Release(n) => {
+                    if n < held.len() {
+                        let (id, service, resources, ports) = held.swap_remove(n);
+                        fleet.release(id, service, resources, &ports);
+                    }
+                }
+            }
+        }
+        for (id, service, resources, ports) in held {
+            fleet.release(id, service, resources, &ports);
+        }
+        for n in 0..6 {
+            if let Some(reserved) = fleet.reserved(worker(n)) {
+                prop_assert_eq!(reserved, (Resources::ZERO, 0));
+                prop_assert_eq!(fleet.host_ports(worker(n)).count(), 0);
+            }
+        }
+        prop_assert!(fleet.hosts.is_empty());
+    }
+}

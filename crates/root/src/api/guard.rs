@@ -1,0 +1,52 @@
+//! Around every request: a limit on how many run, a limit on how long, and no panic that takes a connection down.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use tracing::debug;
+
+use super::Shared;
+use super::error::ApiError;
+
+/// Requests handled at the same time.
+pub(super) const CONCURRENT: usize = 256;
+/// How long a request waits for its turn.
+const TURN: Duration = Duration::from_secs(5);
+/// How long it may take from then until its answer begins.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs the rest of the stack within the limits.
+pub(super) async fn guard(State(api): State<Shared>, request: Request, next: Next) -> Response {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let turn = tokio::time::timeout(TURN, Arc::clone(&api.requests).acquire_owned()).await;
+    let Ok(Ok(_turn)) = turn else {
+        return ApiError::unavailable("too many requests at the same time: try again in a few seconds")
+            .into_response();
+    };
+    let work = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let mut response = match tokio::time::timeout(PATIENCE, work).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(panic)) => ApiError::internal(&panic_text(panic.as_ref())).into_response(),
+        Err(_) => {
+            ApiError::unavailable("the request took too long; it may still take effect").into_response()
+        }
+    };
+    debug!(%method, path, status = response.status().as_u16(), "request answered");
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("panic: {}", text.unwrap_or_default())
+}

@@ -1,0 +1,118 @@
+//! The REST API of the root (client contract, sections 1.1 to 1.5), one file per group of endpoints.
+//!
+//! ```text
+//! request → guard (CORS, limits, panics) → router → extractors (body, caller) → handler → engine → record → answer
+//! ```
+//!
+//! Every error is a JSON object with `code`, `status` and `message`; see [`error`](self).
+
+mod answer;
+mod applications;
+mod auth;
+mod body;
+mod caller;
+mod clusters;
+mod confirmations;
+mod cors;
+mod error;
+mod guard;
+mod health;
+mod instances;
+mod logs;
+mod organizations;
+mod parameter;
+mod peer;
+mod record;
+mod router;
+mod scope;
+mod services;
+mod tokens;
+mod users;
+
+use std::sync::Arc;
+
+use oak_control::root::Root;
+use oak_link::Fingerprint;
+use oak_store::{Engine, EngineStopped, SystemClock};
+use tokio::sync::Semaphore;
+
+use crate::accounts::{Accounts, DEFAULT_PASSWORD, PasswordError, Passwords, Signer, Throttle};
+
+pub use confirmations::{Confirmation, TokenConfirmations};
+pub use logs::{BoxFuture, LogError, LogSource, LogStream};
+
+/// What the API is made of.
+pub struct ApiParts {
+    /// The root's state.
+    pub root: Engine<Root>,
+    /// Users and organisations.
+    pub accounts: Engine<Accounts>,
+    /// Checks passwords.
+    pub passwords: Passwords,
+    /// Issues tokens to users.
+    pub signer: Signer,
+    /// Clock of this process; the one the engines use.
+    pub clock: SystemClock,
+    /// Fingerprint of the root authority; part of join tokens.
+    pub authority: Fingerprint,
+    /// Fetches the output of instances.
+    pub logs: Arc<dyn LogSource>,
+    /// Told about worker tokens that clusters have stored.
+    pub confirmations: TokenConfirmations,
+}
+
+/// The API, ready to be served.
+pub struct RootApi(Shared);
+
+impl RootApi {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(parts: ApiParts) -> Self {
+        Self(Arc::new(Api {
+            parts,
+            throttle: Throttle::default(),
+            requests: Arc::new(Semaphore::new(guard::CONCURRENT)),
+            log_streams: Arc::new(Semaphore::new(logs::CONCURRENT)),
+        }))
+    }
+
+    /// The routes of the API and of the status page. Requests should carry `ConnectInfo<SocketAddr>`; those without
+    /// count as coming from another machine.
+    pub fn router(&self) -> axum::Router {
+        router::build(Arc::clone(&self.0))
+    }
+}
+
+/// Creates the first user if there is none yet.
+///
+/// # Errors
+/// The password cannot be hashed, or the engine has stopped.
+pub async fn seed_accounts(accounts: &Engine<Accounts>, passwords: &Passwords) -> Result<(), SeedError> {
+    if !accounts.call(|accounts, _, _| accounts.needs_seed()).await? {
+        return Ok(());
+    }
+    let hash = passwords.hash(DEFAULT_PASSWORD.to_owned()).await?;
+    accounts.call(move |accounts, now, entropy| accounts.seed(now, entropy, hash)).await?;
+    Ok(())
+}
+
+/// The first user cannot be created.
+#[derive(Debug, thiserror::Error)]
+pub enum SeedError {
+    /// Its password cannot be hashed.
+    #[error("cannot create the first user")]
+    Password(#[from] PasswordError),
+    /// It cannot be stored.
+    #[error("cannot store the first user")]
+    Stopped(#[from] EngineStopped),
+}
+
+/// What handlers share.
+struct Api {
+    parts: ApiParts,
+    throttle: Throttle,
+    requests: Arc<Semaphore>,
+    log_streams: Arc<Semaphore>,
+}
+
+type Shared = Arc<Api>;

@@ -1,0 +1,16 @@
+//! Records: the objects of the API with exactly the keys and types that old clients decode
+//! (client contract, 1.4 and 1.5).
+
+mod application;
+mod cluster;
+mod instance;
+mod service;
+
+pub(super) use application::application;
+pub(super) use cluster::{cluster, workers};
+pub(super) use service::ServiceView;
+
+/// Two decimals are plenty for percentages and keep the records short.
+fn rounded(percent: f64) -> f64 {
+    if percent.is_finite() { (percent * 100.0).round() / 100.0 } else { 0.0 }
+}

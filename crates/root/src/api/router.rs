@@ -1,0 +1,55 @@
+//! Which path leads to which handler.
+
+use axum::Router;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{MethodRouter, delete, get, post};
+
+use super::error::ApiError;
+use super::{
+    Shared, applications, auth, clusters, cors, guard, health, instances, logs, organizations, services,
+    tokens, users,
+};
+use crate::dashboard;
+
+/// All routes with everything around them.
+pub(super) fn build(api: Shared) -> Router {
+    let routes: [(&str, MethodRouter<Shared>); 23] = [
+        ("/api/auth/login", post(auth::login)),
+        ("/api/auth/refresh", post(auth::refresh)),
+        ("/api/user/{name}", get(users::show).post(users::change_password)),
+        ("/api/organization", get(organizations::list)),
+        ("/api/application", post(applications::create)),
+        (
+            "/api/application/{id}",
+            get(applications::show).put(applications::describe).delete(applications::delete),
+        ),
+        ("/api/applications", get(applications::list)),
+        ("/api/applications/{user}", get(applications::list_of_user)),
+        ("/api/service", post(services::create)),
+        ("/api/service/{id}", get(services::show).put(services::change).delete(services::delete)),
+        ("/api/services", get(services::list)),
+        ("/api/services/{application}", get(services::list_of_application)),
+        ("/api/service/{id}/instance", post(instances::deploy)),
+        ("/api/service/{id}/instance/{number}", delete(instances::undeploy)),
+        ("/api/service/{id}/instance/{number}/logs", get(logs::stream)),
+        ("/api/clusters", get(clusters::list)),
+        ("/api/clusters/active", get(clusters::list_active)),
+        ("/api/clusters/{id}/workers", get(clusters::workers)),
+        ("/api/tokens", post(tokens::create)),
+        ("/healthz", get(health::alive)),
+        ("/readyz", get(health::ready)),
+        (dashboard::STYLE_PATH, get(dashboard::style)),
+        (dashboard::SCRIPT_PATH, get(dashboard::script)),
+    ];
+    let mut router = Router::new().route("/", get(dashboard::page));
+    for (path, methods) in routes {
+        // Old clients use one form or the other; a redirect would break the dashboard's preflights.
+        router = router.route(&format!("{path}/"), methods.clone()).route(path, methods);
+    }
+    router
+        .fallback(|| async { ApiError::not_found("there is nothing at this path") })
+        .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
+        .layer(from_fn_with_state(api.clone(), guard::guard))
+        .layer(from_fn(cors::allow_every_origin))
+        .with_state(api)
+}

@@ -1,0 +1,110 @@
+//! The second port of the page, 80 by default: a convenience that makes room for applications.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use oak_link::{PortConfig, PortLimits};
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// What to serve, and where.
+#[derive(Clone)]
+pub struct Dashboard {
+    /// Where to listen.
+    pub address: SocketAddr,
+    /// What to serve: the router of the API, whose root is the page.
+    pub router: Router,
+    /// For browsers that try TLS first.
+    pub tls: Arc<ServerConfig>,
+    /// Limits of the port.
+    pub limits: PortLimits,
+    /// Port at which the page always stays; named in the log.
+    pub main_port: u16,
+}
+
+impl std::fmt::Debug for Dashboard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dashboard").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// Serves until `shutdown`. While `claimed` holds the port, because an application on this machine uses it, the port
+/// is left alone. A port that cannot be bound is no error: the page is at the main port too.
+pub async fn serve(
+    dashboard: Dashboard,
+    mut claimed: watch::Receiver<BTreeSet<u16>>,
+    shutdown: CancellationToken,
+) {
+    let port = dashboard.address.port();
+    loop {
+        if !until(&mut claimed, &shutdown, |ports| !ports.contains(&port)).await {
+            return;
+        }
+        let turn = shutdown.child_token();
+        let serving = listen(&dashboard, turn.clone());
+        let until_claimed = async {
+            let goes_on = until(&mut claimed, &shutdown, |ports| ports.contains(&port)).await;
+            if goes_on {
+                info!(
+                    "port {port} is used by an application now; the dashboard stays at port {}",
+                    dashboard.main_port
+                );
+            }
+            turn.cancel();
+            goes_on
+        };
+        let ((), goes_on) = tokio::join!(serving, until_claimed);
+        if !goes_on {
+            return;
+        }
+    }
+}
+
+/// Waits for a state of the claims. False at shutdown, which is also waited for when nobody is left to change the
+/// claims: they stay as they are then.
+async fn until(
+    claimed: &mut watch::Receiver<BTreeSet<u16>>,
+    shutdown: &CancellationToken,
+    state: impl FnMut(&BTreeSet<u16>) -> bool,
+) -> bool {
+    tokio::select! {
+        biased;
+        () = shutdown.cancelled() => false,
+        reached = claimed.wait_for(state) => {
+            let is_reached = reached.is_ok();
+            drop(reached);
+            if !is_reached {
+                shutdown.cancelled().await;
+            }
+            is_reached
+        }
+    }
+}
+
+async fn listen(dashboard: &Dashboard, turn: CancellationToken) {
+    let listener = match TcpListener::bind(dashboard.address).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            warn!(
+                address = %dashboard.address,
+                %error,
+                "cannot serve the dashboard here; it stays at port {}",
+                dashboard.main_port
+            );
+            return;
+        }
+    };
+    info!(address = %dashboard.address, "dashboard is served here too");
+    let config = PortConfig {
+        plain: dashboard.router.clone(),
+        tls: dashboard.router.clone(),
+        tls_config: Arc::clone(&dashboard.tls),
+        limits: dashboard.limits.clone(),
+    };
+    oak_link::serve(listener, config, turn).await;
+}

@@ -1,0 +1,265 @@
+//! Starting a root: keys, state, port, then everything at once.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use oak_control::root::{Root, Settings};
+use oak_control::token::TokenRole;
+use oak_link::{
+    Authority, Credentials, Fingerprint, JoinToken, NodeKind, ParentConfig, ParentLink, PkiError, PortConfig,
+    PortLimits, Sessions, open_root, renew_root, server_tls, system_clock,
+};
+use oak_store::{Engine, EngineStopped, Store, StoreError, SystemClock};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::accounts::{Accounts, PasswordError, Passwords, Signer, SignerError};
+use crate::api::{ApiParts, RootApi, SeedError, TokenConfirmations, seed_accounts};
+use crate::clusters::{self, ClusterEnroller, LinkLogs};
+use crate::dashboard::{self, Dashboard};
+
+/// What a root needs to start.
+#[derive(Debug)]
+pub struct RootConfig {
+    /// Where keys and state are kept.
+    pub directory: PathBuf,
+    /// Address of API and cluster link.
+    pub listen: SocketAddr,
+    /// Second address for the page; `None` when off.
+    pub dashboard: Option<SocketAddr>,
+    /// Names and addresses in the HTTPS certificate, besides `localhost`.
+    pub host_names: Vec<String>,
+    /// Settings of the decisions.
+    pub settings: Settings,
+    /// Host ports applications of this machine use; the second address yields to them.
+    pub claimed_ports: watch::Receiver<BTreeSet<u16>>,
+}
+
+/// Why a root does not start or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RootError {
+    /// Its keys or certificates are not usable.
+    #[error("cannot use the keys and certificates of this root")]
+    Pki(#[from] PkiError),
+    /// Its state cannot be read or written.
+    #[error("cannot use the state of this root")]
+    Store(#[from] StoreError),
+    /// A stored object cannot be understood.
+    #[error("the state of this root is damaged")]
+    Corrupt(#[from] oak_control::CorruptRow),
+    /// The key that signs logins is not usable.
+    #[error("cannot use the key that signs logins")]
+    Signer(#[from] SignerError),
+    /// Passwords cannot be checked.
+    #[error("cannot prepare the checking of passwords")]
+    Password(#[from] PasswordError),
+    /// The first user cannot be created.
+    #[error("cannot prepare the accounts")]
+    Seed(#[from] SeedError),
+    /// Its directory cannot be made.
+    #[error("cannot create {path}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Its port is taken.
+    #[error("cannot listen on {address}: is another root or program running there?")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// A running root, for the other roles of its process.
+#[derive(Clone, Debug)]
+pub struct RootHandle {
+    engine: Engine<Root>,
+    authority: Fingerprint,
+    address: SocketAddr,
+}
+
+/// Life of a token a process makes for itself.
+const OWN_TOKEN: Duration = Duration::from_secs(600);
+
+impl RootHandle {
+    /// The address it listens on.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Fingerprint of its authority, part of every join token.
+    #[must_use]
+    pub const fn authority(&self) -> Fingerprint {
+        self.authority
+    }
+
+    /// Makes a token with which a cluster of this process joins.
+    ///
+    /// # Errors
+    /// The root is stopping.
+    pub async fn create_cluster_token(&self) -> Result<JoinToken, EngineStopped> {
+        let token = JoinToken::generate(NodeKind::Cluster, self.authority, &mut StdRng::from_os_rng());
+        let (id, hash) = (token.id().to_owned(), token.hash().to_string());
+        self.engine
+            .call(move |root, now, _| root.create_token(now, id, hash, TokenRole::Cluster, OWN_TOKEN))
+            .await?;
+        Ok(token)
+    }
+}
+
+/// A root that holds its port but does nothing yet.
+pub struct BoundRoot {
+    config: RootConfig,
+    authority: Arc<Authority>,
+    credentials: Arc<Credentials>,
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+/// How often the certificate of the root is looked at; it is renewed at half its life.
+const CERTIFICATE_CHECK: Duration = Duration::from_secs(24 * 3600);
+
+impl BoundRoot {
+    /// Opens or creates keys and certificates, and takes the port.
+    ///
+    /// # Errors
+    /// The directory or the port is not usable.
+    pub async fn bind(config: RootConfig) -> Result<Self, RootError> {
+        std::fs::create_dir_all(&config.directory)
+            .map_err(|source| RootError::Directory { path: config.directory.clone(), source })?;
+        let listen = |source| RootError::Listen { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let names = host_names(&config);
+        let (authority, credentials) =
+            open_root(&config.directory.join("identity"), &names, SystemTime::now())?;
+        Ok(Self { config, authority, credentials, listener, address })
+    }
+
+    /// The address it listens on.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Works until `shutdown`. `on_ready` gets a handle once requests are about to be answered.
+    ///
+    /// # Errors
+    /// The state cannot be read, or no longer be written.
+    pub async fn run(
+        self,
+        shutdown: CancellationToken,
+        on_ready: impl FnOnce(RootHandle),
+    ) -> Result<(), RootError> {
+        let clock = SystemClock::start();
+        let (store, rows) = Store::open(&self.config.directory.join("state.db"))?;
+        let machine = Root::load(self.config.settings.clone(), clock.now(), &rows)?;
+        let accounts = Accounts::load(&rows)?;
+        drop(rows);
+        let store = Arc::new(store);
+
+        let sessions = Sessions::default();
+        let confirmations = TokenConfirmations::default();
+        let mut tasks = JoinSet::new();
+        let engine = Engine::start(&mut tasks, machine, Arc::clone(&store), clock, {
+            let (sessions, confirmations) = (sessions.clone(), confirmations.clone());
+            move |effect| clusters::perform(effect, &sessions, &confirmations)
+        });
+        let accounts = Engine::start(&mut tasks, accounts, store, clock, |()| {});
+        let passwords = Passwords::new()?;
+        seed_accounts(&accounts, &passwords).await?;
+
+        let parent = ParentConfig::new(Arc::clone(&self.authority), system_clock(), shutdown.clone());
+        let (link, events) = ParentLink::new(parent, ClusterEnroller(engine.clone()));
+        tasks.spawn(clusters::run(events, engine.clone(), sessions.clone()));
+        let names = host_names(&self.config);
+        tasks.spawn(renew_own_certificate(Arc::clone(&self.authority), Arc::clone(&self.credentials), names));
+
+        let api = RootApi::new(ApiParts {
+            root: engine.clone(),
+            accounts,
+            passwords,
+            signer: Signer::open(&self.config.directory.join("jwt-key"))?,
+            clock,
+            authority: self.authority.root_fingerprint(),
+            logs: Arc::new(LinkLogs { engine: engine.clone(), sessions }),
+            confirmations,
+        });
+        let plain = api.router();
+        let tls_config = server_tls(&self.credentials, system_clock())?;
+        let second = self.second_port(&plain, &tls_config, shutdown.clone());
+        let port = PortConfig {
+            tls: plain.clone().merge(link.routes()),
+            plain,
+            tls_config,
+            limits: PortLimits::default(),
+        };
+        info!(address = %self.address, authority = %self.authority.root_fingerprint(), "root ready");
+        on_ready(RootHandle { engine, authority: self.authority.root_fingerprint(), address: self.address });
+        let serving = async { tokio::join!(oak_link::serve(self.listener, port, shutdown.clone()), second) };
+        let result = tokio::select! {
+            _ = serving => Ok(()),
+            ended = tasks.join_next() => match ended {
+                Some(Ok(Err(error))) => Err(RootError::Store(error)),
+                Some(Ok(Ok(())) | Err(_)) | None if shutdown.is_cancelled() => Ok(()),
+                Some(Ok(Ok(())) | Err(_)) | None => Err(RootError::Store(StoreError::WriterGone)),
+            },
+        };
+        link.drained().await;
+        tasks.shutdown().await;
+        result
+    }
+
+    fn second_port(
+        &self,
+        router: &axum::Router,
+        tls: &Arc<rustls::ServerConfig>,
+        shutdown: CancellationToken,
+    ) -> impl Future<Output = ()> + use<> {
+        let second = self.config.dashboard.map(|address| Dashboard {
+            address,
+            router: router.clone(),
+            tls: Arc::clone(tls),
+            limits: PortLimits::default(),
+            main_port: self.address.port(),
+        });
+        let claimed = self.config.claimed_ports.clone();
+        async move {
+            match second {
+                Some(second) => dashboard::serve(second, claimed, shutdown).await,
+                None => shutdown.cancelled().await,
+            }
+        }
+    }
+}
+
+fn host_names(config: &RootConfig) -> Vec<String> {
+    std::iter::once("localhost".to_owned()).chain(config.host_names.iter().cloned()).collect()
+}
+
+/// A root that runs for months renews its own certificate; connections made from then on use the new one.
+async fn renew_own_certificate(
+    authority: Arc<Authority>,
+    credentials: Arc<Credentials>,
+    names: Vec<String>,
+) -> Result<(), StoreError> {
+    loop {
+        tokio::time::sleep(CERTIFICATE_CHECK).await;
+        if let Err(error) = renew_root(&authority, &credentials, &names, SystemTime::now()) {
+            warn!(%error, "cannot renew the certificate of this root; it is tried again tomorrow");
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The API through its real router, on a real store in a temporary directory. Clusters are played by the tests: they
+//! speak to the root's state machine as the link would.
+
+mod accounts;
+mod applications;
+mod client;
+mod clusters;
+mod dashboard;
+mod http;
+mod instances;
+mod logs;
+mod records;
+mod services;
+mod tokens;
+mod world;

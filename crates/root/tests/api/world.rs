@@ -1,0 +1,386 @@
+//! A root with two users (`Admin`, still with its first password, and `bob`, without roles), and a played cluster.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::http::{HeaderMap, Method, Request, StatusCode, header};
+use bytes::Bytes;
+use oak_control::root::{Candidate, Effect, Root, Settings};
+use oak_control::token::TokenRole;
+use oak_control::{Row, Table};
+use oak_link::Fingerprint;
+use oak_model::message::{ClusterHello, ClusterToRoot, InstanceReport, RootToCluster, WorkerSummary};
+use oak_model::{
+    Architecture, ClusterId, Generation, InstanceKey, OrganizationId, Resources, ServiceId, Status, UserId,
+    WorkerFacts, WorkerId,
+};
+use oak_root::accounts::{Accounts, Member, Organization, Passwords, Role, Signer, User};
+use oak_root::api::{
+    ApiParts, BoxFuture, LogError, LogSource, LogStream, RootApi, TokenConfirmations, seed_accounts,
+};
+use oak_store::{Engine, Store, StoreError, SystemClock};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tower::ServiceExt;
+
+pub(crate) const LOCAL: [u8; 4] = [127, 0, 0, 1];
+pub(crate) const REMOTE: [u8; 4] = [192, 0, 2, 7];
+
+type Opened = (InstanceKey, Option<u32>, bool);
+
+/// Output that the test decides about.
+#[derive(Default)]
+pub(crate) struct ScriptedLogs {
+    pub(crate) opened: Mutex<Vec<Opened>>,
+    pub(crate) output: Mutex<Option<Result<LogStream, LogError>>>,
+}
+
+impl LogSource for ScriptedLogs {
+    fn open(
+        &self,
+        key: InstanceKey,
+        tail: Option<u32>,
+        follow: bool,
+    ) -> BoxFuture<'_, Result<LogStream, LogError>> {
+        self.opened.lock().unwrap().push((key, tail, follow));
+        let output = self.output.lock().unwrap().take();
+        Box::pin(async move { output.unwrap_or_else(|| Err(LogError::NotThere("no script".into()))) })
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) router: axum::Router,
+    pub(crate) root: Engine<Root>,
+    pub(crate) logs: Arc<ScriptedLogs>,
+    /// Worker tokens that were sent to clusters.
+    pub(crate) sent_tokens: Option<mpsc::Receiver<(ClusterId, u64, String)>>,
+    tasks: JoinSet<Result<(), StoreError>>,
+    directory: Arc<tempfile::TempDir>,
+}
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let passwords = Passwords::new().unwrap();
+        let rows = users(&passwords);
+        Self::open(directory, passwords, rows).await
+    }
+
+    /// A root that starts for the first time.
+    pub(crate) async fn start_empty() -> Self {
+        Self::open(Arc::new(tempfile::tempdir().unwrap()), Passwords::new().unwrap(), Vec::new()).await
+    }
+
+    /// Ends this root and starts another on the same files.
+    pub(crate) async fn restart(self) -> Self {
+        let Self { router, root, mut tasks, directory, .. } = self;
+        drop((router, root));
+        while let Some(ended) = tasks.join_next().await {
+            ended.unwrap().unwrap();
+        }
+        Self::open(directory, Passwords::new().unwrap(), Vec::new()).await
+    }
+
+    async fn open(directory: Arc<tempfile::TempDir>, passwords: Passwords, users: Vec<Row>) -> Self {
+        let (store, mut rows) = Store::open(&directory.path().join("root.db")).unwrap();
+        rows.extend(users);
+        let (store, clock) = (Arc::new(store), SystemClock::start());
+        let mut tasks = JoinSet::new();
+        let confirmations = TokenConfirmations::default();
+        let (tokens, sent_tokens) = mpsc::channel(8);
+        let reporting = confirmations.clone();
+        let perform = move |effect| match effect {
+            Effect::TokenReady { id } => reporting.confirm(&id),
+            Effect::Send { cluster, session, message: RootToCluster::Token(token) } => {
+                tokens.try_send((cluster, session, token.id)).unwrap();
+            }
+            Effect::Send { .. } | Effect::Welcome { .. } => {}
+        };
+        let machine = Root::load(Settings::default(), clock.now(), &rows).unwrap();
+        let root = Engine::start(&mut tasks, machine, Arc::clone(&store), clock, perform);
+        let accounts = Accounts::load(&rows).unwrap();
+        let accounts = Engine::start(&mut tasks, accounts, store, clock, |()| {});
+        seed_accounts(&accounts, &passwords).await.unwrap();
+        let logs = Arc::new(ScriptedLogs::default());
+        let signer = Signer::open(&directory.path().join("root/jwt-key")).unwrap();
+        let api = RootApi::new(ApiParts {
+            root: root.clone(),
+            accounts,
+            passwords,
+            signer,
+            clock,
+            authority: Fingerprint::of(b"authority"),
+            logs: Arc::clone(&logs) as Arc<dyn LogSource>,
+            confirmations,
+        });
+        Self { router: api.router(), root, logs, sent_tokens: Some(sent_tokens), tasks, directory }
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn call(&self, method: &str, path: &str) -> Call {
+        let mut request = Request::new(Body::empty());
+        *request.method_mut() = Method::from_bytes(method.as_bytes()).unwrap();
+        *request.uri_mut() = path.parse().unwrap();
+        request.extensions_mut().insert(ConnectInfo(SocketAddr::from((LOCAL, 40_000))));
+        Call { request, router: self.router.clone() }
+    }
+
+    pub(crate) fn get(&self, path: &str, token: &str) -> Call {
+        self.call("GET", path).token(token)
+    }
+
+    pub(crate) async fn login(&self, name: &str, password: &str) -> Value {
+        let body = json!({ "username": name, "password": password });
+        let answer = self.call("POST", "/api/auth/login").json(&body).send().await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer.json()
+    }
+
+    pub(crate) async fn token(&self, name: &str, password: &str) -> String {
+        self.login(name, password).await["token"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) async fn admin(&self) -> String {
+        self.token("Admin", "Admin").await
+    }
+
+    pub(crate) async fn bob(&self) -> String {
+        self.token("bob", "bob's password").await
+    }
+
+    /// Creates an application with services of these names; returns its record.
+    pub(crate) async fn create(&self, token: &str, name: &str, services: &[&str]) -> Value {
+        let answer = self
+            .call("POST", "/api/application/")
+            .token(token)
+            .json(&descriptor(name, "", services))
+            .send()
+            .await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let all = answer.nested();
+        all.as_array().unwrap().iter().find(|found| found["application_name"] == name).unwrap().clone()
+    }
+
+    /// Creates an application with one service; returns the id of the service.
+    pub(crate) async fn service(&self, token: &str, name: &str) -> String {
+        let application = self.create(token, name, &["web"]).await;
+        application["microservices"][0].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) async fn deploy(&self, token: &str, service: &str) -> InstanceKey {
+        let answer = self.call("POST", &format!("/api/service/{service}/instance")).token(token).send().await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let number = u32::try_from(answer.json()["instance_number"].as_u64().unwrap()).unwrap();
+        InstanceKey { service: service.parse().unwrap(), number }
+    }
+
+    /// A cluster joins and connects with one worker.
+    pub(crate) async fn join(&self, name: &str) -> ClusterId {
+        let name = name.to_owned();
+        let token_id = format!("token-of-{name}");
+        self.root
+            .call(move |root, now, entropy| {
+                let life = Duration::from_secs(60);
+                root.create_token(now, token_id.clone(), "secret".into(), TokenRole::Cluster, life);
+                let candidate = Candidate {
+                    token_id: &token_id,
+                    secret_hash: "secret",
+                    key_fingerprint: &name,
+                    name: &name,
+                    location: "48.1374,11.5755,1000",
+                };
+                let id = root.enrol_cluster(now, entropy, candidate).unwrap();
+                root.cluster_opened(now, id, 1, "192.0.2.20", hello(&name)).unwrap();
+                id
+            })
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn disconnect(&self, cluster: ClusterId) {
+        self.root.call(move |root, now, _| root.cluster_closed(now, cluster, 1)).await.unwrap();
+    }
+
+    pub(crate) async fn message(&self, cluster: ClusterId, message: ClusterToRoot) {
+        self.root
+            .call(move |root, now, _| root.cluster_message(now, cluster, 1, message))
+            .await
+            .unwrap()
+            .unwrap();
+    }
+
+    /// The cluster reports a status of an instance it was given.
+    pub(crate) async fn report(&self, cluster: ClusterId, key: InstanceKey, status: Status, detail: &str) {
+        let generation =
+            self.root.call(move |root, _, _| root.instance(key).map(|found| found.generation)).await.unwrap();
+        let report = InstanceReport {
+            key,
+            generation: generation.unwrap(),
+            status,
+            detail: detail.into(),
+            worker: Some(worker_id()),
+            host_address: "192.0.2.31".into(),
+        };
+        self.message(cluster, ClusterToRoot::Instances(vec![report])).await;
+    }
+
+    pub(crate) async fn record(&self, token: &str, service: ServiceId) -> Value {
+        let answer = self.get(&format!("/api/service/{service}"), token).send().await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer.nested()
+    }
+}
+
+pub(crate) struct Call {
+    request: Request<Body>,
+    router: axum::Router,
+}
+
+impl Call {
+    pub(crate) fn header(mut self, name: &'static str, value: &str) -> Self {
+        self.request.headers_mut().insert(name, value.parse().unwrap());
+        self
+    }
+
+    pub(crate) fn token(self, token: &str) -> Self {
+        self.header("authorization", &format!("Bearer {token}"))
+    }
+
+    pub(crate) fn from(mut self, address: [u8; 4]) -> Self {
+        self.request.extensions_mut().insert(ConnectInfo(SocketAddr::from((address, 40_000))));
+        self
+    }
+
+    pub(crate) fn json(self, body: &Value) -> Self {
+        self.header("content-type", "application/json").body(body.to_string())
+    }
+
+    pub(crate) fn body(mut self, body: impl Into<Body>) -> Self {
+        *self.request.body_mut() = body.into();
+        self
+    }
+
+    pub(crate) async fn send(self) -> Answer {
+        let response = self.router.oneshot(self.request).await.unwrap();
+        let (head, body) = response.into_parts();
+        let bytes: Bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        Answer { status: head.status, headers: head.headers, text }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        assert_eq!(self.headers[header::CONTENT_TYPE], "application/json");
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    /// JSON in a JSON string, and nothing else.
+    pub(crate) fn nested(&self) -> Value {
+        let outer = self.json();
+        serde_json::from_str(outer.as_str().unwrap_or_else(|| panic!("not nested: {outer}"))).unwrap()
+    }
+
+    /// Asserts an error in the common form and returns its message.
+    pub(crate) fn error(&self, status: u16) -> String {
+        assert_eq!(self.status, status, "{}", self.text);
+        let body = self.json();
+        assert_eq!(body["code"], status);
+        assert_eq!(body["status"], self.status.canonical_reason().unwrap());
+        let message = body["message"].as_str().unwrap();
+        assert!(!message.is_empty());
+        message.to_owned()
+    }
+}
+
+/// A descriptor with one application; `id` is empty for a new one.
+pub(crate) fn descriptor(name: &str, id: &str, services: &[&str]) -> Value {
+    let services: Vec<_> = services
+        .iter()
+        .map(|service| {
+            json!({
+                "microserviceID": "", "microservice_name": service, "microservice_namespace": "test",
+                "virtualization": "container", "code": "docker.io/library/nginx:latest",
+                "memory": 100, "vcpus": 1, "port": "", "cmd": ["nginx"], "environment": ["A=b"],
+                "state": "", "unknown": {"kept": true}
+            })
+        })
+        .collect();
+    json!({
+        "sla_version": "v2.0", "customerID": "Admin",
+        "applications": [{
+            "applicationID": id, "application_name": name, "application_namespace": "test",
+            "application_desc": "a description", "microservices": services
+        }]
+    })
+}
+
+pub(crate) fn worker_id() -> WorkerId {
+    WorkerId::from_parts(1, 31)
+}
+
+fn hello(name: &str) -> ClusterHello {
+    let facts = WorkerFacts {
+        name: "worker1".into(),
+        address: "192.0.2.31".into(),
+        architecture: Architecture::Amd64,
+        capacity: Resources { cpu_millis: 4000, memory_mib: 8000, storage_mib: 10_000 },
+        virtualization: vec!["docker".into()],
+        version: "0.1.0".into(),
+    };
+    let worker = WorkerSummary {
+        id: worker_id(),
+        facts,
+        reserved: Resources { memory_mib: 500, ..Resources::ZERO },
+        instances: 0,
+        connected: true,
+        host_ports: Vec::new(),
+    };
+    ClusterHello {
+        name: name.into(),
+        location: "48.1374,11.5755,1000".into(),
+        port: 10_100,
+        generation: Generation(0),
+        workers: vec![worker],
+        instances: Vec::new(),
+    }
+}
+
+fn users(passwords: &Passwords) -> Vec<Row> {
+    let user = |number, name: &str, password: &str| User {
+        id: UserId::from_parts(1, number),
+        name: name.into(),
+        email: format!("{name}@example.org"),
+        password: passwords.hash_blocking(password).unwrap(),
+        password_version: 0,
+        default_password: name == "Admin",
+        created_at: "01/01/2026 10:00".into(),
+    };
+    let (admin, bob) = (user(1, "Admin", "Admin"), user(2, "bob", "bob's password"));
+    let organization = Organization {
+        id: OrganizationId::from_parts(1, 3),
+        name: "root".into(),
+        members: vec![Member { user: admin.id, roles: Role::ALL.to_vec() }],
+    };
+    let row = |table, key: String, document: Vec<u8>| Row { table, key, document: Some(document) };
+    vec![
+        row(Table::User, admin.id.to_string(), serde_json::to_vec(&admin).unwrap()),
+        row(Table::User, bob.id.to_string(), serde_json::to_vec(&bob).unwrap()),
+        row(Table::Organization, organization.id.to_string(), serde_json::to_vec(&organization).unwrap()),
+    ]
+}

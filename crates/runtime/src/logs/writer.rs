@@ -1,0 +1,210 @@
+//! Writes output into rotated log files. Used by the shim, which must never block or fail because of a log:
+//! what cannot be written is counted and dropped.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::format::{LogStream, PIECE_BYTES, Record, micros};
+
+/// Smallest file size that still makes sense.
+const SMALLEST_FILE: u64 = 4096;
+
+/// The log of one container.
+#[derive(Debug)]
+pub(crate) struct LogWriter {
+    directory: PathBuf,
+    max_bytes: u64,
+    file: File,
+    written: u64,
+    lost: u64,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    batch: Vec<u8>,
+}
+
+impl LogWriter {
+    /// Opens the log in `directory`, which is created if missing, for appending.
+    pub(crate) fn open(directory: &Path, max_bytes: u64) -> io::Result<Self> {
+        fs::create_dir_all(directory)?;
+        let (file, written) = open_current(directory)?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            max_bytes: max_bytes.max(SMALLEST_FILE),
+            file,
+            written,
+            lost: 0,
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+            batch: Vec::new(),
+        })
+    }
+
+    /// Takes bytes as they came out of the container. Complete lines are written at once.
+    pub(crate) fn take(&mut self, stream: LogStream, bytes: &[u8]) {
+        let now = micros(SystemTime::now());
+        let pending = match stream {
+            LogStream::Stdout => &mut self.stdout,
+            LogStream::Stderr => &mut self.stderr,
+        };
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (mut text, ends_line) = match part.split_last() {
+                Some((b'\n', text)) => (text, true),
+                _ => (part, false),
+            };
+            while pending.len() + text.len() > PIECE_BYTES {
+                let (head, tail) = text.split_at(PIECE_BYTES - pending.len());
+                pending.extend_from_slice(head);
+                let record = Record { micros: now, stream, ends_line: false, text: pending };
+                record.append_to(&mut self.batch);
+                pending.clear();
+                text = tail;
+            }
+            pending.extend_from_slice(text);
+            if ends_line {
+                Record { micros: now, stream, ends_line, text: pending }.append_to(&mut self.batch);
+                pending.clear();
+            }
+        }
+        self.write_batch();
+    }
+
+    /// Whether a line has begun and not ended.
+    pub(crate) fn has_pending(&self) -> bool {
+        !self.stdout.is_empty() || !self.stderr.is_empty()
+    }
+
+    /// Writes lines that have begun, as pieces to be continued.
+    pub(crate) fn flush_pending(&mut self) {
+        let now = micros(SystemTime::now());
+        for (stream, pending) in
+            [(LogStream::Stdout, &mut self.stdout), (LogStream::Stderr, &mut self.stderr)]
+        {
+            if !pending.is_empty() {
+                let record = Record { micros: now, stream, ends_line: false, text: pending };
+                record.append_to(&mut self.batch);
+                // also gives back the memory of a long line
+                *pending = Vec::new();
+            }
+        }
+        self.write_batch();
+    }
+
+    fn write_batch(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        if self.written > 0 && self.written.saturating_add(self.batch.len() as u64) > self.max_bytes {
+            self.rotate();
+        }
+        if self.lost > 0 {
+            let note = format!("[{} bytes of output lost: log could not be written]", self.lost);
+            let record = Record {
+                micros: micros(SystemTime::now()),
+                stream: LogStream::Stderr,
+                ends_line: true,
+                text: note.as_bytes(),
+            };
+            record.append_to(&mut self.batch);
+        }
+        let bytes = self.batch.len() as u64;
+        match self.file.write_all(&self.batch) {
+            Ok(()) => {
+                self.written = self.written.saturating_add(bytes);
+                self.lost = 0;
+            }
+            Err(_) => self.lost = self.lost.saturating_add(bytes),
+        }
+        self.batch.clear();
+        self.batch.shrink_to(4096);
+    }
+
+    /// Makes `log` the old file and begins a new one. If that fails the current file goes on growing.
+    fn rotate(&mut self) {
+        let current = self.directory.join("log");
+        if fs::rename(&current, self.directory.join("log.1")).is_err() {
+            return;
+        }
+        if let Ok((file, written)) = open_current(&self.directory) {
+            self.file = file;
+            self.written = written;
+        }
+    }
+}
+
+/// Opens `log` and finishes a record that was cut off by a crash, so that the next one stands alone.
+fn open_current(directory: &Path) -> io::Result<(File, u64)> {
+    use std::os::unix::fs::FileExt;
+
+    let path = directory.join("log");
+    let mut file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
+    let mut size = file.metadata()?.len();
+    if let Some(end) = size.checked_sub(1) {
+        let mut last = [b'\n'];
+        file.read_exact_at(&mut last, end)?;
+        if last != [b'\n'] {
+            file.write_all(b"\n")?;
+            size += 1;
+        }
+    }
+    Ok((file, size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn messages(path: &Path) -> Vec<String> {
+        let text = fs::read(path).unwrap_or_default();
+        text.split(|byte| *byte == b'\n')
+            .filter_map(Record::parse)
+            .map(|record| String::from_utf8_lossy(record.text).into_owned())
+            .collect()
+    }
+
+    #[test]
+    fn lines_are_put_together_from_fragments() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut log = LogWriter::open(directory.path(), 1 << 20).unwrap();
+        log.take(LogStream::Stdout, b"one\ntw");
+        log.take(LogStream::Stderr, b"other\n");
+        log.take(LogStream::Stdout, b"o\n");
+        assert!(!log.has_pending());
+        assert_eq!(messages(&directory.path().join("log")), ["one", "other", "two"]);
+    }
+
+    #[test]
+    fn long_lines_are_cut_into_pieces() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut log = LogWriter::open(directory.path(), 1 << 20).unwrap();
+        let mut line = vec![b'x'; 40_000];
+        line.push(b'\n');
+        log.take(LogStream::Stdout, &line);
+        let pieces = messages(&directory.path().join("log"));
+        assert_eq!(pieces.iter().map(String::len).collect::<Vec<_>>(), [16_384, 16_384, 7232]);
+    }
+
+    #[test]
+    fn two_files_of_the_given_size_are_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut log = LogWriter::open(directory.path(), 8192).unwrap();
+        for number in 0..2000 {
+            log.take(LogStream::Stdout, format!("line {number}\n").as_bytes());
+        }
+        let (old, new) = (directory.path().join("log.1"), directory.path().join("log"));
+        assert!(fs::metadata(&old).unwrap().len() <= 8192);
+        assert!(fs::metadata(&new).unwrap().len() <= 8192);
+        assert_eq!(messages(&new).last().map(String::as_str), Some("line 1999"));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_record_cut_off_by_a_crash_does_not_swallow_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("log"), b"12 o half").unwrap();
+        let mut log = LogWriter::open(directory.path(), 1 << 20).unwrap();
+        log.take(LogStream::Stdout, b"next\n");
+        assert_eq!(messages(&directory.path().join("log")), ["half", "next"]);
+    }
+}

@@ -1,0 +1,156 @@
+//! From an assignment and an image to a container request.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use oak_image::Image;
+use oak_model::InstanceKey;
+use oak_model::message::Assignment;
+use oak_runtime::{BindMount, CgroupParent, ContainerId, ContainerRequest, InvalidRequest, Limits, LogConfig};
+
+/// Processes and threads an instance may have. Far above what services use, far below what would hurt the node.
+const MAX_PIDS: u32 = 4096;
+
+/// Label under which the runtime keeps the instance a container belongs to.
+pub(crate) const INSTANCE_LABEL: &str = "oakestra.instance";
+
+/// Where the worker keeps what belongs to its containers.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    /// Output, kept over restarts of an instance.
+    pub(crate) logs: PathBuf,
+    /// Files shown inside.
+    pub(crate) files: PathBuf,
+    /// Cgroup of all containers of this worker.
+    pub(crate) cgroup: CgroupParent,
+}
+
+impl Places {
+    pub(crate) fn log_directory(&self, key: InstanceKey) -> PathBuf {
+        self.logs.join(key.to_string())
+    }
+
+    pub(crate) fn file_directory(&self, key: InstanceKey) -> PathBuf {
+        self.files.join(key.to_string())
+    }
+}
+
+/// Name of the container of an instance.
+pub(crate) fn container_id(key: InstanceKey) -> Result<ContainerId, InvalidRequest> {
+    key.to_string().parse()
+}
+
+/// Why a container cannot even be asked for.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestError {
+    #[error("neither the descriptor (`cmd`) nor the image says what to run: set `cmd`")]
+    NoCommand,
+    #[error("the descriptor cannot be turned into a container")]
+    Invalid(#[from] InvalidRequest),
+    #[error("cannot write {path}")]
+    File { path: PathBuf, source: std::io::Error },
+}
+
+/// Everything the runtime needs to know.
+pub(crate) fn request(
+    assignment: &Assignment,
+    image: &Image,
+    address: Ipv4Addr,
+    namespace: &Path,
+    places: &Places,
+) -> Result<ContainerRequest, RequestError> {
+    let desired = &assignment.desired;
+    let spec = &desired.spec;
+    let hostname = format!("instance-{}", desired.key.number);
+    let args = if spec.command.is_empty() {
+        image.config.entrypoint.iter().chain(&image.config.cmd).cloned().collect()
+    } else {
+        spec.command.clone()
+    };
+    if args.is_empty() {
+        return Err(RequestError::NoCommand);
+    }
+    let log = LogConfig::in_directory(places.log_directory(desired.key));
+    let mut request = ContainerRequest::new(container_id(desired.key)?, image.layers.clone(), args, log);
+    request.labels.insert(INSTANCE_LABEL.to_owned(), desired.key.to_string());
+    request.environment = environment(&image.config.env, &hostname, &spec.environment);
+    if !image.config.working_dir.is_empty() {
+        request.working_directory = PathBuf::from(&image.config.working_dir);
+    }
+    request.user.clone_from(&image.config.user);
+    request.network_namespace = Some(namespace.to_owned());
+    request.limits = Limits {
+        memory_bytes: some_if_set(u64::from(spec.resources.memory_mib) << 20),
+        cpu_millis: some_if_set(u64::from(spec.resources.cpu_millis)),
+        pids: Some(MAX_PIDS),
+    };
+    request.mounts = mounts(&places.file_directory(desired.key), &hostname, address)?;
+    request.hostname = hostname;
+    request.privileged = spec.privileged;
+    if !image.config.stop_signal.is_empty() {
+        request.stop_signal = image.config.stop_signal.parse()?;
+    }
+    request.cgroup_parent = places.cgroup.clone();
+    Ok(request)
+}
+
+const fn some_if_set(value: u64) -> Option<u64> {
+    if value == 0 { None } else { Some(value) }
+}
+
+/// Later entries replace earlier ones of the same name: image, then host name, then descriptor.
+fn environment(image: &[String], hostname: &str, descriptor: &[String]) -> Vec<String> {
+    let hostname = [format!("HOSTNAME={hostname}")];
+    let mut entries: Vec<String> = Vec::new();
+    let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned();
+    for entry in std::iter::once(&path).chain(image).chain(&hostname).chain(descriptor) {
+        let name = entry.split('=').next().unwrap_or_default();
+        entries.retain(|earlier| earlier.split('=').next() != Some(name));
+        entries.push(entry.clone());
+    }
+    entries
+}
+
+/// Name resolution inside: the servers of the host, and the instance's own name.
+fn mounts(directory: &Path, hostname: &str, address: Ipv4Addr) -> Result<Vec<BindMount>, RequestError> {
+    let hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n{address}\t{hostname}\n");
+    let write = |name: &str, text: &str| -> Result<PathBuf, RequestError> {
+        let path = directory.join(name);
+        fs::create_dir_all(directory)
+            .and_then(|()| fs::write(&path, text))
+            .map_err(|source| RequestError::File { path: path.clone(), source })?;
+        Ok(path)
+    };
+    Ok(vec![
+        BindMount { source: write("hosts", &hosts)?, target: "/etc/hosts".into(), read_only: true },
+        BindMount { source: write("hostname", &format!("{hostname}\n"))?, target: "/etc/hostname".into(), read_only: true },
+        BindMount { source: write("resolv.conf", &resolver())?, target: "/etc/resolv.conf".into(), read_only: true },
+    ])
+}
+
+/// The host's resolver configuration. A resolver on the host's loopback is not reachable from inside; systemd keeps
+/// the real servers in a second file.
+fn resolver() -> String {
+    const FILES: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
+    for file in FILES {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        let usable = |line: &&str| !line.trim_start().starts_with("nameserver 127.");
+        if text.lines().any(|line| line.trim_start().starts_with("nameserver") && usable(&line)) {
+            return text.lines().filter(usable).map(|line| format!("{line}\n")).collect();
+        }
+    }
+    "# this machine has no name server that is reachable from here\n".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_descriptor_wins_over_the_image() {
+        let image = ["PATH=/bin".to_owned(), "A=1".to_owned()];
+        let entries = environment(&image, "instance-0", &["A=2".to_owned(), "B=x=y".to_owned()]);
+        assert_eq!(entries, ["PATH=/bin", "HOSTNAME=instance-0", "A=2", "B=x=y"]);
+    }
+}

@@ -1,0 +1,126 @@
+//! The network of this node: opened when the subnet is known, kept in step with the state machine.
+
+use std::net::SocketAddrV4;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+use oak_control::worker::NetworkTable;
+use oak_model::Protocol;
+use oak_net::{
+    Balancing, InstanceAddress, NetworkConfig, NetworkError, NodeNetwork, PortMapping, PortProtocol, Service,
+    ServiceTable,
+};
+use oak_store::StoreError;
+use tokio::sync::{Mutex, watch};
+use tracing::{debug, error, warn};
+
+/// Settings of the node's network without the subnet, which the cluster gives.
+#[derive(Clone, Debug)]
+pub(crate) struct NetworkSettings {
+    pub(crate) directory: PathBuf,
+    pub(crate) bridge: String,
+    pub(crate) mtu: u32,
+    pub(crate) table: String,
+}
+
+/// The network of this node, made on first use.
+pub(crate) struct Network {
+    settings: NetworkSettings,
+    open: Mutex<Option<Arc<NodeNetwork>>>,
+    table: watch::Sender<NetworkTable>,
+}
+
+impl Network {
+    pub(crate) fn new(settings: NetworkSettings) -> Self {
+        Self { settings, open: Mutex::new(None), table: watch::Sender::new(NetworkTable::default()) }
+    }
+
+    /// Sets what shall be reachable; the newest wish wins.
+    pub(crate) fn set_table(&self, table: NetworkTable) {
+        self.table.send_replace(table);
+    }
+
+    /// The open network. Another subnet than before means another cluster: instances get new addresses then.
+    pub(crate) async fn get(&self, subnet: Ipv4Net) -> Result<Arc<NodeNetwork>, NetworkError> {
+        let mut open = self.open.lock().await;
+        if let Some(network) = open.as_ref()
+            && network.config().subnet == subnet
+        {
+            return Ok(Arc::clone(network));
+        }
+        // The old one must be gone before its state can be opened again.
+        open.take();
+        let config = NetworkConfig {
+            bridge: self.settings.bridge.clone(),
+            mtu: self.settings.mtu,
+            table: self.settings.table.clone(),
+            ..NetworkConfig::new(&self.settings.directory, subnet)
+        };
+        let network = Arc::new(NodeNetwork::open(config).await?);
+        for note in network.notes() {
+            warn!(note, "network");
+        }
+        *open = Some(Arc::clone(&network));
+        Ok(network)
+    }
+
+    /// The network if it is open.
+    pub(crate) async fn opened(&self) -> Option<Arc<NodeNetwork>> {
+        self.open.lock().await.clone()
+    }
+
+    /// Brings the kernel in step with every new table, for ever.
+    pub(crate) async fn follow(self: Arc<Self>) -> Result<(), StoreError> {
+        let mut tables = self.table.subscribe();
+        tables.mark_changed();
+        while tables.changed().await.is_ok() {
+            let table = tables.borrow_and_update().clone();
+            let Some(network) = self.opened().await else {
+                // Nothing runs yet; the table of the first start comes after the network was opened.
+                continue;
+            };
+            match network.apply(service_table(&table)).await {
+                Ok(applied) => {
+                    debug!(changed = applied.changed, "network table applied");
+                    for problem in applied.problems {
+                        warn!(%problem, "left out of the network table");
+                    }
+                }
+                Err(problem) => error!(error = crate::chain(&problem), "cannot apply the network table"),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn service_table(table: &NetworkTable) -> ServiceTable {
+    ServiceTable {
+        services: table
+            .services
+            .iter()
+            .map(|(address, backends)| Service {
+                addresses: vec![*address],
+                policy: Balancing::RoundRobin,
+                backends: backends.clone(),
+            })
+            .collect(),
+        instances: table
+            .instances
+            .iter()
+            .map(|(instance, namespace)| InstanceAddress { instance: *instance, namespace: *namespace })
+            .collect(),
+        ports: table
+            .ports
+            .iter()
+            .map(|(port, backends)| PortMapping {
+                protocol: match port.protocol {
+                    Protocol::Tcp => PortProtocol::Tcp,
+                    Protocol::Udp => PortProtocol::Udp,
+                },
+                host_port: port.host,
+                backends: backends.iter().map(|address| SocketAddrV4::new(*address, port.container)).collect(),
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,246 @@
+//! Carrying out what the state machine asks for: one operation per workload at a time, results back as calls.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use oak_control::worker::{Attempt, Effect, Exit, Worker};
+use oak_image::{Image, ImageReference, ImageStore, PullPhase, PullProgress};
+use oak_link::ChildSender;
+use oak_model::InstanceKey;
+use oak_model::message::Assignment;
+use oak_runtime::{ExitObserver, ExitStatus, Runtime, Signal};
+use oak_store::Engine;
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+
+use crate::container::{Places, container_id, request};
+use crate::network::Network;
+use crate::ports::HostPorts;
+use crate::{chain, demo, encode};
+
+/// Everything operations work with.
+pub(crate) struct Operations {
+    pub(crate) engine: OnceLock<Engine<Worker>>,
+    pub(crate) to_cluster: OnceLock<ChildSender>,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) images: ImageStore,
+    pub(crate) network: Arc<Network>,
+    pub(crate) ports: HostPorts,
+    pub(crate) places: Places,
+    /// The operation under way for each workload.
+    pub(crate) running: Mutex<HashMap<InstanceKey, Running>>,
+}
+
+/// An operation under way.
+pub(crate) struct Running {
+    task: JoinHandle<()>,
+    /// Whether the operation may be dropped at any point. Pulls may; starting and stopping must come to an end.
+    droppable: bool,
+}
+
+impl Operations {
+    /// Begins what an effect asks for. Does not block.
+    pub(crate) fn perform(self: &Arc<Self>, effect: Effect) {
+        match effect {
+            Effect::ToCluster(message) => self.send(encode(&message)),
+            Effect::Network(table) => {
+                self.ports.serve(table.ports.keys().copied());
+                self.network.set_table(table);
+            }
+            Effect::Prepare { key, attempt, image } => {
+                let operations = Arc::clone(self);
+                self.begin(key, true, async move { operations.prepare(key, attempt, &image).await });
+            }
+            Effect::Start { key, attempt, assignment, address } => {
+                let operations = Arc::clone(self);
+                self.begin(key, false, async move { operations.start(key, attempt, &assignment, address).await });
+            }
+            Effect::Stop { key, attempt, grace, forget } => {
+                let operations = Arc::clone(self);
+                self.begin(key, false, async move { operations.stop(key, attempt, grace, forget).await });
+            }
+        }
+    }
+
+    fn send(&self, payload: Bytes) {
+        if let Some(sender) = self.to_cluster.get()
+            && let Err(error) = sender.send(payload)
+        {
+            // The next hello tells everything.
+            tracing::trace!(%error, "not sent to the cluster");
+        }
+    }
+
+    fn begin(&self, key: InstanceKey, droppable: bool, work: impl Future<Output = ()> + Send + 'static) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let earlier = running.remove(&key);
+        let task = tokio::spawn(async move {
+            if let Some(earlier) = earlier {
+                if earlier.droppable {
+                    earlier.task.abort();
+                }
+                // Ended, dropped or panicked: in every case it is over.
+                let _ = earlier.task.await;
+            }
+            work.await;
+        });
+        running.retain(|_, running| !running.task.is_finished());
+        running.insert(key, Running { task, droppable });
+    }
+
+    async fn post(&self, call: impl FnOnce(&mut Worker, oak_model::Now, &mut dyn oak_control::Entropy) + Send + 'static) {
+        if let Some(engine) = self.engine.get()
+            && engine.post(call).await.is_err()
+        {
+            tracing::debug!("result of an operation dropped: the worker is stopping");
+        }
+    }
+
+    async fn fail(&self, key: InstanceKey, attempt: Attempt, why: String) {
+        warn!(instance = %key, why, "cannot start the instance");
+        self.post(move |worker, now, entropy| worker.failed(now, entropy, key, attempt, &why)).await;
+    }
+
+    async fn prepare(self: &Arc<Self>, key: InstanceKey, attempt: Attempt, image: &str) {
+        match self.pull(key, attempt, image).await {
+            Ok(_) => self.post(move |worker, now, _| worker.prepared(now, key, attempt)).await,
+            Err(why) => self.fail(key, attempt, why).await,
+        }
+    }
+
+    async fn pull(self: &Arc<Self>, key: InstanceKey, attempt: Attempt, image: &str) -> Result<Arc<Image>, String> {
+        let reference: ImageReference = image.parse().map_err(|error| format!("image `{image}`: {error}"))?;
+        demo::install(&self.images, &reference).await.map_err(|error| chain(&error))?;
+        let (progress, mut changes) = tokio::sync::watch::channel(None);
+        let pull = self.images.ensure(&reference, move |now| {
+            progress.send_replace(Some(describe(now)));
+        });
+        let follow = async {
+            while changes.changed().await.is_ok() {
+                let text = changes.borrow_and_update().clone();
+                if let Some(text) = text {
+                    self.post(move |worker, now, _| worker.progress(now, key, attempt, text)).await;
+                }
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            image = pull => image.map_err(|error| chain(&error)),
+            () = follow => Err("the pull was interrupted".to_owned()),
+        }
+    }
+
+    async fn start(self: &Arc<Self>, key: InstanceKey, attempt: Attempt, assignment: &Assignment, address: Ipv4Addr) {
+        let started = self.create(key, attempt, assignment, address).await;
+        match started {
+            Ok(observer) => {
+                self.post(move |worker, now, _| worker.started(now, key, attempt)).await;
+                self.watch(key, attempt, observer);
+            }
+            Err(why) => self.fail(key, attempt, why).await,
+        }
+        self.ports.settle(key);
+    }
+
+    async fn create(
+        self: &Arc<Self>,
+        key: InstanceKey,
+        attempt: Attempt,
+        assignment: &Assignment,
+        address: Ipv4Addr,
+    ) -> Result<ExitObserver, String> {
+        let spec = &assignment.desired.spec;
+        let image = self.pull(key, attempt, &spec.image).await?;
+        let engine = self.engine.get().ok_or("the worker is not ready")?;
+        let subnet = engine.call(|worker, _, _| worker.subnet()).await.map_err(|error| error.to_string())?;
+        let subnet = subnet.ok_or("this node has no subnet yet")?;
+        let network = self.network.get(subnet).await.map_err(|error| chain(&error))?;
+        self.ports.claim(key, &spec.ports, &network).await?;
+        let id = container_id(key).map_err(|error| chain(&error))?;
+        self.runtime.delete(&id).await.map_err(|error| chain(&error))?;
+        let attach = oak_net::Attach { id: key.to_string(), address };
+        let attached = network.attach(attach).await.map_err(|error| chain(&error))?;
+        let request = request(assignment, &image, address, &attached.namespace, &self.places)
+            .map_err(|error| chain(&error))?;
+        let (started, observer) = self.runtime.create(request).await.map_err(|error| chain(&error))?;
+        info!(instance = %key, service = %assignment.desired.job_name, pid = started.pid, "instance runs");
+        Ok(observer)
+    }
+
+    /// Tells the state machine when a process ends.
+    pub(crate) fn watch(self: &Arc<Self>, key: InstanceKey, attempt: Attempt, observer: ExitObserver) {
+        let operations = Arc::clone(self);
+        tokio::spawn(async move {
+            let status = observer.await;
+            let exit = exit(&status);
+            info!(instance = %key, code = exit.code, signal = exit.signal, out_of_memory = exit.out_of_memory, "instance ended");
+            operations.post(move |worker, now, entropy| worker.exited(now, entropy, key, attempt, exit)).await;
+        });
+    }
+
+    async fn stop(self: &Arc<Self>, key: InstanceKey, attempt: Attempt, grace: Duration, forget: bool) {
+        match self.tear_down(key, grace, forget).await {
+            Ok(()) => self.post(move |worker, now, _| worker.stopped(now, key, attempt)).await,
+            // No answer: the state machine tries again when the stop is overdue.
+            Err(problems) => warn!(instance = %key, problems, "cannot remove everything of the instance"),
+        }
+    }
+
+    async fn tear_down(&self, key: InstanceKey, grace: Duration, forget: bool) -> Result<(), String> {
+        let mut problems = Vec::new();
+        let id = container_id(key).map_err(|error| chain(&error))?;
+        if let Err(error) = self.end(&id, grace).await {
+            problems.push(error);
+        }
+        if let Some(network) = self.network.opened().await
+            && let Err(error) = network.detach(&key.to_string()).await
+        {
+            problems.push(chain(&error));
+        }
+        for directory in [self.places.file_directory(key), self.places.log_directory(key)] {
+            let keep = directory == self.places.log_directory(key) && !forget;
+            if keep {
+                continue;
+            }
+            match tokio::fs::remove_dir_all(&directory).await {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    problems.push(format!("cannot remove {}: {error}", directory.display()));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
+    }
+
+    /// Asks the process to end, waits for it, then removes the container.
+    async fn end(&self, id: &oak_runtime::ContainerId, grace: Duration) -> Result<(), String> {
+        let stop_signal = Signal::TERM;
+        if self.runtime.signal(id, stop_signal).await.is_ok() {
+            let deadline = tokio::time::Instant::now() + grace;
+            let mut pause = Duration::from_millis(5);
+            while tokio::time::Instant::now() < deadline && self.runtime.stats(id).await.is_ok() {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_millis(200));
+            }
+        }
+        self.runtime.delete(id).await.map_err(|error| chain(&error))
+    }
+}
+
+pub(crate) fn exit(status: &ExitStatus) -> Exit {
+    Exit { code: status.code, signal: status.signal, out_of_memory: status.out_of_memory }
+}
+
+fn describe(progress: PullProgress) -> String {
+    match (progress.phase, progress.percent()) {
+        (PullPhase::Waiting, _) => "waiting for other image pulls".to_owned(),
+        (PullPhase::Resolving, _) => "asking the registry for the image".to_owned(),
+        (PullPhase::Downloading, Some(percent)) => format!("pulling the image, {percent} %"),
+        (PullPhase::Downloading, None) => "pulling the image".to_owned(),
+        (PullPhase::Unpacking, _) => "unpacking the image".to_owned(),
+        (PullPhase::Done, _) => "the image is here".to_owned(),
+    }
+}

@@ -1,0 +1,198 @@
+//! Starting a worker: join, find what runs, adopt it, start the rest, connect.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use oak_control::worker::{Attempt, Found, Worker};
+use oak_image::{ImageStore, ImageStoreConfig};
+use oak_link::{Credentials, Joining, NodeKind, system_clock};
+use oak_model::InstanceKey;
+use oak_model::message::EnrolAttributes;
+use oak_runtime::{AdoptedState, ExitObserver, OciConfig, OciRuntime, Runtime};
+use oak_store::{Engine, FileStore, StoreError, SystemClock};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::container::{INSTANCE_LABEL, Places};
+use crate::network::{Network, NetworkSettings};
+use crate::operations::{Operations, exit};
+use crate::ports::HostPorts;
+use crate::{WorkerConfig, WorkerError, chain, encode, facts, uplink, usage};
+
+/// A worker that has joined but does nothing yet.
+pub struct BoundWorker {
+    config: WorkerConfig,
+    credentials: Arc<Credentials>,
+}
+
+/// What an earlier start left running.
+struct Survivors {
+    found: BTreeMap<InstanceKey, Found>,
+    observers: BTreeMap<InstanceKey, ExitObserver>,
+}
+
+impl BoundWorker {
+    /// Joins the cluster if this was not done before.
+    ///
+    /// # Errors
+    /// The token is refused or the directory is unusable. An unreachable cluster is waited for.
+    pub async fn bind(config: WorkerConfig, shutdown: &CancellationToken) -> Result<Self, WorkerError> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(WorkerError::NotRoot);
+        }
+        create(&config.directory)?;
+        let joining = Joining {
+            kind: NodeKind::Worker,
+            endpoint: config.cluster.clone(),
+            token: config.token.clone(),
+            name: config.name.clone(),
+            attributes: encode(&EnrolAttributes::default()),
+            directory: config.directory.join("identity"),
+            clock: system_clock(),
+        };
+        let credentials = oak_link::join(joining, shutdown).await?;
+        Ok(Self { config, credentials })
+    }
+
+    /// Works until `shutdown`; what runs then goes on running. `on_ready` is called once it works.
+    ///
+    /// # Errors
+    /// The state cannot be read, or no longer be written.
+    pub async fn run(self, shutdown: CancellationToken, on_ready: impl FnOnce()) -> Result<(), WorkerError> {
+        let clock = SystemClock::start();
+        let directory = &self.config.directory;
+        let (store, rows) = FileStore::open(directory)?;
+        let operations = Arc::new(self.operations()?);
+        let survivors = adopt(operations.runtime.as_ref()).await?;
+        let (machine, adopted) = Worker::load(self.config.settings.clone(), clock.now(), &rows, &survivors.found)?;
+        drop(rows);
+        sweep(&operations, &machine, &survivors).await;
+
+        let mut tasks = JoinSet::new();
+        let engine = Engine::start(&mut tasks, machine, store, clock, {
+            let operations = Arc::clone(&operations);
+            move |effect| operations.perform(effect)
+        });
+        // Set once: this is the only start of these operations.
+        let _ = operations.engine.set(engine.clone());
+        watch(&operations, adopted, survivors.observers);
+        tasks.spawn(Arc::clone(&operations.network).follow());
+        tasks.spawn(usage::run(Arc::clone(&operations), engine.clone()));
+        let facts = facts::worker_facts(&self.config);
+        info!(name = facts.name, identity = %self.credentials.identity(), capacity = %facts.capacity, "worker ready");
+        let uplink =
+            uplink::start(&mut tasks, &self.config.cluster, &self.credentials, facts, engine, &operations)?;
+        on_ready();
+        let result = tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            ended = tasks.join_next() => match ended {
+                Some(Ok(Err(error))) => Err(WorkerError::Store(error)),
+                Some(Ok(Ok(())) | Err(_)) | None => Err(WorkerError::Store(StoreError::WriterGone)),
+            },
+        };
+        uplink.shutdown().await;
+        tasks.shutdown().await;
+        result
+    }
+
+    fn operations(&self) -> Result<Operations, WorkerError> {
+        let directory = &self.config.directory;
+        let containers = directory.join("containers");
+        let runtime = OciRuntime::open(OciConfig::new(containers.clone()))
+            .map_err(|source| WorkerError::Runtime { path: containers, source })?;
+        let images = ImageStoreConfig { directory: directory.join("images"), ..self.config.images.clone() };
+        let places = places(directory)?;
+        Ok(Operations {
+            engine: OnceLock::new(),
+            to_cluster: OnceLock::new(),
+            runtime: Arc::new(runtime),
+            images: ImageStore::open(images)?,
+            network: Arc::new(Network::new(NetworkSettings {
+                directory: directory.join("network"),
+                bridge: self.config.bridge.clone(),
+                mtu: self.config.mtu,
+                table: self.config.table.clone(),
+            })),
+            ports: HostPorts::new(self.config.claimed_ports.clone()),
+            places,
+            running: Mutex::new(HashMap::new()),
+        })
+    }
+}
+
+fn create(path: &Path) -> Result<(), WorkerError> {
+    std::fs::create_dir_all(path).map_err(|source| WorkerError::Directory { path: path.to_owned(), source })
+}
+
+pub(crate) fn places(directory: &Path) -> Result<Places, WorkerError> {
+    let places = Places {
+        logs: directory.join("logs"),
+        files: directory.join("files"),
+        cgroup: oak_runtime::CgroupParent::default(),
+    };
+    create(&places.logs)?;
+    create(&places.files)?;
+    Ok(places)
+}
+
+/// Lists what is there; what is neither running nor has ended properly is removed.
+async fn adopt(runtime: &dyn Runtime) -> Result<Survivors, WorkerError> {
+    let mut survivors = Survivors { found: BTreeMap::new(), observers: BTreeMap::new() };
+    for container in runtime.adopt().await? {
+        let key = container.labels.get(INSTANCE_LABEL).and_then(|text| text.parse::<InstanceKey>().ok());
+        match (key, container.state) {
+            (Some(key), AdoptedState::Running { pid, observer }) => {
+                info!(instance = %key, pid, "instance still runs");
+                survivors.found.insert(key, Found::Running);
+                survivors.observers.insert(key, observer);
+            }
+            (Some(key), AdoptedState::Exited(status)) => {
+                survivors.found.insert(key, Found::Exited(exit(&status)));
+            }
+            (_, _) => {
+                if let Err(error) = runtime.delete(&container.id).await {
+                    warn!(container = %container.id, error = chain(&error), "cannot remove a leftover");
+                }
+            }
+        }
+    }
+    Ok(survivors)
+}
+
+/// Opens the network of an earlier start and removes what belongs to no workload.
+async fn sweep(operations: &Operations, machine: &Worker, survivors: &Survivors) {
+    for key in survivors.found.keys().filter(|key| machine.workload(**key).is_none()) {
+        let Ok(id) = crate::container::container_id(*key) else { continue };
+        if let Err(error) = operations.runtime.delete(&id).await {
+            warn!(instance = %key, error = chain(&error), "cannot remove a leftover container");
+        }
+    }
+    let Some(subnet) = machine.subnet() else { return };
+    let network = match operations.network.get(subnet).await {
+        Ok(network) => network,
+        Err(error) => {
+            warn!(error = chain(&error), "cannot open the network yet; it is tried again with the next start");
+            return;
+        }
+    };
+    for attached in network.attached().await.unwrap_or_default() {
+        let wanted = attached.id.parse::<InstanceKey>().is_ok_and(|key| machine.workload(key).is_some());
+        if !wanted && let Err(error) = network.detach(&attached.id).await {
+            warn!(instance = attached.id, error = chain(&error), "cannot remove a leftover of the network");
+        }
+    }
+}
+
+fn watch(
+    operations: &Arc<Operations>,
+    adopted: BTreeMap<InstanceKey, Attempt>,
+    mut observers: BTreeMap<InstanceKey, ExitObserver>,
+) {
+    for (key, attempt) in adopted {
+        if let Some(observer) = observers.remove(&key) {
+            operations.watch(key, attempt, observer);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The link to the cluster.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use oak_control::worker::Worker;
+use oak_link::{ChildConfig, ChildEvent, ChildHandle, ChildLink, Credentials, PkiError, system_clock};
+use oak_model::WorkerFacts;
+use oak_model::message::{ClusterToWorker, WorkerHello, WorkerWelcome};
+use oak_store::{Engine, StoreError};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::container::Places;
+use crate::operations::Operations;
+use crate::{encode, logs};
+
+/// Events of the link that may wait; when full, the link waits.
+const EVENTS: usize = 256;
+
+/// Starts the link.
+pub(crate) fn start(
+    tasks: &mut JoinSet<Result<(), StoreError>>,
+    cluster: &str,
+    credentials: &Arc<Credentials>,
+    facts: WorkerFacts,
+    engine: Engine<Worker>,
+    operations: &Operations,
+) -> Result<ChildHandle, PkiError> {
+    let (events, inbox) = mpsc::channel(EVENTS);
+    let child = ChildConfig::new(cluster, Arc::clone(credentials), system_clock());
+    let hello = {
+        let engine = engine.clone();
+        move || {
+            let (engine, facts) = (engine.clone(), facts.clone());
+            async move {
+                match engine.call(|worker, _, _| worker.reports()).await {
+                    Ok(workloads) => encode(&WorkerHello { facts, workloads }),
+                    // The engine has ended, and with it soon this link.
+                    Err(_) => Bytes::new(),
+                }
+            }
+        }
+    };
+    let handle = ChildLink::spawn(child, hello, events)?;
+    // Set once: this function is called once per start.
+    let _ = operations.to_cluster.set(handle.sender());
+    tasks.spawn(run(inbox, engine, operations.places.clone(), cluster.to_owned()));
+    Ok(handle)
+}
+
+async fn run(
+    mut inbox: mpsc::Receiver<ChildEvent>,
+    engine: Engine<Worker>,
+    places: Places,
+    cluster: String,
+) -> Result<(), StoreError> {
+    while let Some(event) = inbox.recv().await {
+        let outcome = match event {
+            ChildEvent::Connected { welcome, .. } => match serde_json::from_slice::<WorkerWelcome>(&welcome) {
+                Ok(welcome) => {
+                    info!(cluster, instances = welcome.assignments.len(), subnet = %welcome.subnet, "connected to the cluster");
+                    engine.post(move |worker, now, _| worker.welcome(now, welcome)).await
+                }
+                Err(error) => {
+                    warn!(cluster, %error, "the cluster's welcome cannot be read: are the versions too far apart?");
+                    Ok(())
+                }
+            },
+            ChildEvent::Message { payload, .. } => match serde_json::from_slice::<ClusterToWorker>(&payload) {
+                Ok(message) => engine.post(move |worker, now, _| worker.message(now, message)).await,
+                Err(error) => {
+                    warn!(cluster, %error, "the cluster sent a message that cannot be read");
+                    Ok(())
+                }
+            },
+            ChildEvent::OpenBulk(offer) => {
+                tokio::spawn(logs::serve(offer, places.clone()));
+                Ok(())
+            }
+            ChildEvent::Disconnected { reason, .. } => {
+                warn!(cluster, %reason, "disconnected from the cluster; running instances go on");
+                Ok(())
+            }
+            ChildEvent::AttemptFailed { reason, retry_in } => {
+                tracing::debug!(cluster, reason, retry_in_ms = retry_in.as_millis(), "cannot reach the cluster");
+                Ok(())
+            }
+        };
+        if outcome.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
