@@ -1,7 +1,8 @@
 //! Passing output of instances from a worker to the root.
 
+use futures_util::StreamExt;
 use oak_control::cluster::Cluster;
-use oak_link::{BulkOffer, BulkStream, PeerHandle, Sessions};
+use oak_link::{BulkOffer, PeerHandle, Sessions};
 use oak_model::InstanceKey;
 use oak_model::message::BulkRequest;
 use oak_store::Engine;
@@ -20,9 +21,14 @@ pub(crate) async fn relay(offer: BulkOffer, engine: Engine<Cluster>, sessions: S
         Ok(stream) => stream,
         Err(error) => return offer.refuse(&error.to_string()),
     };
-    match offer.accept().await {
-        Ok(to_root) => copy(from_worker, to_root).await,
-        Err(error) => tracing::debug!(%error, "the root does not want the stream any more"),
+    // The sending half is kept: dropping it would tell the worker that nobody reads any more.
+    let (_to_worker, from_worker) = from_worker.split();
+    let sent = match offer.accept().await {
+        Ok(to_root) => to_root.send_all(from_worker.map(|piece| piece.map_err(|error| error.to_string()))).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = sent {
+        tracing::debug!(instance = %key, %error, "the reader of the output went away");
     }
 }
 
@@ -35,20 +41,4 @@ async fn worker_session(key: InstanceKey, engine: &Engine<Cluster>, sessions: &S
         .await
         .ok()??;
     sessions.get(session)
-}
-
-async fn copy(from: BulkStream, to: BulkStream) {
-    let (_to_worker, mut from_worker) = from.split();
-    let (mut to_root, _from_root) = to.split();
-    while let Some(chunk) = from_worker.recv().await {
-        let sent = match chunk {
-            Ok(chunk) => to_root.send(chunk).await,
-            Err(error) => return drop(to_root.fail(&error.to_string()).await),
-        };
-        if sent.is_err() {
-            return;
-        }
-    }
-    // The root has gone away: nobody is left to tell.
-    let _ = to_root.finish().await;
 }

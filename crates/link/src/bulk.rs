@@ -73,6 +73,40 @@ impl BulkStream {
     pub fn split(self) -> (BulkSender, BulkReceiver) {
         (self.sender, self.receiver)
     }
+
+    /// Sends everything `source` yields, then its end or its error, and waits until the peer has taken it. Ends early
+    /// when the peer goes away. What the peer sends meanwhile is read and dropped.
+    pub async fn send_all<S>(self, mut source: S) -> Result<(), BulkError>
+    where
+        S: Stream<Item = Result<Bytes, String>> + Unpin,
+    {
+        let (mut sender, mut receiver) = self.split();
+        loop {
+            // Both branches are cancel-safe. A peer that goes away ends it even while there is nothing to send.
+            let piece = tokio::select! {
+                piece = source.next() => piece,
+                heard = receiver.recv() => match heard {
+                    Some(Ok(_)) => continue,
+                    Some(Err(error)) => return Err(error),
+                    None => return Err(BulkError::Cancelled),
+                },
+            };
+            match piece {
+                Some(Ok(data)) => sender.send(data).await?,
+                Some(Err(reason)) => {
+                    sender.fail(&reason).await?;
+                    break;
+                }
+                None => {
+                    sender.finish().await?;
+                    break;
+                }
+            }
+        }
+        // Dropping the receiver now would cancel what is still on its way.
+        while let Some(Ok(_)) = receiver.recv().await {}
+        Ok(())
+    }
 }
 
 /// The sending direction of a bulk stream.

@@ -1,6 +1,7 @@
 //! What this machine is, read from the kernel.
 
 use std::fs;
+use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 
 use oak_model::{Architecture, Resources, WorkerFacts};
@@ -14,7 +15,7 @@ pub(crate) fn worker_facts(config: &WorkerConfig) -> WorkerFacts {
     let memory = memory_total_mib().unwrap_or(0);
     WorkerFacts {
         name: config.name.clone(),
-        address: config.address.map(|address| address.to_string()).unwrap_or_default(),
+        address: config.address.or_else(|| own_address(&config.cluster)).map(|ip| ip.to_string()).unwrap_or_default(),
         architecture: Architecture::of_this_program(),
         capacity: Resources {
             // Descriptors ask for whole cores: what is kept back must not cost one, so it is kept out of the
@@ -26,6 +27,20 @@ pub(crate) fn worker_facts(config: &WorkerConfig) -> WorkerFacts {
         virtualization: vec!["docker".to_owned()],
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
+}
+
+/// An address from the range for documentation: nothing answers there, but it takes the default route.
+const ELSEWHERE: &str = "203.0.113.1:9";
+
+/// The address of this machine that leads to its cluster or, when the cluster is on this machine, to anywhere else.
+/// Connecting a UDP socket only asks the routing table; nothing is sent.
+fn own_address(cluster: &str) -> Option<IpAddr> {
+    let towards = |place: &str| {
+        let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+        socket.connect(place).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    [cluster, ELSEWHERE].into_iter().filter_map(towards).find(|ip| !ip.is_loopback())
 }
 
 fn memory_total_mib() -> Option<u32> {

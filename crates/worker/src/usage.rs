@@ -114,8 +114,14 @@ impl NodeSampler {
         let (busy, total) = cpu_ticks(&fs::read_to_string("/proc/stat").ok()?)?;
         let memory = fs::read_to_string("/proc/meminfo").ok()?;
         let (all, free) = (meminfo(&memory, "MemTotal")?, meminfo(&memory, "MemAvailable")?);
-        let cpu = share(busy.saturating_sub(self.busy), total.saturating_sub(self.total));
+        let (since_busy, since_total) = (busy.saturating_sub(self.busy), total.saturating_sub(self.total));
+        let is_first = self.total == 0;
         (self.busy, self.total) = (busy, total);
+        if is_first {
+            // The counters begin at boot: what was long ago is not the load of now.
+            return None;
+        }
+        let cpu = share(since_busy, since_total);
         let load = (cpu, share(all.saturating_sub(free), all));
         if self.sent == Some(load) {
             return None;

@@ -13,10 +13,7 @@ mod tests;
 mod types;
 mod value;
 
-pub(crate) use error::{ConfigErrors, ConfigProblem};
-pub(crate) use kinds::{ByteSize, Endpoint, Identifier, LogFormat, Mtu, PlaceName, Secret};
-pub(crate) use load::{Loaded, Origin, Override, Sources, load};
-pub(crate) use settings::SETTINGS;
-pub(crate) use types::{
-    ClusterConfig, Config, ImagesConfig, LogConfig, NetworkConfig, RootConfig, WorkerConfig,
-};
+pub(crate) use error::ConfigErrors;
+pub(crate) use kinds::{LogFormat, Secret};
+pub(crate) use load::{Loaded, Override, Sources, load};
+pub(crate) use types::Config;

@@ -72,18 +72,16 @@ async fn until(
     shutdown: &CancellationToken,
     state: impl FnMut(&BTreeSet<u16>) -> bool,
 ) -> bool {
-    tokio::select! {
+    let reached = async { claimed.wait_for(state).await.is_ok() };
+    let is_reached = tokio::select! {
         biased;
         () = shutdown.cancelled() => false,
-        reached = claimed.wait_for(state) => {
-            let is_reached = reached.is_ok();
-            drop(reached);
-            if !is_reached {
-                shutdown.cancelled().await;
-            }
-            is_reached
-        }
+        is_reached = reached => is_reached,
+    };
+    if !is_reached {
+        shutdown.cancelled().await;
     }
+    is_reached
 }
 
 async fn listen(dashboard: &Dashboard, turn: CancellationToken) {

@@ -184,7 +184,8 @@ async fn a_service_is_shown_as_sent_with_what_the_server_adds() {
     addressed["status"] = json!("forged");
     let created = world.call("POST", "/api/application/").token(&token).json(&sla).send().await.nested();
     assert_eq!(created[0]["extra"], json!({ "kept": [1] }));
-    let services = world.get("/api/services/", &token).send().await.nested();
+    let path = format!("/api/services/{}", created[0]["applicationID"].as_str().unwrap());
+    let services = world.get(&path, &token).send().await.nested();
     let (plain, addressed) = (&services[0], &services[1]);
     assert_eq!(plain["unknown"], json!({ "kept": true }));
     assert_eq!(plain["cmd"], json!(["nginx"]));

@@ -22,7 +22,7 @@ use oak_root::accounts::{Accounts, Member, Organization, Passwords, Role, Signer
 use oak_root::api::{
     ApiParts, BoxFuture, LogError, LogSource, LogStream, RootApi, TokenConfirmations, seed_accounts,
 };
-use oak_store::{Engine, Store, StoreError, SystemClock};
+use oak_store::{Engine, Journal, Store, StoreError, SystemClock};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -88,6 +88,7 @@ impl World {
 
     async fn open(directory: Arc<tempfile::TempDir>, passwords: Passwords, users: Vec<Row>) -> Self {
         let (store, mut rows) = Store::open(&directory.path().join("root.db")).unwrap();
+        store.submit(users.clone()).unwrap().wait().await.unwrap();
         rows.extend(users);
         let (store, clock) = (Arc::new(store), SystemClock::start());
         let mut tasks = JoinSet::new();
