@@ -54,7 +54,7 @@ oak is up.
 
   demo        $demo_url
   dashboard   $api/
-  API         $api/api/docs
+  API         $api/api
   log         $log_file
   commands    $oak get services      (and: get instances, logs, apply, --help)
 

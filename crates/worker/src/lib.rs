@@ -15,6 +15,7 @@ mod container;
 mod demo;
 mod down;
 mod facts;
+mod garbage;
 mod logs;
 mod network;
 mod operations;

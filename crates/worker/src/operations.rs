@@ -13,6 +13,7 @@ use oak_model::InstanceKey;
 use oak_model::message::Assignment;
 use oak_runtime::{ExitObserver, ExitStatus, Runtime, Signal};
 use oak_store::Engine;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
@@ -32,6 +33,10 @@ pub(crate) struct Operations {
     pub(crate) places: Places,
     /// The operation under way for each workload.
     pub(crate) running: Mutex<HashMap<InstanceKey, Running>>,
+    /// For each process that was started or adopted: whether it has ended.
+    pub(crate) ended: Mutex<HashMap<InstanceKey, watch::Receiver<bool>>>,
+    /// Poked when the image store may have grown.
+    pub(crate) pulled: Notify,
 }
 
 /// An operation under way.
@@ -106,7 +111,10 @@ impl Operations {
 
     async fn prepare(self: &Arc<Self>, key: InstanceKey, attempt: Attempt, image: &str) {
         match self.pull(key, attempt, image).await {
-            Ok(_) => self.post(move |worker, now, _| worker.prepared(now, key, attempt)).await,
+            Ok(_) => {
+                self.pulled.notify_one();
+                self.post(move |worker, now, _| worker.prepared(now, key, attempt)).await;
+            }
             Err(why) => self.fail(key, attempt, why).await,
         }
     }
@@ -114,7 +122,7 @@ impl Operations {
     async fn pull(self: &Arc<Self>, key: InstanceKey, attempt: Attempt, image: &str) -> Result<Arc<Image>, String> {
         let reference: ImageReference = image.parse().map_err(|error| format!("image `{image}`: {error}"))?;
         demo::install(&self.images, &reference).await.map_err(|error| chain(&error))?;
-        let (progress, mut changes) = tokio::sync::watch::channel(None);
+        let (progress, mut changes) = watch::channel(None);
         let pull = self.images.ensure(&reference, move |now| {
             progress.send_replace(Some(describe(now)));
         });
@@ -173,8 +181,11 @@ impl Operations {
     /// Tells the state machine when a process ends.
     pub(crate) fn watch(self: &Arc<Self>, key: InstanceKey, attempt: Attempt, observer: ExitObserver) {
         let operations = Arc::clone(self);
+        let (has_ended, ended) = watch::channel(false);
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).insert(key, ended);
         tokio::spawn(async move {
             let status = observer.await;
+            has_ended.send_replace(true);
             let exit = exit(&status);
             info!(instance = %key, code = exit.code, signal = exit.signal, out_of_memory = exit.out_of_memory, "instance ended");
             operations.post(move |worker, now, entropy| worker.exited(now, entropy, key, attempt, exit)).await;
@@ -191,8 +202,7 @@ impl Operations {
 
     async fn tear_down(&self, key: InstanceKey, grace: Duration, forget: bool) -> Result<(), String> {
         let mut problems = Vec::new();
-        let id = container_id(key).map_err(|error| chain(&error))?;
-        if let Err(error) = self.end(&id, grace).await {
+        if let Err(error) = self.end(key, grace).await {
             problems.push(error);
         }
         if let Some(network) = self.network.opened().await
@@ -200,33 +210,40 @@ impl Operations {
         {
             problems.push(chain(&error));
         }
-        for directory in [self.places.file_directory(key), self.places.log_directory(key)] {
-            let keep = directory == self.places.log_directory(key) && !forget;
-            if keep {
-                continue;
-            }
-            match tokio::fs::remove_dir_all(&directory).await {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    problems.push(format!("cannot remove {}: {error}", directory.display()));
-                }
-                Ok(()) | Err(_) => {}
+        let logs = forget.then(|| self.places.log_directory(key));
+        for directory in [self.places.file_directory(key)].into_iter().chain(logs) {
+            if let Err(error) = tokio::fs::remove_dir_all(&directory).await
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                problems.push(format!("cannot remove {}: {error}", directory.display()));
             }
         }
         if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
     }
 
     /// Asks the process to end, waits for it, then removes the container.
-    async fn end(&self, id: &oak_runtime::ContainerId, grace: Duration) -> Result<(), String> {
-        let stop_signal = Signal::TERM;
-        if self.runtime.signal(id, stop_signal).await.is_ok() {
-            let deadline = tokio::time::Instant::now() + grace;
-            let mut pause = Duration::from_millis(5);
-            while tokio::time::Instant::now() < deadline && self.runtime.stats(id).await.is_ok() {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_millis(200));
-            }
+    async fn end(&self, key: InstanceKey, grace: Duration) -> Result<(), String> {
+        let id = container_id(key).map_err(|error| chain(&error))?;
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        let signal = self.stop_signal(key).await;
+        if let Some(mut ended) = ended
+            && self.runtime.signal(&id, signal).await.is_ok()
+        {
+            // Too late or gone: the deletion below ends what is left in either case.
+            let _ = tokio::time::timeout(grace, ended.wait_for(|ended| *ended)).await;
         }
-        self.runtime.delete(id).await.map_err(|error| chain(&error))
+        self.runtime.delete(&id).await.map_err(|error| chain(&error))
+    }
+
+    /// The signal the image wants to be stopped with.
+    async fn stop_signal(&self, key: InstanceKey) -> Signal {
+        let Some(engine) = self.engine.get() else { return Signal::TERM };
+        let image = engine
+            .call(move |worker, _, _| Some(worker.workload(key)?.assignment().desired.spec.image.clone()))
+            .await;
+        let Ok(Some(image)) = image else { return Signal::TERM };
+        let image = image.parse().ok().and_then(|reference| self.images.find(&reference));
+        image.and_then(|image| image.config.stop_signal.parse().ok()).unwrap_or(Signal::TERM)
     }
 }
 

@@ -11,6 +11,7 @@ use oak_model::InstanceKey;
 use oak_model::message::EnrolAttributes;
 use oak_runtime::{AdoptedState, ExitObserver, OciConfig, OciRuntime, Runtime};
 use oak_store::{Engine, FileStore, StoreError, SystemClock};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -19,7 +20,7 @@ use crate::container::{INSTANCE_LABEL, Places};
 use crate::network::{Network, NetworkSettings};
 use crate::operations::{Operations, exit};
 use crate::ports::HostPorts;
-use crate::{WorkerConfig, WorkerError, chain, encode, facts, uplink, usage};
+use crate::{WorkerConfig, WorkerError, chain, encode, facts, garbage, uplink, usage};
 
 /// A worker that has joined but does nothing yet.
 pub struct BoundWorker {
@@ -79,6 +80,7 @@ impl BoundWorker {
         let _ = operations.engine.set(engine.clone());
         watch(&operations, adopted, survivors.observers);
         tasks.spawn(Arc::clone(&operations.network).follow());
+        tasks.spawn(garbage::run(Arc::clone(&operations), engine.clone()));
         tasks.spawn(usage::run(Arc::clone(&operations), engine.clone()));
         let facts = facts::worker_facts(&self.config);
         info!(name = facts.name, identity = %self.credentials.identity(), capacity = %facts.capacity, "worker ready");
@@ -118,6 +120,8 @@ impl BoundWorker {
             ports: HostPorts::new(self.config.claimed_ports.clone()),
             places,
             running: Mutex::new(HashMap::new()),
+            ended: Mutex::new(HashMap::new()),
+            pulled: Notify::new(),
         })
     }
 }

@@ -150,7 +150,11 @@ impl From<PasswordError> for ApiError {
             PasswordError::Busy => {
                 Self { retry_after: Some(Duration::from_secs(2)), ..Self::unavailable(error.to_string()) }
             }
-            PasswordError::Hash(_) | PasswordError::Cancelled => Self::internal(&error),
+            PasswordError::Random
+            | PasswordError::Compute(_)
+            | PasswordError::Form(_)
+            | PasswordError::Unknown
+            | PasswordError::Cancelled => Self::internal(&error),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Output of instances.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use oak_root::api::LogError;
@@ -47,4 +49,18 @@ async fn what_cannot_be_read_says_why() {
     }
     world.get(&format!("/api/service/{service}/instance/7/logs"), &token).send().await.error(404);
     world.get(&format!("/api/service/{service}/instance/x/logs"), &token).send().await.error(404);
+}
+
+#[tokio::test]
+async fn a_panic_is_an_answer_with_an_incident_number() {
+    let world = World::start().await;
+    let token = world.admin().await;
+    let service = world.service(&token, "app").await;
+    world.deploy(&token, &service).await;
+    world.logs.panics.store(true, Ordering::SeqCst);
+    let path = format!("/api/service/{service}/instance/0/logs");
+    let answer = world.get(&path, &token).header("origin", "http://dashboard.example").send().await;
+    let message = answer.error(500);
+    assert!(message.contains("incident") && !message.contains("the test wants"), "{message}");
+    assert_eq!(answer.headers["access-control-allow-origin"], "http://dashboard.example");
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -38,6 +39,7 @@ type Opened = (InstanceKey, Option<u32>, bool);
 pub(crate) struct ScriptedLogs {
     pub(crate) opened: Mutex<Vec<Opened>>,
     pub(crate) output: Mutex<Option<Result<LogStream, LogError>>>,
+    pub(crate) panics: AtomicBool,
 }
 
 impl LogSource for ScriptedLogs {
@@ -47,6 +49,7 @@ impl LogSource for ScriptedLogs {
         tail: Option<u32>,
         follow: bool,
     ) -> BoxFuture<'_, Result<LogStream, LogError>> {
+        assert!(!self.panics.load(Ordering::SeqCst), "the test wants a panic");
         self.opened.lock().unwrap().push((key, tail, follow));
         let output = self.output.lock().unwrap().take();
         Box::pin(async move { output.unwrap_or_else(|| Err(LogError::NotThere("no script".into()))) })
