@@ -10,9 +10,8 @@ use oak_store::Engine;
 /// Answers a bulk request of the root by asking the worker that has the instance.
 pub(crate) async fn relay(offer: BulkOffer, engine: Engine<Cluster>, sessions: Sessions) {
     let request = offer.request().clone();
-    let key = match serde_json::from_slice(&request) {
-        Ok(BulkRequest::Logs { key, .. }) => key,
-        Err(_) => return offer.refuse("the request is not known to this version"),
+    let Ok(BulkRequest::Logs { key, .. }) = serde_json::from_slice(&request) else {
+        return offer.refuse("the request is not known to this version");
     };
     let Some(worker) = worker_session(key, &engine, &sessions).await else {
         return offer.refuse("the worker of the instance is not connected");

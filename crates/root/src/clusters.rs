@@ -156,7 +156,7 @@ async fn handle(event: ParentEvent, engine: &Engine<Root>, sessions: &Sessions) 
 fn report(attention: &Attention) {
     match attention {
         Attention::UnknownCluster(cluster) => {
-            warn!(cluster = %cluster, "a cluster that is not registered was refused")
+            warn!(cluster = %cluster, "a cluster that is not registered was refused");
         }
         Attention::NodeBlocksExhausted => {
             warn!(

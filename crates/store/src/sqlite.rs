@@ -141,7 +141,10 @@ fn write_loop(mut connection: Connection, inbox: &mpsc::Receiver<Step>) {
             tracing::error!(%error, steps = group.len(), "cannot write to the database");
         }
         for step in group.drain(..) {
-            let outcome = result.as_ref().map(|()| ()).map_err(|error| StoreError::Write(error.to_string()));
+            let outcome = match &result {
+                Ok(()) => Ok(()),
+                Err(error) => Err(StoreError::Write(error.to_string())),
+            };
             // Nobody waits any more: the caller was cancelled, the rows are stored all the same.
             let _ = step.done.send(outcome);
         }

@@ -9,9 +9,8 @@ use crate::container::Places;
 
 /// Answers a bulk request with the output of an instance.
 pub(crate) async fn serve(offer: BulkOffer, places: Places) {
-    let (key, tail, follow) = match serde_json::from_slice(offer.request()) {
-        Ok(BulkRequest::Logs { key, tail, follow }) => (key, tail, follow),
-        Err(_) => return offer.refuse("the request is not known to this version"),
+    let Ok(BulkRequest::Logs { key, tail, follow }) = serde_json::from_slice(offer.request()) else {
+        return offer.refuse("the request is not known to this version");
     };
     let directory = places.log_directory(key);
     if !directory.exists() {

@@ -44,9 +44,8 @@ impl Cluster {
         }
         if subnet.is_some() {
             self.welcome_worker(id);
-        } else if !self.block_requested {
-            self.block_requested = true;
-            self.outbox.emit(Effect::ToRoot(ClusterToRoot::NeedsNodeBlock));
+        } else {
+            self.request_node_block();
         }
         self.report_worker(id);
         self.retry_soon(now);
@@ -78,10 +77,20 @@ impl Cluster {
         }
     }
 
+    fn request_node_block(&mut self) {
+        if !self.block_requested {
+            self.block_requested = true;
+            self.outbox.emit(Effect::ToRoot(ClusterToRoot::NeedsNodeBlock));
+        }
+    }
+
     pub(super) fn admit_waiting_workers(&mut self, now: Now) {
         let waiting: Vec<_> = self.workers.values().filter(|w| w.waiting).map(|w| w.id).collect();
         for id in waiting {
-            let Some(subnet) = self.allocate_subnet() else { return };
+            let Some(subnet) = self.allocate_subnet() else {
+                self.request_node_block();
+                break;
+            };
             let overcommit = self.settings.cpu_overcommit;
             let Some(worker) = self.workers.get_mut(&id) else { continue };
             worker.waiting = false;
