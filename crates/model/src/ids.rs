@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::WallTime;
+
 /// A text is not the identifier it should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not an identifier: expected 24 hexadecimal digits")]
@@ -43,6 +45,12 @@ macro_rules! object_id {
         pub struct $name([u8; 12]);
 
         impl $name {
+            /// A new identifier. Those made later sort behind, to the millisecond.
+            #[must_use]
+            pub fn new(at: WallTime, random: u64) -> Self {
+                Self::from_parts(at.unix_seconds(), ((at.0 % 1000) << 54) | (random >> 10))
+            }
+
             /// An identifier whose first four bytes tell the time of creation, so that ids sort by age.
             #[must_use]
             pub const fn from_parts(unix_seconds: u32, random: u64) -> Self {

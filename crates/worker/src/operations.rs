@@ -148,9 +148,11 @@ impl Operations {
                 self.post(move |worker, now, _| worker.started(now, key, attempt)).await;
                 self.watch(key, attempt, observer);
             }
-            Err(why) => self.fail(key, attempt, why).await,
+            Err(why) => {
+                self.ports.settle(key);
+                self.fail(key, attempt, why).await;
+            }
         }
-        self.ports.settle(key);
     }
 
     async fn create(
@@ -202,6 +204,7 @@ impl Operations {
 
     async fn tear_down(&self, key: InstanceKey, grace: Duration, forget: bool) -> Result<(), String> {
         let mut problems = Vec::new();
+        self.ports.settle(key);
         if let Err(error) = self.end(key, grace).await {
             problems.push(error);
         }

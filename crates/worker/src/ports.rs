@@ -33,12 +33,15 @@ impl HostPorts {
 
     /// Ports that running instances serve now.
     pub(crate) fn serve(&self, ports: impl Iterator<Item = PortMapping>) {
-        let tcp = ports.filter(|port| port.protocol == Protocol::Tcp).map(|port| port.host).collect();
+        let tcp: BTreeSet<u16> =
+            ports.filter(|port| port.protocol == Protocol::Tcp).map(|port| port.host).collect();
+        // A claim ends when its ports are served, not before: a listener that yields must not come back in between.
+        lock(&self.starting).retain(|_, claimed| !claimed.iter().all(|port| tcp.contains(port)));
         *lock(&self.serving) = tcp;
         self.publish();
     }
 
-    /// The instance no longer starts.
+    /// The instance will not serve its ports.
     pub(crate) fn settle(&self, key: InstanceKey) {
         if lock(&self.starting).remove(&key).is_some() {
             self.publish();
@@ -97,17 +100,18 @@ async fn check(port: PortMapping, network: &NodeNetwork) -> Result<(), String> {
             .await
             .map_err(|error| format!("cannot find out whether host port {}/{} is free: {error}", port.host, port.protocol))?;
         let Some(holder) = holder else { return Ok(()) };
-        let own = holder.pid == Some(std::process::id());
+        // A socket that is just being closed belongs to no process any more.
+        let may_yield = holder.pid.is_none() || holder.pid == Some(std::process::id());
         if RESERVED.contains(&(port.protocol, port.host)) {
             return Err(format!("host port {}/{} belongs to Oakestra: choose another", port.host, port.protocol));
         }
-        if !own && is_this_program(&holder) {
+        if !may_yield && is_this_program(&holder) {
             // The dashboard of a root in another process: rules come before sockets, and the dashboard is at the
             // root's own port as well.
             info!(port = port.host, "an application takes this port over from the dashboard of this machine");
             return Ok(());
         }
-        if !own || tokio::time::Instant::now() >= deadline {
+        if !may_yield || tokio::time::Instant::now() >= deadline {
             return Err(taken(port, &holder));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

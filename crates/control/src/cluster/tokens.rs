@@ -63,7 +63,7 @@ impl Cluster {
             return earlier.identity.parse().map_err(|_| TokenRefused::Used);
         }
         let name = self.free_name(candidate.name);
-        let id = WorkerId::from_parts(now.wall.unix_seconds(), entropy.next_u64());
+        let id = WorkerId::new(now.wall, entropy.next_u64());
         let worker = Worker {
             id,
             facts: WorkerFacts {

@@ -75,7 +75,7 @@ impl Root {
         self.check_services(&prepared)?;
         let mut created = Vec::with_capacity(requests.len());
         for request in requests {
-            let id = ApplicationId::from_parts(now.wall.unix_seconds(), entropy.next_u64());
+            let id = ApplicationId::new(now.wall, entropy.next_u64());
             let application = Application {
                 id,
                 owner: owner.to_owned(),
@@ -215,7 +215,7 @@ impl Root {
         for request in requests {
             let Some(address) = request.spec.service_address.or_else(|| self.addresses.allocate()) else { continue };
             let Some(parent) = self.applications.get_mut(&application) else { continue };
-            let id = ServiceId::from_parts(now.wall.unix_seconds(), entropy.next_u64());
+            let id = ServiceId::new(now.wall, entropy.next_u64());
             let service = Service {
                 id,
                 application,

@@ -64,7 +64,7 @@ impl Root {
             return Err(TokenRefused::NameInUse);
         }
         let id = existing.map_or_else(
-            || ClusterId::from_parts(now.wall.unix_seconds(), entropy.next_u64()),
+            || ClusterId::new(now.wall, entropy.next_u64()),
             |cluster| cluster.id,
         );
         self.clusters.entry(id).or_insert_with(|| Cluster {

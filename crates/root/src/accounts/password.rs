@@ -11,11 +11,11 @@ use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Work memory of one hash, six passes over it, one lane: about 20 ms. The memory is kept from the first hash on and
+/// Work memory of one hash, ten passes over it, one lane: about 20 ms. The memory is kept from the first hash on and
 /// used again: aligned blocks of this size that come and go fragment the heap of the C library, which then grows
 /// with every login. So it has to be small.
 const MEMORY_KIB: u32 = 4 * 1024;
-const PASSES: u32 = 6;
+const PASSES: u32 = 10;
 const LANES: u32 = 1;
 /// Largest work memory a stored hash may ask for.
 const MAX_MEMORY_KIB: u32 = 64 * 1024;
@@ -255,7 +255,7 @@ mod tests {
     async fn a_right_password_is_remembered_until_the_hash_changes() {
         let passwords = Passwords::new().unwrap();
         let hash = passwords.hash("secret".into()).await.unwrap();
-        assert!(hash.starts_with("$argon2id$v=19$m=4096,t=6,p=1$"), "{hash}");
+        assert!(hash.starts_with("$argon2id$v=19$m=4096,t=10,p=1$"), "{hash}");
         assert!(!passwords.remembers("bob", "secret", &hash));
         let turn = passwords.turn().await.unwrap();
         assert!(passwords.verify(turn, "bob", "secret", Some(&hash)).await.unwrap());

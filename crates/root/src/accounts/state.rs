@@ -184,7 +184,7 @@ impl Accounts {
         if !self.needs_seed() {
             return;
         }
-        let id = UserId::from_parts(now.wall.unix_seconds(), entropy.next_u64());
+        let id = UserId::new(now.wall, entropy.next_u64());
         let user = User {
             id,
             name: DEFAULT_USER.to_owned(),
@@ -197,7 +197,7 @@ impl Accounts {
         let member = Member { user: id, roles: Role::ALL.to_vec() };
         let existing = self.organization_named(ROOT_ORGANIZATION).map(|organization| organization.id);
         let organization_id = existing
-            .unwrap_or_else(|| OrganizationId::from_parts(now.wall.unix_seconds(), entropy.next_u64()));
+            .unwrap_or_else(|| OrganizationId::new(now.wall, entropy.next_u64()));
         let organization = self.organizations.entry(organization_id).or_insert_with(|| Organization {
             id: organization_id,
             name: ROOT_ORGANIZATION.to_owned(),

@@ -4,7 +4,7 @@
 //! request → guard (CORS, limits, panics) → router → extractors (body, caller) → handler → engine → record → answer
 //! ```
 //!
-//! Every error is a JSON object with `code`, `status` and `message`; see [`error`](self).
+//! Every error is a JSON object with `code`, `status` and `message`, made in `error`.
 
 mod answer;
 mod applications;

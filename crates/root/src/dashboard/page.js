@@ -156,11 +156,11 @@ async function loop() {
 byId("login-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const form = event.target;
-  const username = form.username.value;
+  const username = form.elements.username.value;
   byId("login-problem").textContent = "";
   try {
-    const body = { username, password: form.password.value };
-    if (form.organization.value) body.organization_name = form.organization.value;
+    const body = { username, password: form.elements.password.value };
+    if (form.elements.organization.value) body.organization_name = form.elements.organization.value;
     setSession(await call("/api/auth/login", { method: "POST", body, token: null }), username);
     form.reset();
     await refresh();
@@ -173,7 +173,7 @@ byId("password-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const form = event.target;
   try {
-    const body = { oldPassword: form.old.value, newPassword: form.new.value };
+    const body = { oldPassword: form.elements.old.value, newPassword: form.elements.new.value };
     await authorised(`/api/user/${encodeURIComponent(session.user)}`, { method: "POST", body });
     form.reset();
     byId("password").open = false;

@@ -93,9 +93,13 @@ async fn wrong_passwords_are_slowed_down_and_right_ones_are_not() {
     for _ in 0..30 {
         assert_eq!(login("bob's password", REMOTE).send().await.status, 200);
     }
-    for _ in 0..10 {
-        login("wrong", REMOTE).send().await.error(401);
+    // On a slow machine some are forgiven meanwhile.
+    let mut wrong = 0;
+    while login("wrong", REMOTE).send().await.status == 401 {
+        wrong += 1;
+        assert!(wrong < 100);
     }
+    assert!(wrong >= 10);
     // A right guess must not be told apart from a wrong one now.
     for password in ["wrong", "bob's password"] {
         let answer = login(password, REMOTE).send().await;

@@ -1,5 +1,6 @@
 //! The API through its real router, on a real store in a temporary directory. Clusters are played by the tests: they
 //! speak to the root's state machine as the link would.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test they are called from")]
 
 mod accounts;
 mod applications;

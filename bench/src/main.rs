@@ -1,0 +1,2 @@
+//! Measures oak against the budgets of its design.
+fn main() {}

@@ -1,0 +1,137 @@
+//! The containers of one worker. Processes survive the agent. Operations on one workload run one after the other, as
+//! in the worker's shell: a pull is dropped when something newer comes, everything else comes to its end.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use oak_control::worker::{Attempt, Exit, Found};
+use oak_model::InstanceKey;
+use oak_model::message::Assignment;
+
+use super::agenda::{Agenda, Event};
+
+#[derive(Clone, Debug)]
+pub enum Work {
+    Prepare,
+    Start(Box<Assignment>),
+    Stop,
+}
+
+#[derive(Clone, Debug)]
+pub struct Operation {
+    pub number: u64,
+    pub key: InstanceKey,
+    pub attempt: Attempt,
+    pub work: Work,
+}
+
+#[derive(Clone, Debug)]
+pub struct Container {
+    pub process: u64,
+    pub assignment: Box<Assignment>,
+    /// Under which attempt the agent watches it.
+    pub watched: Option<Attempt>,
+    pub ended: Option<Exit>,
+}
+
+/// How often things go wrong, percent.
+#[derive(Clone, Copy)]
+pub struct Luck {
+    pub fails: u64,
+    pub hangs: u64,
+    pub dies: u64,
+}
+
+impl Luck {
+    pub const BAD: Self = Self { fails: 15, hangs: 6, dies: 20 };
+    pub const GOOD: Self = Self { fails: 0, hangs: 0, dies: 0 };
+}
+
+pub struct Runtime {
+    worker: usize,
+    pub containers: BTreeMap<InstanceKey, Container>,
+    operations: BTreeMap<InstanceKey, VecDeque<Operation>>,
+}
+
+impl Runtime {
+    pub const fn new(worker: usize) -> Self {
+        Self { worker, containers: BTreeMap::new(), operations: BTreeMap::new() }
+    }
+
+    /// Keys of the processes that run.
+    pub fn running(&self) -> impl Iterator<Item = (&InstanceKey, &Container)> {
+        self.containers.iter().filter(|(_, container)| container.ended.is_none())
+    }
+
+    pub fn begin(&mut self, agenda: &mut Agenda, epoch: u64, luck: Luck, operation: Operation) {
+        let queue = self.operations.entry(operation.key).or_default();
+        if queue.back().is_some_and(|last| matches!(last.work, Work::Prepare)) {
+            queue.pop_back();
+        }
+        queue.push_back(operation);
+        if queue.len() == 1 {
+            self.launch(agenda, epoch, luck, queue_key(queue));
+        }
+    }
+
+    fn launch(&self, agenda: &mut Agenda, epoch: u64, luck: Luck, key: Option<InstanceKey>) {
+        let next = key.and_then(|key| self.operations.get(&key)).and_then(VecDeque::front);
+        if let Some(operation) = next {
+            let time = if agenda.chance(luck.hangs) { agenda.between(10_000, 60_000) } else { agenda.between(1, 800) };
+            let event = Event::Operation { worker: self.worker, epoch, operation: operation.number };
+            agenda.after(time, event);
+        }
+    }
+
+    /// Takes the operation that came to its end, unless it was dropped, and begins the next one.
+    pub fn finish(&mut self, agenda: &mut Agenda, epoch: u64, luck: Luck, number: u64) -> Option<Operation> {
+        let queue = self.operations.values_mut().find(|q| q.front().is_some_and(|o| o.number == number))?;
+        let operation = queue.pop_front()?;
+        self.launch(agenda, epoch, luck, Some(operation.key));
+        Some(operation)
+    }
+
+    /// Replaces whatever is there by a new process.
+    pub fn create(&mut self, agenda: &mut Agenda, luck: Luck, key: InstanceKey, assignment: Box<Assignment>) {
+        let process = agenda.number();
+        if assignment.desired.spec.one_shot || agenda.chance(luck.dies) {
+            let life = agenda.between(0, 20_000);
+            agenda.after(life, Event::Exit { worker: self.worker, process });
+        }
+        self.containers.insert(key, Container { process, assignment, watched: None, ended: None });
+    }
+
+    /// A process ends; returns whom to tell.
+    pub fn exit(&mut self, process: u64, exit: Exit) -> Option<(InstanceKey, Attempt)> {
+        let (key, container) = self.containers.iter_mut().find(|(_, container)| container.process == process)?;
+        container.ended = Some(exit);
+        Some((*key, container.watched?))
+    }
+
+    /// The agent dies. What it was doing may or may not have happened.
+    pub fn agent_crashed(&mut self, agenda: &mut Agenda, luck: Luck) {
+        for queue in std::mem::take(&mut self.operations).into_values() {
+            match queue.front() {
+                Some(Operation { key, work: Work::Start(assignment), .. }) if agenda.chance(50) => {
+                    self.create(agenda, luck, *key, assignment.clone());
+                }
+                Some(Operation { key, work: Work::Stop, .. }) if agenda.chance(50) => {
+                    self.containers.remove(key);
+                }
+                _ => {}
+            }
+        }
+        for container in self.containers.values_mut() {
+            container.watched = None;
+        }
+    }
+
+    /// What a starting agent finds.
+    pub fn found(&self) -> BTreeMap<InstanceKey, Found> {
+        let state = |container: &Container| container.ended.map_or(Found::Running, Found::Exited);
+        self.containers.iter().map(|(key, container)| (*key, state(container))).collect()
+    }
+}
+
+fn queue_key(queue: &VecDeque<Operation>) -> Option<InstanceKey> {
+    queue.front().map(|operation| operation.key)
+}

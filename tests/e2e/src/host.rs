@@ -1,0 +1,255 @@
+//! A played machine: namespaces that live as long as their first process.
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::process::child_of;
+use crate::{cgroup, eventually, pause, soon};
+
+/// Joins the cgroups `$1` of this machine, then runs the rest in new namespaces.
+const OUTER: &str = r#"
+name=$1
+shift
+grep -E ' cgroup2? ' /proc/self/mounts | while read -r _ point kind _; do
+    group=$point/$name
+    mkdir "$group" || exit 1
+    if [ "$kind" = cgroup ] && [ -e "$group/cpuset.cpus" ]; then
+        cat "$point/cpuset.cpus" >"$group/cpuset.cpus"
+        cat "$point/cpuset.mems" >"$group/cpuset.mems"
+    fi
+    echo $$ >"$group/cgroup.procs" || exit 1
+done || exit 1
+exec unshare --mount --net --pid --cgroup --uts --ipc --fork --mount-proc --kill-child --propagation private "$@"
+"#;
+
+/// First process of the machine: shows it its own cgroups only, then reaps orphans until its input ends.
+const INIT: &str = r#"
+set -eu
+hostname "$1"
+mounts=$(grep -E ' cgroup2? ' /proc/self/mounts)
+while read -r _ point kind options _; do
+    wanted=rw
+    IFS=,
+    for word in $options; do
+        case $word in
+        rw | ro | relatime | nosuid | nodev | noexec | nsdelegate | memory_recursiveprot) ;;
+        *) wanted=$wanted,$word ;;
+        esac
+    done
+    unset IFS
+    umount -l "$point"
+    mount -t "$kind" -o "$wanted" "$kind" "$point"
+done <<<"$mounts"
+if [ -e /sys/fs/cgroup/cgroup.procs ]; then
+    mkdir /sys/fs/cgroup/system
+    echo 0 >/sys/fs/cgroup/system/cgroup.procs
+fi
+ip link set lo up
+echo ready
+read -r _ || true
+"#;
+
+/// Puts a command that enters the machine into the machine's cgroups. Version 2 wants processes in leaves only.
+const JOIN: &str = r#"
+if [ -e /sys/fs/cgroup/cgroup.procs ]; then
+    echo 0 >/sys/fs/cgroup/system/cgroup.procs
+else
+    for file in /sys/fs/cgroup/*/cgroup.procs; do echo 0 >"$file"; done
+fi
+exec "$@"
+"#;
+
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a command wrote and how it ended.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// Exit code; `None` after a signal.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+/// A played machine. Dropping it ends everything on it.
+#[derive(Debug)]
+pub struct Host {
+    name: String,
+    init: Child,
+    pid: u32,
+    address: Ipv4Addr,
+    directory: PathBuf,
+    cgroup: String,
+}
+
+impl Host {
+    /// Makes a machine without cables whose files are in `directory`.
+    pub(crate) fn create(name: &str, directory: &Path, address: Ipv4Addr) -> anyhow::Result<Self> {
+        let directory = directory.join(name);
+        fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        let cgroup = cgroup::host_group(name);
+        let mut init = Command::new("sh")
+            .args(["-euc", OUTER, "sh", &cgroup, "bash", "-c", INIT, "init", name])
+            .env_clear()
+            .env("PATH", PATH)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start a shell for a machine")?;
+        let output = init.stdout.take().context("the machine has no output")?;
+        // From here on dropping the value ends the process, whatever fails.
+        let mut host = Self { name: name.to_owned(), init, pid: 0, address, directory, cgroup };
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line)?;
+        ensure!(line.trim() == "ready", "machine {name} did not start: are you root, and is util-linux there?");
+        let child = child_of(host.init.id()).context("the machine has no first process")?;
+        host.pid = u32::try_from(child)?;
+        Ok(host)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its address on the switch.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// Its directory, seen from inside and outside under the same path.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Its first process, seen from outside.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The name of its cgroup in each hierarchy of the real machine.
+    pub(crate) fn cgroup(&self) -> &str {
+        &self.cgroup
+    }
+
+    /// A command on this machine; the environment is empty except for `PATH`.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--target", &self.pid.to_string()])
+            .args(["--mount", "--net", "--pid", "--cgroup", "--uts", "--ipc", "--", "sh", "-euc", JOIN, "sh", program])
+            .env_clear()
+            .env("PATH", PATH)
+            .env("HOME", &self.directory)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end, at most a minute.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn run(&self, words: &[&str]) -> anyhow::Result<Output> {
+        self.run_with(words, &[])
+    }
+
+    /// Like [`Host::run`] with environment variables.
+    ///
+    /// # Errors
+    /// As [`Host::run`].
+    pub fn run_with(&self, words: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<Output> {
+        let mut command = self.command("timeout");
+        command.args(["--signal=KILL", "60"]).args(words).envs(environment.iter().copied());
+        let output = command.output().with_context(|| format!("cannot run {words:?} on {}", self.name))?;
+        Ok(Output {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
+    /// Runs a command that has to succeed and returns its standard output.
+    ///
+    /// # Errors
+    /// It cannot be started or fails; the error carries what it said.
+    pub fn check(&self, words: &[&str]) -> anyhow::Result<String> {
+        let output = self.run(words)?;
+        if output.code == Some(0) {
+            return Ok(output.stdout);
+        }
+        bail!("{words:?} on {} ended with {:?}: {}{}", self.name, output.code, output.stdout, output.stderr)
+    }
+
+    /// Runs `work` in a thread that is in the network of this machine.
+    ///
+    /// # Errors
+    /// The network cannot be entered.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+        let file = File::open(format!("/proc/{}/ns/net", self.pid))
+            .with_context(|| format!("the network of {} is gone", self.name))?;
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(move || {
+                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+                Ok(work())
+            });
+            match thread.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+
+    /// Connects the machine to a switch with a cable whose end here is `eth0`.
+    pub(crate) fn plug_into(&self, switch: &Self) -> anyhow::Result<()> {
+        let (port, here) = (format!("p-{}", self.pid), self.pid.to_string());
+        switch.check(&["ip", "link", "add", "name", &port, "type", "veth", "peer", "name", "eth0"])?;
+        // `ip` on the switch does not know our process ids, the one outside does.
+        let moved = Command::new("nsenter")
+            .args(["--target", &switch.pid.to_string(), "--net", "--", "ip", "link", "set", "eth0", "netns", &here])
+            .status()?;
+        ensure!(moved.success(), "cannot plug the cable into {}", self.name);
+        switch.check(&["ip", "link", "set", &port, "master", "br0", "up"])?;
+        let address = format!("{}/24", self.address);
+        self.check(&["ip", "address", "add", &address, "dev", "eth0"])?;
+        self.check(&["ip", "link", "set", "eth0", "up"])?;
+        self.check(&["ip", "route", "add", "default", "via", &switch.address.to_string()])?;
+        Ok(())
+    }
+
+    /// Waits until a TCP connection from this machine is accepted.
+    ///
+    /// # Errors
+    /// Not within the usual time.
+    pub fn wait_for_port(&self, address: std::net::SocketAddr) -> anyhow::Result<()> {
+        eventually(&format!("{address} answers to {}", self.name), soon(), || {
+            self.within(|| std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)))??;
+            Ok(())
+        })
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        drop(self.init.stdin.take());
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while matches!(self.init.try_wait(), Ok(None)) {
+            if Instant::now() >= deadline {
+                // Its child is killed with it.
+                let _ = self.init.kill();
+                let _ = self.init.wait();
+                break;
+            }
+            pause();
+        }
+        cgroup::remove(&self.cgroup);
+    }
+}

@@ -1,0 +1,43 @@
+//! Harness of the end-to-end tests: the real program, real containers, a real registry, several machines.
+//!
+//! A machine is a [`Host`]: a set of namespaces (network, processes, mounts, cgroups, host name) behind one virtual
+//! cable to a switch. When its first process ends, the kernel ends everything in it, so nothing survives a test,
+//! not even a killed one. What is shared with the machine that runs the tests: files and the kernel.
+//!
+//! ```text
+//! World ── switch (bridge, registry) ──┬── Host "root"    ── Oak (oak root …)
+//!                                      ├── Host "cluster" ── Oak (oak cluster …)
+//!                                      └── Host "worker"  ── Oak (oak worker …) ── containers
+//! ```
+//!
+//! * [`World::run`] is the frame of every scenario: one at a time, a fresh directory, kept when the scenario fails.
+//! * [`Host`] runs commands, tells which processes, mounts, devices, rules and cgroups it has ([`Footprint`]).
+//! * [`Oak`] is one running `oak`: killed, ended and started again at will.
+//! * [`Api`] speaks to a root as a client on its machine would, without any code of the product.
+//! * [`eventually`] waits for a condition. Nothing here waits for a time.
+#![forbid(unsafe_code)]
+
+mod api;
+mod cgroup;
+mod descriptor;
+mod footprint;
+mod host;
+mod http;
+mod oak;
+mod process;
+mod wait;
+mod world;
+
+pub use api::{Api, Instance, Refused};
+pub use cgroup::{container_cgroups, cpu_time, processes_of};
+pub use descriptor::{Microservice, application};
+pub use footprint::Footprint;
+pub use host::{Host, Output};
+pub use http::{Page, get, request};
+pub use oak::Oak;
+pub use process::{is_alive, resident_kib};
+pub use wait::{eventually, pause, soon};
+pub use world::World;
+
+/// The descriptor of the manual, unchanged: a `curl` client and an `nginx` server behind `10.30.55.55`.
+pub const CURL_APPLICATION: &str = include_str!("../fixtures/deploy_curl_application.json");
