@@ -11,7 +11,9 @@
 #![forbid(unsafe_code)]
 
 mod fleet;
+mod problem;
 mod reason;
 
-pub use fleet::{Fleet, Request, WorkerState};
+pub use fleet::Fleet;
+pub use problem::{Request, WorkerState};
 pub use reason::{Reason, Refusal};

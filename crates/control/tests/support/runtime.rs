@@ -63,13 +63,14 @@ impl Runtime {
     }
 
     pub fn begin(&mut self, agenda: &mut Agenda, epoch: u64, luck: Luck, operation: Operation) {
-        let queue = self.operations.entry(operation.key).or_default();
+        let key = operation.key;
+        let queue = self.operations.entry(key).or_default();
         if queue.back().is_some_and(|last| matches!(last.work, Work::Prepare)) {
             queue.pop_back();
         }
         queue.push_back(operation);
         if queue.len() == 1 {
-            self.launch(agenda, epoch, luck, queue_key(queue));
+            self.launch(agenda, epoch, luck, Some(key));
         }
     }
 
@@ -130,8 +131,4 @@ impl Runtime {
         let state = |container: &Container| container.ended.map_or(Found::Running, Found::Exited);
         self.containers.iter().map(|(key, container)| (*key, state(container))).collect()
     }
-}
-
-fn queue_key(queue: &VecDeque<Operation>) -> Option<InstanceKey> {
-    queue.front().map(|operation| operation.key)
 }

@@ -1,0 +1,135 @@
+//! What must be true some time after things stopped going wrong: desired and observed agree everywhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use oak_control::cluster::Cluster;
+use oak_control::root::Root;
+use oak_control::worker::Phase;
+use oak_model::{InstanceKey, Status};
+
+use super::agenda::Who;
+use super::world::{Plan, World};
+
+impl Plan {
+    /// Whether the user may want more than there is room for.
+    pub const fn is_tight(&self) -> bool {
+        self.instances > self.clusters * self.workers_each * 4
+    }
+}
+
+type Settled = Result<(), String>;
+
+fn require(holds: bool, problem: impl FnOnce() -> String) -> Settled {
+    if holds { Ok(()) } else { Err(problem()) }
+}
+
+impl World {
+    /// Whether desired and observed agree, and if not, where.
+    ///
+    /// # Errors
+    /// The first difference.
+    pub fn check_settled(&mut self) -> Settled {
+        for child in self.children() {
+            require(self.is_alive(child) && self.link(child).is_up(), || format!("{child:?} is out of touch"))?;
+        }
+        let root = self.root.machine.as_ref().ok_or("the root is down")?;
+        let departures = root.departures().count();
+        require(departures == 0, || format!("{departures} departures are left"))?;
+        let instances: Vec<_> = root.services().flat_map(|service| root.instances_of(service.id)).collect();
+        let addresses = root.services().count() + instances.len();
+        require(root.addresses_in_use() == addresses, || format!("{addresses} addresses should be in use"))?;
+
+        let mut running = BTreeSet::new();
+        for instance in instances {
+            match instance.status {
+                Status::Running => {
+                    running.insert(instance.key);
+                }
+                Status::Completed => {}
+                Status::NoWorkerCapacity
+                | Status::NoQualifiedWorkerFound
+                | Status::NoNodeFound
+                | Status::TargetClusterNoCapacity
+                | Status::NoActiveClusterWithCapacity
+                    if self.plan.is_tight() && !instance.detail.is_empty() => {}
+                _ => return Err(format!("{} is {}: {}", instance.key, instance.status, instance.detail)),
+            }
+        }
+        self.clusters_agree(root)?;
+        self.workers_agree()?;
+        self.processes_agree(&running)
+    }
+
+    fn children(&self) -> Vec<Who> {
+        let clusters = (0..self.clusters.len()).map(Who::Cluster);
+        clusters.chain((0..self.workers.len()).map(Who::Worker)).collect()
+    }
+
+    fn clusters_agree(&self, root: &Root) -> Settled {
+        let mut held = 0;
+        for cluster in &self.clusters {
+            for placed in cluster.node.machine.iter().flat_map(Cluster::placed) {
+                held += 1;
+                let key = placed.desired.key;
+                let instance = root.instance(key).ok_or_else(|| format!("cluster keeps {key}, the root does not"))?;
+                require(instance.cluster == Some(cluster.id), || format!("the root has {key} elsewhere"))?;
+                require(instance.generation == placed.desired.generation, || format!("generation of {key}"))?;
+                require(instance.status == placed.status && instance.detail == placed.detail, || {
+                    format!("{key}: cluster says {}, root says {}", placed.status, instance.status)
+                })?;
+                let worker = placed.placement.map(|placement| placement.worker);
+                require(instance.worker == worker, || format!("{key}: cluster and root differ in the worker"))?;
+            }
+        }
+        let assigned =
+            root.services().flat_map(|s| root.instances_of(s.id)).filter(|i| i.cluster.is_some()).count();
+        require(held == assigned, || format!("clusters hold {held} instances, the root assigned {assigned}"))
+    }
+
+    fn workers_agree(&self) -> Settled {
+        let mut placed_on: BTreeMap<InstanceKey, _> = BTreeMap::new();
+        for cluster in &self.clusters {
+            for placed in cluster.node.machine.iter().flat_map(Cluster::placed) {
+                if let Some(placement) = placed.placement {
+                    placed_on.insert(placed.desired.key, placement);
+                }
+            }
+        }
+        for worker in &self.workers {
+            let workloads = worker.node.machine.iter().flat_map(|machine| machine.workloads());
+            let mut instances = BTreeMap::new();
+            for workload in workloads {
+                let key = workload.key();
+                let placement = placed_on.remove(&key).ok_or_else(|| format!("{key} is a leftover on a worker"))?;
+                require(placement.worker == worker.id, || format!("{key} is on the wrong worker"))?;
+                require(placement.incarnation == workload.incarnation(), || format!("incarnation of {key}"))?;
+                if matches!(workload.phase(), Phase::Running { .. }) {
+                    let address = workload.assignment().desired.instance_address;
+                    instances.insert(address, workload.address().ok_or("a running workload has no address")?);
+                }
+            }
+            let unique: BTreeSet<_> = instances.values().collect();
+            require(unique.len() == instances.len(), || "two workloads share an address".to_owned())?;
+            require(worker.network.instances == instances, || format!("network of {}", worker.facts.name))?;
+        }
+        require(placed_on.is_empty(), || format!("{} workloads are missing", placed_on.len()))
+    }
+
+    /// Exactly one process per running instance, and no other.
+    fn processes_agree(&self, running: &BTreeSet<InstanceKey>) -> Settled {
+        let mut processes = BTreeSet::new();
+        for worker in &self.workers {
+            for (key, _) in worker.runtime.running() {
+                require(processes.insert(*key), || format!("{key} runs twice"))?;
+            }
+            let known = |key: &InstanceKey| worker.node.machine.as_ref().is_some_and(|m| m.workload(*key).is_some());
+            let leftover = worker.runtime.containers.keys().find(|key| !known(key));
+            require(leftover.is_none(), || format!("container {leftover:?} was left behind"))?;
+        }
+        require(processes == *running, || {
+            let missing = running.difference(&processes).count();
+            let extra = processes.difference(running).count();
+            format!("{missing} processes are missing, {extra} are too many")
+        })
+    }
+}
