@@ -16,7 +16,7 @@
 
 mod support;
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use support::world::{Plan, World};
 
@@ -34,14 +34,17 @@ fn for_each_seed(test: &str, seeds: u64, scenario: impl Fn(u64)) {
         Some(seed) => (seed, 1),
         None => (0, number("OAK_SIM_SEEDS").unwrap_or(seeds)),
     };
-    for seed in first..first + count {
-        if let Err(failure) = catch_unwind(AssertUnwindSafe(|| scenario(seed))) {
-            eprintln!(
-                "seed {seed} failed; replay: OAK_SIM_SEED={seed} OAK_SIM_TRACE=1 cargo test -p oak-control --test system {test} -- --nocapture"
-            );
-            resume_unwind(failure);
-        }
-    }
+    let failed: Vec<u64> = (first..first + count)
+        .filter(|seed| {
+            eprintln!("seed {seed}");
+            catch_unwind(AssertUnwindSafe(|| scenario(*seed))).is_err()
+        })
+        .collect();
+    assert!(
+        failed.is_empty(),
+        "seeds {failed:?} failed; replay one: OAK_SIM_SEED={} OAK_SIM_TRACE=1 cargo test -p oak-control --test system {test} -- --nocapture",
+        failed.first().unwrap_or(&0)
+    );
 }
 
 fn survive(seed: u64, plan: Plan) -> World {

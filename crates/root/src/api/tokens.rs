@@ -23,7 +23,7 @@ use super::clusters::{find, shortened};
 use super::error::ApiError;
 
 /// Life of a token in seconds: least, usual, most.
-const LIFE_S: (u64, u64, u64) = (60, 3600, 7 * 24 * 3600);
+const LIFE_S: (u64, u64, u64) = (1, 3600, 7 * 24 * 3600);
 /// How long a cluster may take to confirm a worker token.
 const CONFIRMATION: Duration = Duration::from_secs(5);
 
