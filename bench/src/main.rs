@@ -8,6 +8,7 @@
 
 mod crun;
 mod deploy;
+mod fixture;
 mod http;
 mod idle;
 mod machine;

@@ -25,6 +25,7 @@ mod host;
 mod http;
 mod oak;
 mod process;
+mod tiers;
 mod wait;
 mod world;
 
@@ -36,6 +37,7 @@ pub use host::{Host, Output};
 pub use http::{Page, get, request};
 pub use oak::Oak;
 pub use process::{is_alive, resident_kib};
+pub use tiers::{CLUSTER, Machines, Tiers};
 pub use wait::{eventually, pause, soon};
 pub use world::World;
 
