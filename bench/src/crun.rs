@@ -117,7 +117,9 @@ fn adapt(mut configuration: Value, bundle: &Path) -> anyhow::Result<Value> {
     let namespaces = linux["namespaces"].as_array_mut().context("no namespaces")?;
     namespaces.retain(|namespace| namespace["type"] != "network");
     let mounts = configuration["mounts"].as_array_mut().context("no mounts")?;
-    let inside = |mount: &Value, parent: &str| mount["destination"].as_str().is_some_and(|path| path.starts_with(parent));
+    let inside = |mount: &Value, parent: &str| {
+        mount["destination"].as_str().is_some_and(|path| path.starts_with(parent))
+    };
     mounts.retain(|mount| !inside(mount, "/sys/fs/cgroup"));
     mounts.push(json!({
         "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
@@ -127,6 +129,8 @@ fn adapt(mut configuration: Value, bundle: &Path) -> anyhow::Result<Value> {
         let source = PathBuf::from(mount["source"].as_str().unwrap_or_default());
         let copy = bundle.join("files").join(source.file_name().unwrap_or_default());
         fs::copy(&source, &copy).with_context(|| format!("cannot copy {}", source.display()))?;
+        // crun 1.8 fails on files with `rro`.
+        mount["options"] = json!(["bind", "rprivate", "ro"]);
         mount["source"] = copy.to_string_lossy().into();
     }
     Ok(configuration)

@@ -25,7 +25,13 @@ pub(crate) struct Fixture {
 pub(crate) fn root(now: Now, seed: u64, workers: u64, services: u32) -> anyhow::Result<Fixture> {
     let mut entropy = SeededEntropy::new(seed);
     let mut root = Root::new(Settings::default());
-    root.create_token(now, "token".to_owned(), "hash".to_owned(), TokenRole::Cluster, Duration::from_secs(600));
+    root.create_token(
+        now,
+        "token".to_owned(),
+        "hash".to_owned(),
+        TokenRole::Cluster,
+        Duration::from_secs(600),
+    );
     let name = format!("cluster-{seed}");
     let candidate = Candidate {
         token_id: "token",
@@ -95,6 +101,7 @@ fn descriptor(seed: u64, application: u32, services: u32) -> Value {
 
 /// The newest version of every row in `rows`.
 pub(crate) fn newest(rows: Vec<oak_control::Row>) -> Vec<oak_control::Row> {
-    let newest: BTreeMap<_, _> = rows.into_iter().map(|row| ((row.table as u8, row.key.clone()), row)).collect();
+    let newest: BTreeMap<_, _> =
+        rows.into_iter().map(|row| ((row.table as u8, row.key.clone()), row)).collect();
     newest.into_values().filter(|row| row.document.is_some()).collect()
 }

@@ -29,7 +29,10 @@ struct Observed {
 /// Runs the measurements and prints their tables.
 pub(crate) fn run(settings: &Settings) -> anyhow::Result<()> {
     let header = ["PSS MB", "private MB", "anonymous MB", "CPU % of a core", "threads"];
-    println!("\n{:<34} {:>8} {:>11} {:>13} {:>16} {:>8}", "idle", header[0], header[1], header[2], header[3], header[4]);
+    println!(
+        "\n{:<34} {:>8} {:>11} {:>13} {:>16} {:>8}",
+        "idle", header[0], header[1], header[2], header[3], header[4]
+    );
     all_in_one(settings)?;
     separate(settings)
 }
@@ -39,22 +42,26 @@ fn all_in_one(settings: &Settings) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let data = directory.path().join("data");
     let oak = up(&settings.oak, &data)?;
+    warm_up(&oak, &mut Connection::open(API)?)?;
+    for observed in watch(&[oak.pid()])? {
+        row("oak up", &observed);
+    }
     let mut api = Connection::open(API)?;
-    warm_up(&oak, &mut api)?;
-    row("oak up", &observe(&[oak.pid()])?);
     let service = register_demo(&mut api, "many", None)?;
     for _ in 0..CONTAINERS {
         deploy(&mut api, &service)?;
     }
-    let shims = || find("oak-shim", &data.to_string_lossy());
     wait_until("the containers", PATIENCE, || run_count(&oak) == CONTAINERS + 1)?;
-    let shims = shims();
-    let observed = observe(&shims)?;
-    row(&format!("{} shims together", shims.len()), &observed);
-    let each = observed.memory.proportional as f64 / 1e3 / shims.len().max(1) as f64;
+    let mut pids = find("oak-shim", &data.to_string_lossy());
+    pids.push(oak.pid());
+    let mut observed = watch(&pids)?;
+    let agent = observed.pop().context("the agent was observed")?;
+    let shims = sum(&observed);
+    row(&format!("{} shims together", observed.len()), &shims);
+    let each = shims.memory.proportional as f64 * 1.024 / 1e3 / observed.len().max(1) as f64;
     println!("  per running container: {each:.2} MB PSS (budget 1, {})", verdict(each <= 1.0));
-    row(&format!("oak up with {CONTAINERS} containers"), &observe(&[oak.pid()])?);
-    undeploy(&oak, &mut api, &service)
+    row(&format!("oak up with {CONTAINERS} containers"), &agent);
+    undeploy(&oak, &mut Connection::open(API)?, &service)
 }
 
 fn run_count(oak: &Oak) -> usize {
@@ -86,17 +93,7 @@ fn separate(settings: &Settings) -> anyhow::Result<()> {
     warm_up(&worker, &mut api)?;
     // A client that stays connected is not part of an idle root.
     drop(api);
-    let (root, cluster) = (root.pid(), cluster.pid());
-    pause(SETTLE);
-    let began = Instant::now();
-    let before = [root, cluster, worker.pid()].map(cpu_time);
-    pause(WATCH);
-    let after = [root, cluster, worker.pid()].map(cpu_time);
-    let elapsed = began.elapsed();
-    let mut seen = Vec::new();
-    for ((pid, before), after) in [root, cluster, worker.pid()].into_iter().zip(before).zip(after) {
-        seen.push(snapshot(pid, percent(after?.saturating_sub(before?), elapsed))?);
-    }
+    let seen = watch(&[root.pid(), cluster.pid(), worker.pid()])?;
     let [root, cluster, worker] = seen.try_into().ok().context("three processes were observed")?;
     row("root", &root);
     row("cluster", &cluster);
@@ -113,19 +110,18 @@ fn join_token(api: &mut Connection, body: &serde_json::Value) -> anyhow::Result<
     answer["token"].as_str().map(str::to_owned).context("the answer has no token")
 }
 
-/// Lets processes settle, watches them, and adds them up.
-fn observe(pids: &[u32]) -> anyhow::Result<Observed> {
+/// Lets processes settle, then watches them.
+fn watch(pids: &[u32]) -> anyhow::Result<Vec<Observed>> {
     pause(SETTLE);
-    let cpu = || pids.iter().map(|pid| cpu_time(*pid)).sum::<anyhow::Result<Duration>>();
-    let (began, before) = (Instant::now(), cpu()?);
+    let times = || pids.iter().map(|pid| cpu_time(*pid)).collect::<anyhow::Result<Vec<_>>>();
+    let (began, before) = (Instant::now(), times()?);
     pause(WATCH);
-    let used = percent(cpu()?.saturating_sub(before), began.elapsed());
-    let each = pids.iter().map(|pid| snapshot(*pid, 0.0)).collect::<anyhow::Result<Vec<_>>>()?;
-    Ok(Observed { cpu_percent: used, ..sum(&each) })
-}
-
-fn snapshot(pid: u32, cpu_percent: f64) -> anyhow::Result<Observed> {
-    Ok(Observed { memory: Memory::of(pid)?, cpu_percent, threads: threads(pid) })
+    let (elapsed, after) = (began.elapsed(), times()?);
+    let observed = pids.iter().zip(before).zip(after).map(|((pid, before), after)| {
+        let cpu_percent = percent(after.saturating_sub(before), elapsed);
+        Ok(Observed { memory: Memory::of(*pid)?, cpu_percent, threads: threads(*pid) })
+    });
+    observed.collect()
 }
 
 fn percent(used: Duration, elapsed: Duration) -> f64 {

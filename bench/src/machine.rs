@@ -10,7 +10,8 @@ pub(crate) fn describe(oak: &Path) -> anyhow::Result<String> {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = field(&cpu, "model name").unwrap_or("unknown processor");
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let memory_kib: u64 = field(&memory, "MemTotal").and_then(|text| text.split(' ').next()?.parse().ok()).unwrap_or(0);
+    let memory_kib: u64 =
+        field(&memory, "MemTotal").and_then(|text| text.split(' ').next()?.parse().ok()).unwrap_or(0);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let size = fs::metadata(oak).with_context(|| format!("cannot read {}", oak.display()))?.len();

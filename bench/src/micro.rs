@@ -99,7 +99,8 @@ async fn deployments(
     let mut callers = JoinSet::new();
     for caller in 0..CALLERS {
         let engine = engine.clone();
-        let mine: Vec<_> = (caller..PLACEMENTS).step_by(CALLERS).map(|n| services[n % services.len()]).collect();
+        let mine: Vec<_> =
+            (caller..PLACEMENTS).step_by(CALLERS).map(|n| services[n % services.len()]).collect();
         callers.spawn(async move {
             for service in mine {
                 engine.call(move |root, now, _| root.deploy(now, service)).await??;

@@ -32,15 +32,14 @@ impl Memory {
     }
 }
 
-/// Processor time a process has used so far, its threads included.
+/// Processor time a process has used so far, with that of threads that have ended; steps of 10 ms.
 pub(crate) fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
-    // Nanoseconds per thread; the ticks of `stat` are too coarse for an idle process.
-    let mut total = 0;
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = fs::read_to_string(task?.path().join("schedstat"))?;
-        total += text.split(' ').next().and_then(|number| number.parse::<u64>().ok()).unwrap_or(0);
-    }
-    Ok(Duration::from_nanos(total))
+    let path = format!("/proc/{pid}/stat");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    // After the name, which may contain anything: fields 14 and 15 of proc_pid_stat(5), in hundredths of a second.
+    let fields = text.rsplit_once(')').context("no name")?.1.split_ascii_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Ok(Duration::from_millis(ticks * 10))
 }
 
 /// Number of threads of a process.
@@ -48,14 +47,14 @@ pub(crate) fn threads(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
 }
 
-/// Processes of which `program` is the file and whose command line contains `word`.
-pub(crate) fn find(word: &str, argument: &str) -> Vec<u32> {
+/// Processes whose command line begins with `program` and contains `argument`.
+pub(crate) fn find(program: &str, argument: &str) -> Vec<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line);
-        line.starts_with(word) && line.contains(argument)
+        line.starts_with(program) && line.contains(argument)
     })
     .collect()
 }
@@ -66,7 +65,11 @@ pub(crate) fn pause(time: Duration) {
 }
 
 /// Polls until `condition` holds.
-pub(crate) fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) -> anyhow::Result<()> {
+pub(crate) fn wait_until(
+    what: &str,
+    limit: Duration,
+    mut condition: impl FnMut() -> bool,
+) -> anyhow::Result<()> {
     let deadline = Instant::now() + limit;
     while !condition() {
         if Instant::now() >= deadline {

@@ -108,6 +108,8 @@ pub struct Cluster {
     /// Instances without a place, or with one on a worker that went silent.
     pending: BTreeSet<InstanceKey>,
     retry_at: Option<Moment>,
+    /// The last instance of an unfinished pass over those that wait.
+    retried_up_to: Option<InstanceKey>,
     /// The root was asked for another address block.
     block_requested: bool,
     outbox: Outbox<Effect>,
@@ -126,6 +128,7 @@ impl Cluster {
             fleet: Fleet::new(),
             pending: BTreeSet::new(),
             retry_at: None,
+            retried_up_to: None,
             block_requested: false,
             outbox: Outbox::default(),
         }

@@ -17,6 +17,7 @@
 pub mod address;
 pub mod backoff;
 pub mod cluster;
+mod counter;
 mod entropy;
 mod outbox;
 pub mod root;

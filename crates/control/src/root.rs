@@ -100,6 +100,8 @@ pub struct Root {
     /// Instances without a place.
     pending: BTreeSet<InstanceKey>,
     retry_at: Option<Moment>,
+    /// The last instance of an unfinished pass over those that wait.
+    retried_up_to: Option<InstanceKey>,
     outbox: Outbox<Effect>,
 }
 
@@ -121,6 +123,7 @@ impl Root {
             node_blocks: BlockPool::new(plan::NODES_FIRST, plan::NODES_LAST, plan::CLUSTER_PREFIX),
             pending: BTreeSet::new(),
             retry_at: None,
+            retried_up_to: None,
             outbox: Outbox::default(),
         }
     }

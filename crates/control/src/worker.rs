@@ -111,6 +111,8 @@ pub enum Effect {
     Network(NetworkTable),
     /// Sends a message to the cluster, if it is connected; otherwise the next hello tells everything.
     ToCluster(WorkerToCluster),
+    /// Measures everything and reports it, changed or not.
+    ReportUsage,
 }
 
 /// Which addresses lead where on this node.
@@ -162,6 +164,11 @@ impl Workload {
     #[must_use]
     pub const fn incarnation(&self) -> Incarnation {
         self.stored.assignment.incarnation
+    }
+
+    /// The newest attempt it was told of; waits for the stop of the present one if they differ.
+    fn newest_incarnation(&self) -> Incarnation {
+        self.next.as_ref().map_or(self.incarnation(), |next| next.incarnation.max(self.incarnation()))
     }
 
     /// Where it is in its life.

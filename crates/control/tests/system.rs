@@ -64,21 +64,21 @@ fn survive(seed: u64, plan: Plan) -> World {
 
 #[test]
 fn a_small_system_survives_faults_and_settles() {
-    for_each_seed("a_small_system", 150, |seed| {
-        survive(seed, Plan { clusters: 1, workers_each: 2, instances: 8, faults_ms: 60_000 });
+    for_each_seed("a_small_system", 120, |seed| {
+        survive(seed, Plan { clusters: 1, workers_each: 2, instances: 8, faults_ms: 30_000 });
     });
 }
 
 #[test]
 fn several_clusters_survive_faults_and_settle() {
-    for_each_seed("several_clusters", 120, |seed| {
-        survive(seed, Plan { clusters: 2, workers_each: 2, instances: 14, faults_ms: 60_000 });
+    for_each_seed("several_clusters", 100, |seed| {
+        survive(seed, Plan { clusters: 2, workers_each: 2, instances: 14, faults_ms: 30_000 });
     });
 }
 
 #[test]
 fn a_full_system_survives_faults_and_explains_what_waits() {
-    for_each_seed("a_full_system", 120, |seed| {
-        survive(seed, Plan { clusters: 2, workers_each: 2, instances: 40, faults_ms: 60_000 });
+    for_each_seed("a_full_system", 100, |seed| {
+        survive(seed, Plan { clusters: 2, workers_each: 2, instances: 24, faults_ms: 30_000 });
     });
 }

@@ -194,6 +194,8 @@ pub enum ClusterToWorker {
         /// The attempt.
         incarnation: Incarnation,
     },
+    /// Send all measurements again: whoever shows them has just started and knows none.
+    ReportUsage,
 }
 
 /// Worker to cluster, after the hello.

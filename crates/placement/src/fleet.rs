@@ -179,9 +179,10 @@ impl Fleet {
             return Ok(best);
         }
         let candidates = hosts.iter().copied().filter(|position| Some(*position) != avoid);
-        let best_host = candidates
-            .filter(|position| self.reject(*position, request).is_none())
-            .min_by_key(|position| (self.instances_of(*position, request.service), self.load.get(*position).copied()));
+        let best_host =
+            candidates.filter(|position| self.reject(*position, request).is_none()).min_by_key(|position| {
+                (self.instances_of(*position, request.service), self.load.get(*position).copied())
+            });
         let last_resort = || avoid.filter(|position| self.reject(*position, request).is_none());
         match best_host.or_else(last_resort).and_then(|position| self.details.get(position)) {
             Some(details) => Ok(details.id),
@@ -196,7 +197,14 @@ impl Fleet {
     }
 
     /// Counts an instance on a worker. Works also for a worker that is full or gone silent: reality comes first.
-    pub fn reserve(&mut self, id: WorkerId, service: ServiceId, name: &str, needs: Resources, ports: &[PortMapping]) {
+    pub fn reserve(
+        &mut self,
+        id: WorkerId,
+        service: ServiceId,
+        name: &str,
+        needs: Resources,
+        ports: &[PortMapping],
+    ) {
         let Some(position) = self.index.get(&id).copied() else { return };
         let Some(details) = self.details.get_mut(position) else { return };
         details.reserved = details.reserved.saturating_add(needs);
@@ -303,7 +311,8 @@ impl Fleet {
             self.free_addresses.get(range.clone()),
             self.load.get(range.clone()),
         );
-        let (Some(class), Some(cores), Some(cpu), Some(memory), Some(storage), Some(addresses), Some(load)) = columns
+        let (Some(class), Some(cores), Some(cpu), Some(memory), Some(storage), Some(addresses), Some(load)) =
+            columns
         else {
             return;
         };

@@ -38,7 +38,12 @@ impl Hierarchies {
     /// `/sys/fs/cgroup` is of version 2, else version 1 even if an empty version 2 tree is mounted below it.
     pub(crate) fn detect() -> io::Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-        Ok(Self::from_mounts(&mounts))
+        match Self::from_mounts(&mounts) {
+            Self::Legacy(mounts) if mounts.is_empty() => Err(io::Error::other(
+                "no cgroups are mounted below /sys/fs/cgroup (`ip netns exec` hides them: use `nsenter --net=`)",
+            )),
+            found => Ok(found),
+        }
     }
 
     fn from_mounts(mounts: &str) -> Self {

@@ -25,6 +25,7 @@ mod cgroup;
 mod container;
 mod error;
 mod exit;
+mod footprint;
 mod logs;
 #[cfg(target_pointer_width = "64")]
 mod oci;
@@ -42,6 +43,7 @@ pub use container::{
 };
 pub use error::{AdoptError, CreateError, DeleteError, FailureKind, SignalError, StatsError};
 pub use exit::{ExitObserver, ExitStatus};
+pub use footprint::{limit_heap, shrink_footprint};
 pub use logs::{LogQuery, LogStream, log_tail, read_logs};
 #[cfg(target_pointer_width = "64")]
 pub use oci::{OciConfig, OciRuntime};

@@ -73,6 +73,17 @@ pub(crate) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Two arenas, and blocks of 128 KiB and more directly from the kernel. By default the C library takes an arena for
+/// every thread and raises the threshold to the largest block ever freed, and both stay for the life of the process.
+pub(crate) fn limit_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets parameters of the allocator; the caller has not started a thread.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
+    }
+}
+
 /// Gives memory that was freed back to the kernel.
 pub(crate) fn trim_heap() {
     #[cfg(target_env = "gnu")]

@@ -13,7 +13,7 @@ use oak_model::InstanceKey;
 use oak_model::message::Assignment;
 use oak_runtime::{ExitObserver, ExitStatus, Runtime, Signal};
 use oak_store::Engine;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, SetOnce, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
@@ -24,7 +24,8 @@ use crate::{chain, demo, encode};
 
 /// Everything operations work with.
 pub(crate) struct Operations {
-    pub(crate) engine: OnceLock<Engine<Worker>>,
+    /// Waited for: what is stored may be begun before the start has come this far.
+    pub(crate) engine: SetOnce<Engine<Worker>>,
     pub(crate) to_cluster: OnceLock<ChildSender>,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) images: ImageStore,
@@ -35,6 +36,8 @@ pub(crate) struct Operations {
     pub(crate) running: Mutex<HashMap<InstanceKey, Running>>,
     /// For each process that was started or adopted: whether it has ended.
     pub(crate) ended: Mutex<HashMap<InstanceKey, watch::Receiver<bool>>>,
+    /// Poked when everything shall be measured and reported, changed or not.
+    pub(crate) report_usage: Notify,
     /// Poked when the image store may have grown.
     pub(crate) pulled: Notify,
 }
@@ -51,6 +54,7 @@ impl Operations {
     pub(crate) fn perform(self: &Arc<Self>, effect: Effect) {
         match effect {
             Effect::ToCluster(message) => self.send(encode(&message)),
+            Effect::ReportUsage => self.report_usage.notify_one(),
             Effect::Network(table) => {
                 self.ports.serve(table.ports.keys().copied());
                 self.network.set_table(table);
@@ -97,9 +101,7 @@ impl Operations {
     }
 
     async fn post(&self, call: impl FnOnce(&mut Worker, oak_model::Now, &mut dyn oak_control::Entropy) + Send + 'static) {
-        if let Some(engine) = self.engine.get()
-            && engine.post(call).await.is_err()
-        {
+        if self.engine.wait().await.post(call).await.is_err() {
             tracing::debug!("result of an operation dropped: the worker is stopping");
         }
     }
@@ -164,7 +166,7 @@ impl Operations {
     ) -> Result<ExitObserver, String> {
         let spec = &assignment.desired.spec;
         let image = self.pull(key, attempt, &spec.image).await?;
-        let engine = self.engine.get().ok_or("the worker is not ready")?;
+        let engine = self.engine.wait().await;
         let subnet = engine.call(|worker, _, _| worker.subnet()).await.map_err(|error| error.to_string())?;
         let subnet = subnet.ok_or("this node has no subnet yet")?;
         let network = self.network.get(subnet).await.map_err(|error| chain(&error))?;
@@ -240,7 +242,7 @@ impl Operations {
 
     /// The signal the image wants to be stopped with.
     async fn stop_signal(&self, key: InstanceKey) -> Signal {
-        let Some(engine) = self.engine.get() else { return Signal::TERM };
+        let engine = self.engine.wait().await;
         let image = engine
             .call(move |worker, _, _| Some(worker.workload(key)?.assignment().desired.spec.image.clone()))
             .await;

@@ -11,7 +11,7 @@ use oak_model::InstanceKey;
 use oak_model::message::EnrolAttributes;
 use oak_runtime::{AdoptedState, ExitObserver, OciConfig, OciRuntime, Runtime};
 use oak_store::{Engine, FileStore, StoreError, SystemClock};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, SetOnce};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -107,7 +107,7 @@ impl BoundWorker {
         let images = ImageStoreConfig { directory: directory.join("images"), ..self.config.images.clone() };
         let places = places(directory)?;
         Ok(Operations {
-            engine: OnceLock::new(),
+            engine: SetOnce::new(),
             to_cluster: OnceLock::new(),
             runtime: Arc::new(runtime),
             images: ImageStore::open(images)?,
@@ -121,6 +121,7 @@ impl BoundWorker {
             places,
             running: Mutex::new(HashMap::new()),
             ended: Mutex::new(HashMap::new()),
+            report_usage: Notify::new(),
             pulled: Notify::new(),
         })
     }

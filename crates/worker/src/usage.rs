@@ -34,7 +34,14 @@ pub(crate) async fn run(operations: Arc<Operations>, engine: Engine<Worker>) -> 
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
+        // Both branches are cancel-safe.
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = operations.report_usage.notified() => {
+                seen.clear();
+                node.sent = None;
+            }
+        }
         let Ok(present) = engine.call(|worker, _, _| present(worker)).await else { return Ok(()) };
         seen.retain(|key, _| present.iter().any(|(other, _)| other == key));
         let mut report = UsageReport::default();

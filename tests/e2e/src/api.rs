@@ -112,21 +112,21 @@ impl<'host> Api<'host> {
     /// Deletes the application with this name.
     ///
     /// # Errors
-    /// There is none, or as [`Api::call`].
+    /// There is none ([`Refused`] with 404), or as [`Api::call`].
     pub fn delete_application(&self, name: &str) -> anyhow::Result<()> {
-        let id = self.find_application(name)?.with_context(|| format!("there is no application {name}"))?;
+        let id = self.find_application(name)?.ok_or_else(|| missing("application", name))?;
         self.call("DELETE", &format!("/api/application/{id}"), None).map(drop)
     }
 
     /// The record of the service with this name.
     ///
     /// # Errors
-    /// There is none, or as [`Api::call`].
+    /// There is none ([`Refused`] with 404), or as [`Api::call`].
     pub fn service(&self, name: &str) -> anyhow::Result<Value> {
         let all = self.call("GET", "/api/services/", None)?;
         let all = all.as_array().context("services are a list")?;
         let found = all.iter().find(|service| service["microservice_name"] == name);
-        found.cloned().with_context(|| format!("there is no service {name}"))
+        Ok(found.cloned().ok_or_else(|| missing("service", name))?)
     }
 
     /// Deploys one more instance and returns its number.
@@ -205,6 +205,10 @@ impl<'host> Api<'host> {
         let answer = self.call("POST", "/api/tokens", Some(&body))?;
         Ok(answer["token"].as_str().context("an answer without a token")?.to_owned())
     }
+}
+
+fn missing(kind: &str, name: &str) -> Refused {
+    Refused { status: 404, body: format!("there is no {kind} {name}") }
 }
 
 fn id_of(service: &Value) -> anyhow::Result<String> {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context as _, bail};
 
@@ -73,10 +74,21 @@ fn processes(init: u32) -> anyhow::Result<BTreeMap<String, usize>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(format!("/proc/{init}/root/proc")).context("the machine is gone")?.flatten() {
         let is_process = entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit());
-        // A process that has ended in between has no name.
-        if let (true, Ok(name)) = (is_process, fs::read_to_string(entry.path().join("comm"))) {
-            *found.entry(name.trim().to_owned()).or_insert(0) += 1;
+        if let Some(name) = is_process.then(|| name_of(&entry.path())).flatten() {
+            *found.entry(name).or_insert(0) += 1;
         }
     }
     Ok(found)
+}
+
+/// The program as it was called, which tells a shim from its agent; a zombie has only the name the kernel keeps.
+/// `None` for a process that has ended in between.
+fn name_of(process: &Path) -> Option<String> {
+    let command = fs::read(process.join("cmdline")).ok()?;
+    let program = command.split(|byte| *byte == 0).next().unwrap_or_default();
+    if program.is_empty() {
+        return Some(fs::read_to_string(process.join("comm")).ok()?.trim().to_owned());
+    }
+    let program = String::from_utf8_lossy(program);
+    Some(program.rsplit('/').next().unwrap_or_default().to_owned())
 }

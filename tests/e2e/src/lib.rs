@@ -26,6 +26,7 @@ mod http;
 mod oak;
 mod process;
 mod tiers;
+mod variant;
 mod wait;
 mod world;
 
@@ -38,7 +39,7 @@ pub use http::{Page, get, request};
 pub use oak::Oak;
 pub use process::{is_alive, resident_kib};
 pub use tiers::{CLUSTER, Machines, Tiers};
-pub use wait::{eventually, pause, soon};
+pub use wait::{eventually, let_pass, pause, soon};
 pub use world::World;
 
 /// The descriptor of the manual, unchanged: a `curl` client and an `nginx` server behind `10.30.55.55`.

@@ -37,3 +37,9 @@ pub const fn soon() -> Duration {
 pub fn pause() {
     std::thread::sleep(POLL_EVERY);
 }
+
+/// Lets a random time of a chaos test or the span of a measurement pass.
+#[allow(clippy::disallowed_methods, reason = "the time itself is meant, not a condition")]
+pub fn let_pass(span: Duration) {
+    std::thread::sleep(span);
+}

@@ -5,11 +5,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
-use xtask::images::{self, build_all, push_all};
+use xtask::images::{self, Layout, build_all, push_all};
 use xtask::registry::{Options, Registry};
 use xtask::workspace::target_directory;
 
 use crate::oak::tails;
+use crate::variant::{Variant, push};
 use crate::{Host, Oak, cgroup};
 
 const REGISTRY_PORT: u16 = 5000;
@@ -19,6 +20,7 @@ const REGISTRY_PORT: u16 = 5000;
 pub struct World {
     directory: PathBuf,
     switch: Host,
+    layout: Layout,
     registry: Option<Registry>,
     /// Held until the end: scenarios measure and must not run side by side.
     _turn: File,
@@ -68,10 +70,10 @@ impl World {
         ] {
             switch.check(words)?;
         }
-        let mut world = Self { directory, switch, registry: None, _turn: turn };
+        let mut world = Self { directory, switch, layout, registry: None, _turn: turn };
         world.start_registry()?;
         let url = format!("http://{}", world.registry_address());
-        world.switch.within(|| push_all(&layout, &url))??;
+        world.switch.within(|| push_all(&world.layout, &url))??;
         Ok(world)
     }
 
@@ -118,6 +120,24 @@ impl World {
         self.registry = None;
     }
 
+    /// Pushes the curl image as `REGISTRY/repository:latest` with a layer of random bytes that no image had before,
+    /// said to be for `architecture` if one is given. Returns its name in descriptors.
+    ///
+    /// # Errors
+    /// The registry does not take it.
+    pub fn push_variant(
+        &self,
+        repository: &str,
+        architecture: Option<&str>,
+        extra_bytes: usize,
+    ) -> anyhow::Result<String> {
+        let registry = self.registry_address();
+        let url = format!("http://{registry}");
+        let wanted = Variant { repository, architecture, extra_bytes };
+        self.switch.within(|| push(&url, &self.layout, &self.directory, wanted))??;
+        Ok(format!("{registry}/{repository}:latest"))
+    }
+
     /// The program under test: `OAK_BINARY`, else what `cargo build -p oak-cli` makes.
     ///
     /// # Errors
@@ -131,14 +151,16 @@ impl World {
     }
 
     /// An `oak` that is not started yet. It keeps its state in the machine's directory `data` and asks the registry
-    /// of this world instead of docker.io.
+    /// of this world instead of docker.io. `OAK_E2E_LOG` sets its log filter.
     ///
     /// # Errors
     /// There is no program.
     pub fn oak<'host>(&self, host: &'host Host, arguments: &[&str]) -> anyhow::Result<Oak<'host>> {
         let data = host.directory().join("data");
         let registry = self.registry_address().to_string();
+        let filter = std::env::var("OAK_E2E_LOG").unwrap_or_else(|_| "info".to_owned());
         let environment = [
+            ("OAK_LOG_FILTER", filter),
             ("OAK_DATA_DIR", data.to_string_lossy().into_owned()),
             ("OAK_IMAGES_MIRRORS", format!("docker.io={registry}")),
             ("OAK_IMAGES_PLAIN_HTTP", registry),

@@ -72,10 +72,10 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     let seconds = seconds.filter(|seconds| (1..=MAX_LIFE_S).contains(seconds));
     seconds
         .map(Duration::from_secs)
-        .ok_or_else(|| "write a time from 1s to 365d, such as 30m, 1h or 7d".to_owned())
+        .ok_or_else(|| "write a time from 1s to 7d, such as 30m, 1h or 7d".to_owned())
 }
 
-const MAX_LIFE_S: u64 = 365 * 86_400;
+const MAX_LIFE_S: u64 = 7 * 86_400;
 
 fn shown(time: Duration) -> String {
     let seconds = time.as_secs();

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::error::Error;
 use std::future::Future;
 use std::io::IsTerminal;
+use std::time::Duration;
 
 use oak_cluster::BoundCluster;
 use oak_link::{JoinToken, NodeKind};
@@ -26,12 +27,17 @@ use crate::config::{Config, LogFormat};
 /// Life of the token with which the roles of one process find each other, milliseconds.
 const OWN_TOKEN_MS: u64 = 600_000;
 
+/// When the memory that only starting took is given back, and how often that of later bursts of work.
+const SHRINK_AFTER: Duration = Duration::from_secs(5);
+const SHRINK_EVERY: Duration = Duration::from_secs(600);
+
 /// Takes the data directory, sets up logging and threads, and runs a role.
 pub(super) fn start<F, R>(config: &Config, role: R) -> Result<(), Failure>
 where
     R: FnOnce(Config, CancellationToken) -> F,
     F: Future<Output = Result<(), Failure>>,
 {
+    oak_runtime::limit_heap();
     set_up_logging(config)?;
     let _lock = DirectoryLock::take(&config.data_dir)?;
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).min(4);
@@ -46,11 +52,22 @@ where
         let shutdown = CancellationToken::new();
         cancel_on_signal(shutdown.clone())
             .map_err(|error| Failure::new(EXIT_FAILURE, "cannot watch for signals").cause(error.to_string()))?;
+        tokio::spawn(stay_small());
         role(config.clone(), shutdown).await
     });
     // Blocking work that outlives the drain (a slow disk) must not keep the process.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    runtime.shutdown_timeout(Duration::from_secs(2));
     result
+}
+
+/// Gives memory back from time to time, as long as the process runs.
+async fn stay_small() {
+    let mut times = tokio::time::interval_at(tokio::time::Instant::now() + SHRINK_AFTER, SHRINK_EVERY);
+    loop {
+        times.tick().await;
+        // It cannot fail; a stopping runtime drops it.
+        let _ = tokio::task::spawn_blocking(oak_runtime::shrink_footprint).await;
+    }
 }
 
 fn set_up_logging(config: &Config) -> Result<(), Failure> {

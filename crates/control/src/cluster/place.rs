@@ -1,5 +1,7 @@
 //! Choosing the worker of an instance, and trying again.
 
+use std::ops::Bound;
+use std::sync::Arc;
 use std::time::Duration;
 
 use oak_model::message::{ClusterToWorker, DesiredInstance};
@@ -40,14 +42,17 @@ impl Cluster {
             return;
         }
         self.retry_at = None;
-        let waiting: Vec<_> = self.pending.iter().copied().take(BATCH).collect();
-        let complete = waiting.len() == self.pending.len();
+        let start = self.retried_up_to.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let waiting: Vec<_> = self.pending.range((start, Bound::Unbounded)).copied().take(BATCH).collect();
+        if waiting.len() == BATCH {
+            self.retried_up_to = waiting.last().copied();
+        }
         for key in waiting {
             self.pending.remove(&key);
             self.place(now, key);
         }
         if !self.pending.is_empty() {
-            let pause = if complete { self.settings.retry_interval } else { SETTLE };
+            let pause = if self.retried_up_to.is_none() { self.settings.retry_interval } else { SETTLE };
             self.retry_at = Some(now.moment + pause);
         }
     }
@@ -85,27 +90,53 @@ impl Cluster {
             return;
         }
         let previous = placed.placement;
+        let is_back = |worker: WorkerId| self.workers.get(&worker).is_some_and(|worker| worker.session.is_some());
+        if previous.is_some_and(|previous| is_back(previous.worker)) {
+            return;
+        }
         let choice = self.fleet.place(&request(&placed.desired, previous.map(|previous| previous.worker)));
         match choice {
-            Ok(worker) if previous.is_some_and(|previous| previous.worker == worker) => {}
             Ok(worker) => self.assign(key, worker),
             Err(refusal) => {
                 let detail = match previous.and_then(|previous| self.workers.get(&previous.worker)) {
                     Some(lost) => format!("worker {} is unreachable and no other can take it: {refusal}", lost.facts.name),
                     None => refusal.to_string(),
                 };
-                let status = refusal.status();
-                if let Some(placed) = self.placed.get_mut(&key) {
-                    placed.status = status;
-                    placed.detail = detail;
-                }
-                self.pending.insert(key);
-                let later = now.moment + self.settings.retry_interval;
-                self.retry_at = Some(self.retry_at.map_or(later, |at| at.min(later)));
+                self.wait(now, key, refusal.status(), detail);
             }
         }
-        self.save_placed(key);
+        // Also when nothing changed: the root looks for another cluster whenever it hears of a refusal.
         self.report_instance(key);
+    }
+
+    /// Its removal was confirmed, but the root wanted it back meanwhile.
+    pub(super) fn place_again(&mut self, now: Now, key: InstanceKey) {
+        let Some(placed) = self.placed.get_mut(&key) else { return };
+        let placement = placed.placement.take();
+        let counted = !std::mem::replace(&mut placed.completed, false);
+        placed.removing = false;
+        placed.wanted_again = false;
+        let spec = Arc::clone(&placed.desired.spec);
+        if let Some(placement) = placement.filter(|_| counted) {
+            self.fleet.release(placement.worker, key.service, spec.resources, &spec.ports);
+            self.report_worker(placement.worker);
+        }
+        self.save_placed(key);
+        self.place(now, key);
+        self.retry_soon(now);
+    }
+
+    /// Leaves an instance waiting for a place.
+    fn wait(&mut self, now: Now, key: InstanceKey, status: Status, detail: String) {
+        self.pending.insert(key);
+        let later = now.moment + self.settings.retry_interval;
+        self.retry_at = Some(self.retry_at.map_or(later, |at| at.min(later)));
+        let Some(placed) = self.placed.get_mut(&key) else { return };
+        if placed.status != status || placed.detail != detail {
+            placed.status = status;
+            placed.detail = detail;
+            self.save_placed(key);
+        }
     }
 
     fn assign(&mut self, key: InstanceKey, worker: WorkerId) {
@@ -118,6 +149,7 @@ impl Cluster {
         "waiting for the worker".clone_into(&mut placed.detail);
         let desired = placed.desired.clone();
         let assignment = placed.assignment();
+        self.save_placed(key);
         if let Some(previous) = previous {
             self.fleet.release(previous.worker, key.service, desired.spec.resources, &desired.spec.ports);
             self.report_worker(previous.worker);

@@ -1,6 +1,7 @@
 //! What the root wants of this cluster.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use oak_model::message::{ClusterHello, ClusterToRoot, ClusterToWorker, ClusterWelcome, DesiredInstance, RootToCluster};
 use oak_model::{Generation, InstanceKey, Now, Status};
@@ -38,6 +39,10 @@ impl Cluster {
         }
         self.node_blocks_received(now, welcome.node_blocks);
         self.saw_generation(welcome.generation);
+        let connected: Vec<_> = self.workers.values().filter(|w| w.session.is_some()).map(|w| w.id).collect();
+        for worker in connected {
+            self.send_to_worker(worker, ClusterToWorker::ReportUsage);
+        }
     }
 
     /// The root wants a change.
@@ -73,16 +78,13 @@ impl Cluster {
         let key = desired.key;
         match self.placed.get_mut(&key) {
             Some(placed) if placed.desired.generation >= desired.generation => {}
-            Some(placed) => {
-                placed.desired = desired;
-                self.save_placed(key);
-                self.report_instance(key);
-            }
+            Some(_) => self.change_desired(desired),
             None => {
                 let placed = Placed {
                     desired,
                     placement: None,
                     removing: false,
+                    wanted_again: false,
                     completed: false,
                     status: Status::ClusterScheduled,
                     detail: "waiting for a worker".to_owned(),
@@ -90,6 +92,44 @@ impl Cluster {
                 self.placed.insert(key, placed);
                 self.place(now, key);
             }
+        }
+    }
+
+    /// The root wants something else of an instance that is here, or counts it under a newer generation.
+    fn change_desired(&mut self, desired: DesiredInstance) {
+        let key = desired.key;
+        let Some(placed) = self.placed.get_mut(&key) else { return };
+        let former = std::mem::replace(&mut placed.desired, desired.clone());
+        let same = DesiredInstance { generation: desired.generation, ..former.clone() } == desired;
+        placed.wanted_again = placed.removing;
+        if let Some(placement) = placed.placement.filter(|_| !same) {
+            let (old, new) = (&former.spec, Arc::clone(&desired.spec));
+            if !placed.completed {
+                self.fleet.release(placement.worker, key.service, old.resources, &old.ports);
+            }
+            placed.completed = false;
+            let name = desired.job_name.to_string();
+            self.fleet.reserve(placement.worker, key.service, &name, new.resources, &new.ports);
+            if !placed.removing {
+                self.renew(key);
+            }
+        }
+        self.save_placed(key);
+        self.report_instance(key);
+    }
+
+    /// Has the present worker run the changed instance, as a new incarnation.
+    fn renew(&mut self, key: InstanceKey) {
+        self.meta.incarnation.0 += 1;
+        self.save_meta();
+        let Some(placed) = self.placed.get_mut(&key) else { return };
+        let Some(placement) = placed.placement.as_mut() else { return };
+        placement.incarnation = self.meta.incarnation;
+        let worker = placement.worker;
+        placed.status = Status::NodeScheduled;
+        "waiting for the worker to replace it".clone_into(&mut placed.detail);
+        if let Some(assignment) = placed.assignment() {
+            self.send_to_worker(worker, ClusterToWorker::Assign(assignment));
         }
     }
 
@@ -103,8 +143,9 @@ impl Cluster {
         match placed.placement {
             None => self.forget_instance(now, key),
             Some(placement) => {
-                if !placed.removing {
+                if !placed.removing || placed.wanted_again {
                     placed.removing = true;
+                    placed.wanted_again = false;
                     self.pending.remove(&key);
                     self.save_placed(key);
                 }

@@ -44,6 +44,9 @@ pub struct Placed {
     /// It shall go; the worker has not confirmed yet.
     #[serde(default)]
     pub removing: bool,
+    /// The root wants it back although its removal is under way: placed anew once the worker has confirmed.
+    #[serde(default)]
+    pub wanted_again: bool,
     /// A one-shot instance that ended well. Final.
     #[serde(default)]
     pub completed: bool,

@@ -7,6 +7,7 @@ use oak_model::{Incarnation, InstanceKey, Now, Status, WorkerId};
 use oak_placement::WorkerState;
 
 use super::{Cluster, Effect, Placement, addresses_of};
+use crate::counter::LARGEST_LEAP;
 
 impl Cluster {
     /// Whether a worker belongs to this cluster; others are refused.
@@ -40,8 +41,10 @@ impl Cluster {
             self.save_worker(id);
         }
         for report in hello.workloads {
+            self.saw_incarnation(id, &report);
             self.workload_reported(id, report);
         }
+        self.keep_returned(id);
         if subnet.is_some() {
             self.welcome_worker(id);
         } else {
@@ -49,6 +52,40 @@ impl Cluster {
         }
         self.report_worker(id);
         self.retry_soon(now);
+    }
+
+    /// A cluster restored from an old copy continues above every incarnation its workers have seen.
+    fn saw_incarnation(&mut self, id: WorkerId, report: &WorkloadReport) {
+        let leap = report.incarnation.0.saturating_sub(self.meta.incarnation.0);
+        if leap >= LARGEST_LEAP {
+            return;
+        }
+        if leap > 0 {
+            self.meta.incarnation = report.incarnation;
+            self.save_meta();
+        }
+        let placement = self.placed.get_mut(&report.key).and_then(|placed| placed.placement.as_mut());
+        if let Some(placement) = placement.filter(|p| p.worker == id && p.incarnation < report.incarnation) {
+            placement.incarnation = report.incarnation;
+            self.save_placed(report.key);
+        }
+    }
+
+    /// Instances that found no other place while their worker was silent stay with it.
+    fn keep_returned(&mut self, id: WorkerId) {
+        let is_here = |key: &InstanceKey| {
+            self.placed.get(key).and_then(|placed| placed.placement).is_some_and(|placement| placement.worker == id)
+        };
+        let returned: Vec<_> = self.pending.iter().copied().filter(is_here).collect();
+        for key in returned {
+            self.pending.remove(&key);
+            if let Some(placed) = self.placed.get_mut(&key) {
+                placed.status = Status::NodeScheduled;
+                "waiting for the worker".clone_into(&mut placed.detail);
+            }
+            self.save_placed(key);
+            self.report_instance(key);
+        }
     }
 
     fn welcome_worker(&mut self, id: WorkerId) {
@@ -153,7 +190,12 @@ impl Cluster {
     fn workload_removed(&mut self, now: Now, id: WorkerId, key: InstanceKey, incarnation: Incarnation) {
         let Some(placed) = self.placed.get(&key).filter(|placed| placed.removing) else { return };
         let current = placed.placement.is_some_and(|p| p.worker == id && p.incarnation <= incarnation);
-        if current {
+        if !current {
+            return;
+        }
+        if placed.wanted_again {
+            self.place_again(now, key);
+        } else {
             self.forget_instance(now, key);
         }
     }

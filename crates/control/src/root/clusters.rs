@@ -1,5 +1,7 @@
 //! Clusters: sessions, what they report, what they are told.
 
+use std::collections::{HashMap, HashSet};
+
 use oak_model::message::{
     ClusterHello, ClusterToRoot, ClusterWelcome, InstanceReport, RootToCluster, UsageReport, WorkerSummary,
     WorkerToken,
@@ -9,6 +11,7 @@ use oak_placement::{Fleet, WorkerState};
 
 use super::state::{HistorySample, push_sample};
 use super::{Effect, Root};
+use crate::counter::LARGEST_LEAP;
 use crate::Table;
 use crate::token::TokenRole;
 
@@ -43,24 +46,14 @@ impl Root {
         cluster.session = Some(session);
         cluster.lost_since = None;
         cluster.last_seen = now.wall;
-        cluster.location = hello.location;
+        cluster.location.clone_from(&hello.location);
         address.clone_into(&mut cluster.address);
         cluster.port = hello.port;
         cluster.fleet = Fleet::new();
         cluster.workers.clear();
         cluster.usage.clear();
         let members: Vec<_> = cluster.instances.iter().copied().collect();
-        // A root restored from an old copy continues above everything its clusters have seen.
-        if hello.generation > self.meta.generation {
-            self.meta.generation = hello.generation;
-            for key in &members {
-                let generation = self.next_generation();
-                if let Some(instance) = self.instances.get_mut(key) {
-                    instance.generation = generation;
-                }
-                self.save_instance(*key);
-            }
-        }
+        self.continue_above(&members, &hello);
         for worker in hello.workers {
             self.update_worker(id, worker);
         }
@@ -71,8 +64,7 @@ impl Root {
             });
             self.count(*key, worker);
         }
-        let reported: std::collections::HashSet<InstanceKey> =
-            hello.instances.iter().map(|report| report.key).collect();
+        let reported: HashSet<InstanceKey> = hello.instances.iter().map(|report| report.key).collect();
         for report in hello.instances {
             self.instance_reported(now, id, report);
         }
@@ -86,6 +78,28 @@ impl Root {
         self.outbox.emit(Effect::Welcome { cluster: id, session, welcome });
         self.retry_soon(now);
         Ok(())
+    }
+
+    /// A root restored from an old copy continues above everything its clusters have seen. The instances are
+    /// compared one by one as well: another cluster may have raised the counter before.
+    fn continue_above(&mut self, members: &[InstanceKey], hello: &ClusterHello) {
+        let restored = hello.generation > self.meta.generation
+            && hello.generation.0 - self.meta.generation.0 < LARGEST_LEAP;
+        if restored {
+            self.meta.generation = hello.generation;
+        }
+        let held: HashMap<_, _> = hello.instances.iter().map(|report| (report.key, report.generation)).collect();
+        for key in members {
+            let held = held.get(key).copied().unwrap_or_default();
+            if self.instances.get(key).is_none_or(|instance| !restored && held <= instance.generation) {
+                continue;
+            }
+            let generation = self.next_generation();
+            if let Some(instance) = self.instances.get_mut(key) {
+                instance.generation = generation;
+            }
+            self.save_instance(*key);
+        }
     }
 
     fn welcome(&mut self, now: Now, id: ClusterId, generation: oak_model::Generation) -> ClusterWelcome {

@@ -84,6 +84,7 @@ impl Root {
                 instance.worker = None;
                 instance.avoid = Some(cluster);
             }
+            self.save_instance(key);
             self.schedule(now, key);
         }
     }

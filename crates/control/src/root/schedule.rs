@@ -1,5 +1,6 @@
 //! Choosing the cluster of an instance, and trying again when none could take it.
 
+use std::ops::Bound;
 use std::time::Duration;
 
 use oak_model::message::RootToCluster;
@@ -33,14 +34,17 @@ impl Root {
             return;
         }
         self.retry_at = None;
-        let waiting: Vec<_> = self.pending.iter().copied().take(BATCH).collect();
-        let complete = waiting.len() == self.pending.len();
+        let start = self.retried_up_to.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let waiting: Vec<_> = self.pending.range((start, Bound::Unbounded)).copied().take(BATCH).collect();
+        if waiting.len() == BATCH {
+            self.retried_up_to = waiting.last().copied();
+        }
         for key in waiting {
             self.pending.remove(&key);
             self.schedule(now, key);
         }
         if !self.pending.is_empty() {
-            let pause = if complete { self.settings.retry_interval } else { SETTLE };
+            let pause = if self.retried_up_to.is_none() { self.settings.retry_interval } else { SETTLE };
             self.retry_at = Some(now.moment + pause);
         }
     }
@@ -57,13 +61,12 @@ impl Root {
     pub(super) fn schedule(&mut self, now: Now, key: InstanceKey) {
         let Some(instance) = self.instances.get(&key) else { return };
         let Some(service) = self.services.get(&key.service) else { return };
-        let choice = self.choose(service, instance.avoid);
-        let generation = self.next_generation();
-        let Some(instance) = self.instances.get_mut(&key) else { return };
-        instance.generation = generation;
-        instance.changed = now.wall;
-        match choice {
+        match self.choose(service, instance.avoid) {
             Ok((cluster, worker)) => {
+                let generation = self.next_generation();
+                let Some(instance) = self.instances.get_mut(&key) else { return };
+                instance.generation = generation;
+                instance.changed = now.wall;
                 instance.cluster = Some(cluster);
                 instance.status = Status::ClusterScheduled;
                 "waiting for the cluster to choose a worker".clone_into(&mut instance.detail);
@@ -78,16 +81,24 @@ impl Root {
                 if let Some(desired) = desired {
                     self.send(cluster, RootToCluster::Set(desired));
                 }
+                self.save_instance(key);
             }
-            Err(refusal) => {
-                instance.status = refusal.status;
-                instance.detail = refusal.detail;
-                self.pending.insert(key);
-                let later = now.moment + self.settings.retry_interval;
-                self.retry_at = Some(self.retry_at.map_or(later, |at| at.min(later)));
-            }
+            Err(refusal) => self.wait(now, key, refusal),
         }
-        self.save_instance(key);
+    }
+
+    /// Leaves an instance waiting for a cluster. Nothing is written when nothing changed: retries are frequent.
+    fn wait(&mut self, now: Now, key: InstanceKey, refusal: NoCluster) {
+        self.pending.insert(key);
+        let later = now.moment + self.settings.retry_interval;
+        self.retry_at = Some(self.retry_at.map_or(later, |at| at.min(later)));
+        let Some(instance) = self.instances.get_mut(&key) else { return };
+        if instance.status != refusal.status || instance.detail != refusal.detail {
+            instance.status = refusal.status;
+            instance.detail = refusal.detail;
+            instance.changed = now.wall;
+            self.save_instance(key);
+        }
     }
 
     /// A cluster reported that it has no worker for an instance: if another cluster has, the instance moves.

@@ -47,7 +47,7 @@ impl Worker {
             .workloads
             .values()
             .filter(|workload| !welcome.assignments.iter().any(|a| a.desired.key == workload.key()))
-            .map(|workload| (workload.key(), workload.incarnation()))
+            .map(|workload| (workload.key(), workload.newest_incarnation()))
             .collect();
         // What was lost stops before anything new starts.
         for (key, incarnation) in unwanted {
@@ -57,6 +57,7 @@ impl Worker {
             self.assign(now, assignment);
         }
         self.update_network();
+        self.outbox.emit(Effect::ReportUsage);
     }
 
     /// An order of the cluster.
@@ -70,6 +71,7 @@ impl Worker {
                     self.outbox.emit(Effect::ToCluster(WorkerToCluster::Removed { key, incarnation }));
                 }
             }
+            ClusterToWorker::ReportUsage => self.outbox.emit(Effect::ReportUsage),
         }
         self.update_network();
     }
@@ -80,7 +82,7 @@ impl Worker {
             self.insert(now, assignment);
             return;
         };
-        if assignment.incarnation < workload.incarnation() {
+        if assignment.incarnation < workload.newest_incarnation() {
             return;
         }
         if workload.stored.removing {
@@ -90,6 +92,8 @@ impl Worker {
             }
             return;
         }
+        // Whatever was to follow the current stop is older than this.
+        workload.next = None;
         let same_process = assignment.desired.spec == workload.stored.assignment.desired.spec
             && assignment.desired.instance_address == workload.stored.assignment.desired.instance_address;
         if same_process {
@@ -125,16 +129,21 @@ impl Worker {
 
     fn remove(&mut self, now: Now, key: InstanceKey, incarnation: Incarnation) {
         let Some(workload) = self.workloads.get_mut(&key) else { return };
-        if workload.incarnation() > incarnation {
+        if workload.newest_incarnation() > incarnation {
             return;
         }
         workload.next = None;
-        if workload.stored.removing {
-            return;
+        let already = std::mem::replace(&mut workload.stored.removing, true);
+        // The confirmation names the newest incarnation that is gone: one that waited for the stop of an older one
+        // is gone with it, and the cluster asks about that one.
+        let newest = workload.stored.assignment.incarnation.max(incarnation);
+        let renamed = std::mem::replace(&mut workload.stored.assignment.incarnation, newest) != newest;
+        if renamed || !already {
+            self.save(key);
         }
-        workload.stored.removing = true;
-        self.save(key);
-        self.stop(now, key, true);
+        if !already {
+            self.stop(now, key, true);
+        }
     }
 
     pub(super) fn prepare(&mut self, now: Now, key: InstanceKey) {
@@ -310,6 +319,7 @@ impl Worker {
                 }
                 Phase::Starting { .. } => {
                     // Whatever hangs there is taken down before the next attempt.
+                    self.set_status(key, Status::Failed, "the start took too long; removing what hangs".to_owned());
                     self.stop(now, key, false);
                 }
                 Phase::Stopping { .. } => {

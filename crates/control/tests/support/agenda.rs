@@ -44,6 +44,37 @@ pub enum Event {
     Chaos,
 }
 
+/// Which machines an event may change; only those are checked after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touched {
+    Nothing,
+    Root,
+    Below,
+    Everything,
+}
+
+impl Event {
+    pub const fn touches(&self) -> Touched {
+        match self {
+            Self::Commit { who: Who::Root, .. } => Touched::Root,
+            Self::Commit { .. } | Self::Heal { .. } | Self::Dial { .. } => Touched::Nothing,
+            Self::Tick { who: Who::Root, .. }
+            | Self::Restart { who: Who::Root }
+            | Self::Up { child: Who::Cluster(_), .. }
+            | Self::ParentNotices { child: Who::Cluster(_), .. } => Touched::Root,
+            Self::Tick { .. }
+            | Self::Restart { .. }
+            | Self::Up { .. }
+            | Self::Down { .. }
+            | Self::ParentNotices { .. }
+            | Self::ChildNotices { .. }
+            | Self::Operation { .. }
+            | Self::Exit { .. } => Touched::Below,
+            Self::Chaos => Touched::Everything,
+        }
+    }
+}
+
 /// The agenda of the world.
 pub struct Agenda {
     /// Milliseconds since the beginning.

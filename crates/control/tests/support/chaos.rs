@@ -25,7 +25,7 @@ impl World {
             return;
         }
         match self.agenda.between(1, 100) {
-            1..=30 => self.deploy_something(),
+            1..=30 => (0..self.agenda.between(1, 3)).for_each(|_| self.deploy_something()),
             31..=45 => self.undeploy_something(),
             46..=50 => self.create_application(),
             51..=52 => self.delete_some_service(),
@@ -35,7 +35,7 @@ impl World {
             81..=97 => self.crash_something(),
             _ => self.turn_some_clock(),
         }
-        let pause = self.agenda.between(10, 2_000);
+        let pause = self.agenda.between(10, 1_000);
         self.agenda.after(pause, Event::Chaos);
     }
 

@@ -99,10 +99,14 @@ impl World {
                 side.network = table;
                 return;
             }
+            // Measurements decide nothing.
+            worker::Effect::ReportUsage => return,
             worker::Effect::ToCluster(message) => {
                 side.link.send_up(&mut self.agenda, UpFrame::ToCluster(message));
                 return;
             }
+            // Measurements decide nothing.
+            worker::Effect::ReportUsage => return,
         };
         let operation = Operation { number, key, attempt, work };
         side.runtime.begin(&mut self.agenda, side.node.epoch, self.luck, operation);

@@ -7,7 +7,7 @@ use oak_control::root::{DEFAULT_CPU_OVERCOMMIT, Root};
 use oak_control::worker::Phase;
 use oak_model::{Generation, Incarnation, InstanceKey, Resources, WorkerId};
 
-use super::agenda::Who;
+use super::agenda::{Touched, Who};
 use super::client::Known;
 use super::world::World;
 
@@ -46,23 +46,31 @@ fn grows<N: Copy + Ord + std::fmt::Debug>(
 
 impl World {
     /// Panics with the first rule that is broken.
-    pub fn check_invariants(&mut self) {
-        if let Some(root) = &self.root.machine {
+    pub fn check_invariants(&mut self, touched: Touched) {
+        if matches!(touched, Touched::Root | Touched::Everything)
+            && let Some(root) = &self.root.machine
+        {
             self.nothing_acknowledged_is_lost(root);
             addresses_are_unique(root);
             let waits = root.services().flat_map(|s| root.instances_of(s.id)).any(|i| i.cluster.is_none());
             assert!(!waits || root.next_deadline().is_some(), "the root has waiting instances but no deadline");
         }
-        self.one_cluster_has_an_instance();
+        if matches!(touched, Touched::Below | Touched::Everything) {
+            self.one_cluster_has_an_instance();
+            self.reservations_fit();
+            self.workers_follow_their_cluster();
+            self.clusters_have_deadlines();
+            self.workers_have_deadlines();
+            self.numbers_only_grow();
+        }
+    }
+
+    fn reservations_fit(&self) {
         for cluster in &self.clusters {
             if let Some(machine) = &cluster.node.machine {
                 reservations_fit(machine);
             }
         }
-        self.workers_follow_their_cluster();
-        self.clusters_have_deadlines();
-        self.workers_have_deadlines();
-        self.numbers_only_grow();
     }
 
     fn nothing_acknowledged_is_lost(&self, root: &Root) {

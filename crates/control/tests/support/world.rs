@@ -169,8 +169,9 @@ impl World {
             if std::env::var_os("OAK_SIM_TRACE").is_some() {
                 eprintln!("{:>9} {event:?}", self.agenda.time);
             }
+            let touched = event.touches();
             self.handle(event);
-            self.check_invariants();
+            self.check_invariants(touched);
         }
     }
 

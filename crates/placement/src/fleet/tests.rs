@@ -44,7 +44,13 @@ fn fleet(workers: &[(&str, u32, u32)]) -> Fleet {
 #[test]
 fn takes_the_least_committed_worker() {
     let mut fleet = fleet(&[("a", 4, 1000), ("b", 4, 1000)]);
-    fleet.reserve(worker(0), service(9), "x", Resources { cpu_millis: 1000, memory_mib: 0, storage_mib: 0 }, &[]);
+    fleet.reserve(
+        worker(0),
+        service(9),
+        "x",
+        Resources { cpu_millis: 1000, memory_mib: 0, storage_mib: 0 },
+        &[],
+    );
     assert_eq!(fleet.place(&request(1, 1, 10)), Ok(worker(1)));
 }
 
@@ -52,14 +58,26 @@ fn takes_the_least_committed_worker() {
 fn spreads_instances_of_one_service_before_balancing_load() {
     let mut fleet = fleet(&[("a", 4, 1000), ("b", 4, 1000)]);
     fleet.reserve(worker(0), service(1), "x", Resources::ZERO, &[]);
-    fleet.reserve(worker(1), service(2), "y", Resources { cpu_millis: 3000, memory_mib: 0, storage_mib: 0 }, &[]);
+    fleet.reserve(
+        worker(1),
+        service(2),
+        "y",
+        Resources { cpu_millis: 3000, memory_mib: 0, storage_mib: 0 },
+        &[],
+    );
     assert_eq!(fleet.place(&request(1, 1, 10)), Ok(worker(1)));
 }
 
 #[test]
 fn a_refusal_names_every_worker_with_its_number() {
     let mut fleet = fleet(&[("pi", 4, 500), ("server", 8, 2000)]);
-    fleet.reserve(worker(1), service(9), "x", Resources { cpu_millis: 0, memory_mib: 1500, storage_mib: 0 }, &[]);
+    fleet.reserve(
+        worker(1),
+        service(9),
+        "x",
+        Resources { cpu_millis: 0, memory_mib: 1500, storage_mib: 0 },
+        &[],
+    );
     let refusal = fleet.place(&request(1, 1, 1000)).unwrap_err();
     assert_eq!(
         refusal.to_string(),
@@ -105,8 +123,17 @@ fn silent_and_foreign_workers_are_not_chosen() {
     fleet.set_connected(worker(0), false);
     let names = ["a".to_owned()];
     let pinned = Request { workers: &names, ..request(1, 1, 1) };
-    assert_eq!(fleet.place(&pinned).unwrap_err().to_string(), "a: not connected; b: not among the workers the descriptor names");
-    assert_eq!(fleet.place(&Request { architectures: &[Architecture::Arm64], ..request(1, 1, 1) }).unwrap_err().status(), oak_model::Status::NoQualifiedWorkerFound);
+    assert_eq!(
+        fleet.place(&pinned).unwrap_err().to_string(),
+        "a: not connected; b: not among the workers the descriptor names"
+    );
+    assert_eq!(
+        fleet
+            .place(&Request { architectures: &[Architecture::Arm64], ..request(1, 1, 1) })
+            .unwrap_err()
+            .status(),
+        oak_model::Status::NoQualifiedWorkerFound
+    );
 }
 
 #[derive(Clone, Debug)]

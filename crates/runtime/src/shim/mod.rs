@@ -9,7 +9,6 @@
 //! Only then does the worker, which watches the process, look at `exit.json`.
 
 mod executor;
-mod footprint;
 mod launch;
 mod overlay;
 mod recorder;

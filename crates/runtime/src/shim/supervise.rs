@@ -10,9 +10,9 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
 
-use super::footprint;
 use crate::cgroup::ContainerCgroup;
 use crate::exit::ExitStatus;
+use crate::footprint;
 use crate::logs::{LogStream, LogWriter};
 use crate::process::ProcessHandle;
 use crate::record::{ContainerDirectory, write_json};
@@ -38,7 +38,7 @@ pub(super) struct Started {
 /// Copies output until the container ends and leaves `exit.json`.
 pub(super) fn until_exit(started: Started, directory: &ContainerDirectory) -> ExitCode {
     let Started { pid, stdout, stderr, mut log, cgroup } = started;
-    footprint::shrink();
+    footprint::shrink_alone();
     let status = match ProcessHandle::of_pid(pid) {
         Ok(handle) => {
             copy_output(&handle, (stdout, stderr), &mut log);
