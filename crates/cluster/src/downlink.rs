@@ -75,7 +75,9 @@ async fn handle(
 
 fn worker_of(peer: &Identity, own: ClusterId) -> Option<WorkerId> {
     match peer {
-        Identity::Worker { cluster, worker } if cluster.as_str() == own.to_string() => worker.as_str().parse().ok(),
+        Identity::Worker { cluster, worker } if cluster.as_str() == own.to_string() => {
+            worker.as_str().parse().ok()
+        }
         Identity::Worker { .. } | Identity::Cluster { .. } | Identity::Root => None,
     }
 }

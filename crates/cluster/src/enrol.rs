@@ -85,7 +85,10 @@ impl Enroller for WorkerEnroller {
 }
 
 fn worker_identity(cluster: ClusterId, worker: WorkerId) -> Option<Identity> {
-    Some(Identity::Worker { cluster: cluster.to_string().parse().ok()?, worker: worker.to_string().parse().ok()? })
+    Some(Identity::Worker {
+        cluster: cluster.to_string().parse().ok()?,
+        worker: worker.to_string().parse().ok()?,
+    })
 }
 
 fn refused(reason: TokenRefused) -> EnrollRefused {

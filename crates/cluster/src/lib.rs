@@ -49,7 +49,9 @@ pub enum ClusterError {
     #[error("the cluster has no root")]
     Join(#[from] oak_link::JoinError),
     /// The certificate on disk is not one of a cluster.
-    #[error("the certificate of this cluster is damaged: remove its directory `identity` and join with a new token")]
+    #[error(
+        "the certificate of this cluster is damaged: remove its directory `identity` and join with a new token"
+    )]
     NotACluster,
     /// Its keys or certificates are not usable.
     #[error("cannot use the certificates of this cluster")]

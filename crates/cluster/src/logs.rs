@@ -23,7 +23,9 @@ pub(crate) async fn relay(offer: BulkOffer, engine: Engine<Cluster>, sessions: S
     // The sending half is kept: dropping it would tell the worker that nobody reads any more.
     let (_to_worker, from_worker) = from_worker.split();
     let sent = match offer.accept().await {
-        Ok(to_root) => to_root.send_all(from_worker.map(|piece| piece.map_err(|error| error.to_string()))).await,
+        Ok(to_root) => {
+            to_root.send_all(from_worker.map(|piece| piece.map_err(|error| error.to_string()))).await
+        }
         Err(error) => Err(error),
     };
     if let Err(error) = sent {
@@ -31,7 +33,11 @@ pub(crate) async fn relay(offer: BulkOffer, engine: Engine<Cluster>, sessions: S
     }
 }
 
-async fn worker_session(key: InstanceKey, engine: &Engine<Cluster>, sessions: &Sessions) -> Option<PeerHandle> {
+async fn worker_session(
+    key: InstanceKey,
+    engine: &Engine<Cluster>,
+    sessions: &Sessions,
+) -> Option<PeerHandle> {
     let session = engine
         .call(move |machine, _, _| {
             let placement = machine.instance(key)?.placement?;

@@ -4,7 +4,10 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use oak_control::cluster::Cluster;
-use oak_link::{ChildConfig, ChildEvent, ChildHandle, ChildLink, ChildSender, Credentials, Sessions, system_clock};
+use oak_link::{
+    ChildConfig, ChildEvent, ChildHandle, ChildLink, ChildSender, Credentials, SessionGate, Sessions,
+    system_clock,
+};
 use oak_model::message::{ClusterWelcome, RootToCluster};
 use oak_store::{Engine, StoreError};
 use tokio::sync::mpsc;
@@ -50,12 +53,13 @@ impl Uplink {
     ) -> Result<ChildHandle, ClusterError> {
         let (events, inbox) = mpsc::channel(EVENTS);
         let child = ChildConfig::new(&config.root, Arc::clone(credentials), system_clock());
+        let gate = SessionGate::default();
         let hello = {
-            let engine = engine.clone();
+            let (engine, gate) = (engine.clone(), gate.clone());
             move || {
-                let engine = engine.clone();
+                let (engine, gate) = (engine.clone(), gate.clone());
                 async move {
-                    match engine.call(|machine, _, _| machine.hello()).await {
+                    match gate.hello(engine.call(|machine, _, _| machine.hello())).await {
                         Ok(hello) => encode(&hello),
                         // The engine has ended, and with it soon this link.
                         Err(_) => Bytes::new(),
@@ -66,7 +70,7 @@ impl Uplink {
         let handle = ChildLink::spawn(child, hello, events)?;
         // Set once: `start` consumes the only `Uplink` of this sender.
         let _ = self.0.0.set(handle.sender());
-        tasks.spawn(run(inbox, engine, sessions, config.root.clone()));
+        tasks.spawn(run(inbox, engine, gate, sessions, config.root.clone()));
         Ok(handle)
     }
 }
@@ -74,15 +78,17 @@ impl Uplink {
 async fn run(
     mut inbox: mpsc::Receiver<ChildEvent>,
     engine: Engine<Cluster>,
+    gate: SessionGate,
     sessions: Sessions,
     root: String,
 ) -> Result<(), StoreError> {
     while let Some(event) = inbox.recv().await {
         let outcome = match event {
-            ChildEvent::Connected { welcome, .. } => match serde_json::from_slice::<ClusterWelcome>(&welcome) {
+            ChildEvent::Connected { welcome, .. } => match serde_json::from_slice::<ClusterWelcome>(&welcome)
+            {
                 Ok(welcome) => {
                     info!(root, instances = welcome.instances.len(), "connected to the root");
-                    engine.post(move |machine, now, _| machine.root_welcome(now, welcome)).await
+                    gate.open(engine.post(move |machine, now, _| machine.root_welcome(now, welcome))).await
                 }
                 Err(error) => {
                     warn!(root, %error, "the root's welcome cannot be read: are the versions too far apart?");
@@ -90,7 +96,10 @@ async fn run(
                 }
             },
             ChildEvent::Message { payload, .. } => match serde_json::from_slice::<RootToCluster>(&payload) {
-                Ok(message) => engine.post(move |machine, now, _| machine.root_message(now, message)).await,
+                Ok(message) => {
+                    let handle = engine.post(move |machine, now, _| machine.root_message(now, message));
+                    gate.message(handle).await.unwrap_or(Ok(()))
+                }
                 Err(error) => {
                     warn!(root, %error, "the root sent a message that cannot be read");
                     Ok(())

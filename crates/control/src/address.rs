@@ -79,7 +79,8 @@ impl AddressPool {
 
     /// Takes the next free address, `None` when all are in use.
     pub fn allocate(&mut self) -> Option<Ipv4Addr> {
-        let free = self.next_free(self.cursor, self.last).or_else(|| self.next_free(self.first, self.last))?;
+        let free =
+            self.next_free(self.cursor, self.last).or_else(|| self.next_free(self.first, self.last))?;
         self.used.insert(free);
         self.cursor = if free >= self.last { self.first } else { free + 1 };
         Some(free.into())

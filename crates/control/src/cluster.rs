@@ -187,8 +187,10 @@ impl Cluster {
     fn instance_report(&self, key: InstanceKey) -> Option<InstanceReport> {
         let placed = self.placed.get(&key)?;
         let worker = placed.placement.map(|placement| placement.worker);
-        let host_address =
-            worker.and_then(|id| self.workers.get(&id)).map(|worker| worker.facts.address.clone()).unwrap_or_default();
+        let host_address = worker
+            .and_then(|id| self.workers.get(&id))
+            .map(|worker| worker.facts.address.clone())
+            .unwrap_or_default();
         Some(InstanceReport {
             key,
             generation: placed.desired.generation,

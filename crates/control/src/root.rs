@@ -25,8 +25,8 @@ use crate::{Outbox, Table};
 
 pub use applications::Refusal;
 pub use clusters::Attention;
-pub use tokens::Candidate;
 pub use state::{Application, Cluster, Departure, HistorySample, Instance, Service, Usage};
+pub use tokens::Candidate;
 
 /// Settings of the root's decisions.
 #[derive(Clone, Debug)]

@@ -60,7 +60,16 @@ pub enum TokenRefused {
     WrongRole,
 }
 
+/// How long an expired token is remembered, so that its bearer is told that it is too late, not that it never was.
+const REMEMBERED_MS: u64 = 24 * 3600 * 1000;
+
 impl Token {
+    /// Whether the token expired so long ago that it can be forgotten.
+    #[must_use]
+    pub fn is_history(&self, now: WallTime) -> bool {
+        self.expires.0.saturating_add(REMEMBERED_MS) <= now.0
+    }
+
     /// Decides whether the bearer may enrol; `Ok(Some)` repeats an earlier enrolment of the same key.
     ///
     /// # Errors

@@ -16,7 +16,8 @@ pub mod status;
 pub mod time;
 
 pub use ids::{
-    ApplicationId, ClusterId, Generation, Incarnation, InstanceKey, OrganizationId, ServiceId, UserId, WorkerId,
+    ApplicationId, ClusterId, Generation, Incarnation, InstanceKey, OrganizationId, ServiceId, UserId,
+    WorkerId,
 };
 pub use name::{InvalidName, JobName, Name};
 pub use node::{Architecture, WorkerFacts};

@@ -40,7 +40,10 @@ impl WallTime {
 
     /// Seconds since 1970 with fraction, as the API shows timestamps.
     #[must_use]
-    #[allow(clippy::cast_precision_loss, reason = "milliseconds since 1970 fit an f64 exactly until the year 287396")]
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "milliseconds since 1970 fit an f64 exactly until the year 287396"
+    )]
     pub fn as_seconds(self) -> f64 {
         self.0 as f64 / 1000.0
     }

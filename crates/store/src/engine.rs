@@ -184,7 +184,8 @@ async fn drive<M: Machine>(
     let mut entropy = SystemEntropy(StdRng::from_os_rng());
     loop {
         submit(machine.take_outbox(), None, &journal, &steps).await?;
-        let deadline = machine.next_deadline().map(|moment| tokio::time::Instant::from_std(clock.instant(moment)));
+        let deadline =
+            machine.next_deadline().map(|moment| tokio::time::Instant::from_std(clock.instant(moment)));
         let due = async {
             match deadline {
                 // A coarse timer may fire a moment early; the machine would then be asked for nothing.

@@ -39,7 +39,9 @@ impl FileStore {
             fs::create_dir_all(&folder).map_err(failed)?;
             for entry in fs::read_dir(&folder).map_err(failed)? {
                 let path = entry.map_err(failed)?.path();
-                let Some(key) = path.file_name().and_then(|name| name.to_str()).map(str::to_owned) else { continue };
+                let Some(key) = path.file_name().and_then(|name| name.to_str()).map(str::to_owned) else {
+                    continue;
+                };
                 match key.strip_suffix(".json") {
                     Some(key) => {
                         let document = Some(fs::read(&path).map_err(failed)?);

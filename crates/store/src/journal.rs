@@ -76,7 +76,6 @@ impl Committed {
     }
 }
 
-
 /// A place where rows are made durable, in the order they are submitted.
 pub trait Journal: Send + Sync + 'static {
     /// Hands rows over. All of them are stored, or none.

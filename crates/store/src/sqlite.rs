@@ -90,8 +90,9 @@ impl Drop for Store {
 }
 
 fn read_all(connection: &Connection) -> Result<Vec<Row>, StoreError> {
-    let mut statement =
-        connection.prepare("SELECT kind, key, doc FROM object ORDER BY kind, key").map_err(StoreError::Read)?;
+    let mut statement = connection
+        .prepare("SELECT kind, key, doc FROM object ORDER BY kind, key")
+        .map_err(StoreError::Read)?;
     let rows = statement
         .query_map([], |row| Ok((row.get::<_, u8>(0)?, row.get(1)?, row.get(2)?)))
         .map_err(StoreError::Read)?;
@@ -177,7 +178,11 @@ mod tests {
     use super::*;
 
     fn row(key: &str, document: Option<&str>) -> Row {
-        Row { table: Table::Service, key: key.to_owned(), document: document.map(|text| text.as_bytes().to_vec()) }
+        Row {
+            table: Table::Service,
+            key: key.to_owned(),
+            document: document.map(|text| text.as_bytes().to_vec()),
+        }
     }
 
     #[tokio::test]

@@ -22,6 +22,9 @@ use crate::network::Network;
 use crate::ports::HostPorts;
 use crate::{chain, demo, encode};
 
+/// A start that takes longer is given up, so that a stop never waits for it for ever.
+const START_LIMIT: Duration = Duration::from_secs(90);
+
 /// Everything operations work with.
 pub(crate) struct Operations {
     /// Waited for: what is stored may be begun before the start has come this far.
@@ -144,7 +147,10 @@ impl Operations {
     }
 
     async fn start(self: &Arc<Self>, key: InstanceKey, attempt: Attempt, assignment: &Assignment, address: Ipv4Addr) {
-        let started = self.create(key, attempt, assignment, address).await;
+        let create = self.create(key, attempt, assignment, address);
+        let started = tokio::time::timeout(START_LIMIT, create).await.unwrap_or_else(|_| {
+            Err(format!("network and container were not ready within {} s", START_LIMIT.as_secs()))
+        });
         match started {
             Ok(observer) => {
                 self.post(move |worker, now, _| worker.started(now, key, attempt)).await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use oak_control::worker::Worker;
-use oak_link::{ChildConfig, ChildEvent, ChildHandle, ChildLink, Credentials, PkiError, system_clock};
+use oak_link::{ChildConfig, ChildEvent, ChildHandle, ChildLink, Credentials, PkiError, SessionGate, system_clock};
 use oak_model::WorkerFacts;
 use oak_model::message::{ClusterToWorker, WorkerHello, WorkerWelcome};
 use oak_store::{Engine, StoreError};
@@ -30,12 +30,13 @@ pub(crate) fn start(
 ) -> Result<ChildHandle, PkiError> {
     let (events, inbox) = mpsc::channel(EVENTS);
     let child = ChildConfig::new(cluster, Arc::clone(credentials), system_clock());
+    let gate = SessionGate::default();
     let hello = {
-        let engine = engine.clone();
+        let (engine, gate) = (engine.clone(), gate.clone());
         move || {
-            let (engine, facts) = (engine.clone(), facts.clone());
+            let (engine, gate, facts) = (engine.clone(), gate.clone(), facts.clone());
             async move {
-                match engine.call(|worker, _, _| worker.reports()).await {
+                match gate.hello(engine.call(|worker, _, _| worker.reports())).await {
                     Ok(workloads) => encode(&WorkerHello { facts, workloads }),
                     // The engine has ended, and with it soon this link.
                     Err(_) => Bytes::new(),
@@ -46,13 +47,14 @@ pub(crate) fn start(
     let handle = ChildLink::spawn(child, hello, events)?;
     // Set once: this function is called once per start.
     let _ = operations.to_cluster.set(handle.sender());
-    tasks.spawn(run(inbox, engine, operations.places.clone(), cluster.to_owned()));
+    tasks.spawn(run(inbox, engine, gate, operations.places.clone(), cluster.to_owned()));
     Ok(handle)
 }
 
 async fn run(
     mut inbox: mpsc::Receiver<ChildEvent>,
     engine: Engine<Worker>,
+    gate: SessionGate,
     places: Places,
     cluster: String,
 ) -> Result<(), StoreError> {
@@ -61,7 +63,7 @@ async fn run(
             ChildEvent::Connected { welcome, .. } => match serde_json::from_slice::<WorkerWelcome>(&welcome) {
                 Ok(welcome) => {
                     info!(cluster, instances = welcome.assignments.len(), subnet = %welcome.subnet, "connected to the cluster");
-                    engine.post(move |worker, now, _| worker.welcome(now, welcome)).await
+                    gate.open(engine.post(move |worker, now, _| worker.welcome(now, welcome))).await
                 }
                 Err(error) => {
                     warn!(cluster, %error, "the cluster's welcome cannot be read: are the versions too far apart?");
@@ -69,7 +71,10 @@ async fn run(
                 }
             },
             ChildEvent::Message { payload, .. } => match serde_json::from_slice::<ClusterToWorker>(&payload) {
-                Ok(message) => engine.post(move |worker, now, _| worker.message(now, message)).await,
+                Ok(message) => {
+                    let handle = engine.post(move |worker, now, _| worker.message(now, message));
+                    gate.message(handle).await.unwrap_or(Ok(()))
+                }
                 Err(error) => {
                     warn!(cluster, %error, "the cluster sent a message that cannot be read");
                     Ok(())

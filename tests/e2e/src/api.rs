@@ -188,7 +188,8 @@ impl<'host> Api<'host> {
     pub fn wait_status(&self, service: &str, status: &str, detail: &[&str]) -> anyhow::Result<Instance> {
         eventually(&format!("{service} is {status}: {detail:?}"), soon() * 2, || {
             let instances = self.instances(service)?;
-            let fits = |i: &&Instance| i.status == status && detail.iter().all(|part| i.detail.contains(part));
+            let fits =
+                |i: &&Instance| i.status == status && detail.iter().all(|part| i.detail.contains(part));
             instances.iter().find(fits).cloned().with_context(|| format!("{instances:?}"))
         })
     }

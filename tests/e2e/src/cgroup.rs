@@ -47,7 +47,9 @@ pub(crate) fn remove_leftovers() {
     for hierarchy in hierarchies() {
         for entry in fs::read_dir(hierarchy).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let Some(owner) = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()) else { continue };
+            let Some(owner) = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()) else {
+                continue;
+            };
             if !Path::new("/proc").join(owner).exists() {
                 remove_tree(&entry.path());
             }
@@ -75,7 +77,10 @@ fn remove_tree(path: &Path) -> bool {
 
 fn children(path: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
 }
 
 /// Paths of all cgroups of a machine below its own, relative to it.
@@ -119,12 +124,26 @@ fn processes_in(path: &Path) -> BTreeSet<i32> {
     found
 }
 
+/// Gives a machine precedence over everything else on the real one, for measuring what its own limits allow.
+///
+/// # Errors
+/// The kernel does not take it.
+pub fn favour(host: &Host) -> anyhow::Result<()> {
+    let group = hierarchy_with("cpu")?.join(host.cgroup());
+    // The largest values there are (version 1, version 2).
+    let (file, value) = if is_version_2(&group) { ("cpu.weight", "10000") } else { ("cpu.shares", "262144") };
+    let path = group.join(file);
+    fs::write(&path, value).with_context(|| format!("cannot write {}", path.display()))
+}
+
 /// Processor time a container has used.
 ///
 /// # Errors
 /// It has no cgroup.
 pub fn cpu_time(host: &Host, container: &str) -> anyhow::Result<Duration> {
-    let group = |controller| Ok::<_, anyhow::Error>(hierarchy_with(controller)?.join(host.cgroup()).join("oak").join(container));
+    let group = |controller| {
+        Ok::<_, anyhow::Error>(hierarchy_with(controller)?.join(host.cgroup()).join("oak").join(container))
+    };
     let legacy = group("cpuacct")?.join("cpuacct.usage");
     if let Ok(text) = fs::read_to_string(&legacy) {
         return Ok(Duration::from_nanos(text.trim().parse()?));

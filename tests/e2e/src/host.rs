@@ -110,7 +110,10 @@ impl Host {
         let mut host = Self { name: name.to_owned(), init, pid: 0, address, directory, cgroup };
         let mut line = String::new();
         BufReader::new(output).read_line(&mut line)?;
-        ensure!(line.trim() == "ready", "machine {name} did not start: are you root, and is util-linux there?");
+        ensure!(
+            line.trim() == "ready",
+            "machine {name} did not start: are you root, and is util-linux there?"
+        );
         let child = child_of(host.init.id()).context("the machine has no first process")?;
         host.pid = u32::try_from(child)?;
         Ok(host)
@@ -146,7 +149,10 @@ impl Host {
         let mut command = Command::new("nsenter");
         command
             .args(["--target", &self.pid.to_string()])
-            .args(["--mount", "--net", "--pid", "--cgroup", "--uts", "--ipc", "--", "sh", "-euc", JOIN, "sh", program])
+            .args([
+                "--mount", "--net", "--pid", "--cgroup", "--uts", "--ipc", "--", "sh", "-euc", JOIN, "sh",
+                program,
+            ])
             .env_clear()
             .env("PATH", PATH)
             .env("HOME", &self.directory)
@@ -214,7 +220,18 @@ impl Host {
         switch.check(&["ip", "link", "add", "name", &port, "type", "veth", "peer", "name", "eth0"])?;
         // `ip` on the switch does not know our process ids, the one outside does.
         let moved = Command::new("nsenter")
-            .args(["--target", &switch.pid.to_string(), "--net", "--", "ip", "link", "set", "eth0", "netns", &here])
+            .args([
+                "--target",
+                &switch.pid.to_string(),
+                "--net",
+                "--",
+                "ip",
+                "link",
+                "set",
+                "eth0",
+                "netns",
+                &here,
+            ])
             .status()?;
         ensure!(moved.success(), "cannot plug the cable into {}", self.name);
         switch.check(&["ip", "link", "set", &port, "master", "br0", "up"])?;

@@ -31,7 +31,7 @@ mod wait;
 mod world;
 
 pub use api::{Api, Instance, Refused};
-pub use cgroup::{container_cgroups, cpu_time, processes_of};
+pub use cgroup::{container_cgroups, cpu_time, favour, processes_of};
 pub use descriptor::{Microservice, application};
 pub use footprint::Footprint;
 pub use host::{Host, Output};

@@ -171,7 +171,8 @@ impl<'host> Oak<'host> {
     /// It does not run or does not end in the usual time.
     pub fn wait_for_end(&mut self) -> anyhow::Result<Option<i32>> {
         let running = self.running.as_mut().context("oak does not run")?;
-        let status = eventually("oak ends", soon(), || running.entrance.try_wait()?.context("it still runs"))?;
+        let status =
+            eventually("oak ends", soon(), || running.entrance.try_wait()?.context("it still runs"))?;
         self.running = None;
         Ok(status.code())
     }
@@ -180,7 +181,9 @@ impl<'host> Oak<'host> {
 impl Drop for Oak<'_> {
     fn drop(&mut self) {
         if let Some(mut running) = self.running.take() {
-            if let Some(pid) = Pid::from_raw(running.pid).filter(|_| matches!(running.entrance.try_wait(), Ok(None))) {
+            if let Some(pid) =
+                Pid::from_raw(running.pid).filter(|_| matches!(running.entrance.try_wait(), Ok(None)))
+            {
                 // Its machine ends with it anyway.
                 let _ = kill_process(pid, Signal::KILL);
             }
@@ -199,7 +202,8 @@ pub(crate) fn tails(directory: &Path) -> String {
     let mut text = String::new();
     let hosts = fs::read_dir(directory).into_iter().flatten().flatten();
     let files = hosts.flat_map(|host| fs::read_dir(host.path()).into_iter().flatten().flatten());
-    for file in files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|end| end == "log")) {
+    for file in files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|end| end == "log"))
+    {
         let log = fs::read(&file).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
         text.push_str(&format!("--- end of {} ---\n{}\n", file.display(), tail(&log)));

@@ -25,7 +25,12 @@ pub(crate) struct Variant<'a> {
 }
 
 /// Builds and pushes; called in the network of the registry.
-pub(crate) fn push(registry: &str, layout: &Layout, directory: &Path, wanted: Variant<'_>) -> anyhow::Result<()> {
+pub(crate) fn push(
+    registry: &str,
+    layout: &Layout,
+    directory: &Path,
+    wanted: Variant<'_>,
+) -> anyhow::Result<()> {
     let image = layout.find("curlimages/curl").context("there is no curl image")?;
     let uploader = Uploader { base: format!("{registry}/v2/{}", wanted.repository), agent: agent() };
     let (layer, unpacked_digest) = random_layer(directory, wanted.extra_bytes)?;
@@ -71,7 +76,8 @@ fn random_layer(directory: &Path, bytes: usize) -> anyhow::Result<(Vec<u8>, Stri
     std::fs::write(directory.join("random"), content)?;
     let (archive, compressed) = (directory.join("random.tar"), directory.join("random.tar.gz"));
     let directory = directory.to_string_lossy();
-    let made = Command::new("tar").args(["-C", &directory, "-cf", &archive.to_string_lossy(), "random"]).status()?;
+    let made =
+        Command::new("tar").args(["-C", &directory, "-cf", &archive.to_string_lossy(), "random"]).status()?;
     ensure!(made.success(), "tar failed");
     let made = Command::new("gzip").args(["-1", "-kf", &archive.to_string_lossy()]).status()?;
     ensure!(made.success(), "gzip failed");

@@ -44,7 +44,8 @@ impl World {
         match &result {
             Ok(()) => {
                 drop(world);
-                fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
+                fs::remove_dir_all(&directory)
+                    .with_context(|| format!("cannot remove {}", directory.display()))?;
             }
             Err(_) => eprintln!("{}all files of this run are in {}", tails(&directory), directory.display()),
         }
@@ -59,7 +60,8 @@ impl World {
         cgroup::remove_leftovers();
         let directory = base.join(name);
         if directory.exists() {
-            fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
+            fs::remove_dir_all(&directory)
+                .with_context(|| format!("cannot remove {}", directory.display()))?;
         }
         let layout = build_all(&images::default_directory())?;
         let switch = Host::create("switch", &directory, Ipv4Addr::new(10, 99, 0, 1))?;

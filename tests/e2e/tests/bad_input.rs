@@ -22,7 +22,9 @@ fn wrong_descriptors_are_refused_and_nothing_is_stored() -> anyhow::Result<()> {
         let services = [
             Microservice::shell("fine", SLEEP),
             Microservice::shell("greedy", SLEEP).set("memory", json!(-5)).set("port", json!("99999:80")),
-            Microservice::shell("odd", SLEEP).set("virtualization", json!("abacus")).set("vcpus", json!("many")),
+            Microservice::shell("odd", SLEEP)
+                .set("virtualization", json!("abacus"))
+                .set("vcpus", json!("many")),
         ];
         let page = api.send("POST", "/api/application/", Some(&application("wrong", services)))?;
         ensure!(page.status == 422, "{page:?}");
@@ -182,7 +184,9 @@ fn garbage(kind: u32, random: &mut StdRng) -> Vec<u8> {
             request
         }
         _ => {
-            let mut request = b"POST /api/application/ HTTP/1.1\r\nhost: x\r\ncontent-length: 999999999999\r\n\r\n".to_vec();
+            let mut request =
+                b"POST /api/application/ HTTP/1.1\r\nhost: x\r\ncontent-length: 999999999999\r\n\r\n"
+                    .to_vec();
             request.extend(noise);
             request
         }

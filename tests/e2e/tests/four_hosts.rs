@@ -1,12 +1,12 @@
 //! Root, cluster and two workers on four machines; cluster and workers take no connections from outside.
 
-
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use oak_e2e::{
-    Api, CLUSTER, Host, Machines, Microservice, Tiers, World, application, container_cgroups, eventually, soon,
+    Api, CLUSTER, Host, Machines, Microservice, Tiers, World, application, container_cgroups, eventually,
+    soon,
 };
 use oak_link::{ChildConfig, ChildEvent, ChildLink, Credentials, system_clock};
 use oak_model::message::{NodeUsage, UsageReport, WorkerHello, WorkerToCluster, WorkloadReport};
@@ -29,7 +29,10 @@ fn four_machines_behind_firewalls_work_together() -> anyhow::Result<()> {
         }
         let instances = tiers.api.wait_running("sleeper", 4)?;
         let places: BTreeSet<&str> = instances.iter().map(|instance| instance.worker.as_str()).collect();
-        ensure!(places == BTreeSet::from(["worker-a", "worker-b"]), "all instances are on {places:?}: {instances:?}");
+        ensure!(
+            places == BTreeSet::from(["worker-a", "worker-b"]),
+            "all instances are on {places:?}: {instances:?}"
+        );
         for instance in &instances {
             let name = format!("sleeper/{}", instance.number);
             let logs = world.command(&machines.root, &["logs", &name])?;
@@ -45,7 +48,12 @@ fn four_machines_behind_firewalls_work_together() -> anyhow::Result<()> {
             Ok(())
         })?;
         let cluster = machines.cluster.address().to_string();
-        is_refused(world, &stranger, &["worker", "--cluster", &cluster, "--token", &short_lived.0], "expired")?;
+        is_refused(
+            world,
+            &stranger,
+            &["worker", "--cluster", &cluster, "--token", &short_lived.0],
+            "expired",
+        )?;
 
         tiers.api.delete_application("spread")?;
         eventually("nothing runs on the workers", soon(), || {
@@ -62,16 +70,26 @@ fn four_machines_behind_firewalls_work_together() -> anyhow::Result<()> {
 fn is_refused(world: &World, host: &Host, words: &[&str], text: &str) -> anyhow::Result<()> {
     let output = world.command(host, words)?;
     ensure!(output.code == Some(1) || output.code == Some(2), "{words:?} was not refused: {output:?}");
-    ensure!(output.stderr.contains(text), "{words:?}: the message does not contain `{text}`: {}", output.stderr);
+    ensure!(
+        output.stderr.contains(text),
+        "{words:?}: the message does not contain `{text}`: {}",
+        output.stderr
+    );
     Ok(())
 }
 
-fn tokens_are_checked(world: &World, machines: &Machines, api: &Api<'_>, stranger: &Host) -> anyhow::Result<()> {
+fn tokens_are_checked(
+    world: &World,
+    machines: &Machines,
+    api: &Api<'_>,
+    stranger: &Host,
+) -> anyhow::Result<()> {
     let (root, cluster) = (machines.root.address().to_string(), machines.cluster.address().to_string());
 
     let token = api.token("worker", Some(CLUSTER), 600)?;
     let extra = world.host("extra", 31)?;
-    let mut worker = world.oak(&extra, &["worker", "--cluster", &cluster, "--name", "extra", "--token", &token])?;
+    let mut worker =
+        world.oak(&extra, &["worker", "--cluster", &cluster, "--name", "extra", "--token", &token])?;
     worker.start_until("connected to the cluster")?;
     is_refused(world, stranger, &["worker", "--cluster", &cluster, "--token", &token], "was used")?;
     worker.terminate()?;
@@ -81,10 +99,20 @@ fn tokens_are_checked(world: &World, machines: &Machines, api: &Api<'_>, strange
     let forged = format!("{}{last}", &fresh[..fresh.len() - 1]);
     is_refused(world, stranger, &["worker", "--cluster", &cluster, "--token", &forged], "not known")?;
 
-    is_refused(world, stranger, &["cluster", "--root", &root, "--name", "x", "--token", &fresh], "another kind")?;
+    is_refused(
+        world,
+        stranger,
+        &["cluster", "--root", &root, "--name", "x", "--token", &fresh],
+        "another kind",
+    )?;
     // The letter in the token is not what decides: the parent knows what it was made for.
     let relabelled = fresh.replacen(".w.", ".c.", 1);
-    is_refused(world, stranger, &["cluster", "--root", &root, "--name", "x", "--token", &relabelled], "refused")?;
+    is_refused(
+        world,
+        stranger,
+        &["cluster", "--root", &root, "--name", "x", "--token", &relabelled],
+        "refused",
+    )?;
     let cluster_token = api.token("cluster", None, 600)?;
     let relabelled = cluster_token.replacen(".c.", ".w.", 1);
     is_refused(world, stranger, &["worker", "--cluster", &cluster, "--token", &relabelled], "refused")?;
@@ -99,7 +127,8 @@ fn tokens_are_checked(world: &World, machines: &Machines, api: &Api<'_>, strange
 /// With the certificate of worker A, messages about an instance of worker B change nothing.
 fn a_worker_cannot_speak_for_another(machines: &Machines, tiers: &mut Tiers<'_>) -> anyhow::Result<()> {
     let before = tiers.api.instances("sleeper")?;
-    let victim = before.iter().find(|instance| instance.worker == "worker-b").context("nothing on worker-b")?;
+    let victim =
+        before.iter().find(|instance| instance.worker == "worker-b").context("nothing on worker-b")?;
     let service = tiers.api.service("sleeper")?;
     let service = service["microserviceID"].as_str().context("no id")?.to_owned();
     let number = u32::try_from(victim.number)?;
@@ -113,13 +142,18 @@ fn a_worker_cannot_speak_for_another(machines: &Machines, tiers: &mut Tiers<'_>)
     said.context("cannot speak as worker A")?;
     eventually("the forged messages were read", soon(), || {
         let workers = tiers.api.call("GET", "/api/clusters/", None)?;
-        let id = workers[0]["_id"].as_str().or(workers[0]["_id"]["$oid"].as_str()).context("no cluster")?.to_owned();
+        let id = workers[0]["_id"]
+            .as_str()
+            .or(workers[0]["_id"]["$oid"].as_str())
+            .context("no cluster")?
+            .to_owned();
         let workers = tiers.api.call("GET", &format!("/api/clusters/{id}/workers"), None)?;
         ensure!(workers.to_string().contains("77"), "{workers}");
         Ok(())
     })?;
     let after = tiers.api.instances("sleeper")?;
-    let same = after.iter().find(|instance| instance.number == victim.number).context("the instance is gone")?;
+    let same =
+        after.iter().find(|instance| instance.number == victim.number).context("the instance is gone")?;
     ensure!(same == victim, "worker-a changed an instance of worker-b: {victim:?} became {same:?}");
 
     tiers.workers[0].start_until("connected to the cluster")?;

@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use oak_e2e::{Api, Microservice, World, application, container_cgroups, cpu_time, eventually, let_pass, soon};
+use oak_e2e::{
+    Api, Microservice, World, application, container_cgroups, cpu_time, eventually, favour, let_pass, soon,
+};
 use serde_json::json;
 
 #[test]
@@ -40,7 +42,8 @@ fn memory_and_processor_limits_hold() -> anyhow::Result<()> {
             ensure!(cpu_time(&host, &container)? > Duration::from_millis(200));
             Ok(())
         })?;
-        // Other work on this machine may take processor time away, but never give more.
+        // Even so, other work on this machine may take processor time away, but never give more.
+        favour(&host)?;
         eventually("two busy loops get one core", Duration::from_secs(40), || {
             let (before, began) = (cpu_time(&host, &container)?, Instant::now());
             let_pass(Duration::from_secs(3));
@@ -51,7 +54,8 @@ fn memory_and_processor_limits_hold() -> anyhow::Result<()> {
         })?;
         eventually("the use of the burner is shown", soon(), || {
             let record = api.service("burner")?;
-            let percent = record["instance_list"][0]["cpu_percent"].as_str().unwrap_or_default().parse::<f64>()?;
+            let percent =
+                record["instance_list"][0]["cpu_percent"].as_str().unwrap_or_default().parse::<f64>()?;
             ensure!((50.0..=120.0).contains(&percent), "cpu_percent is {percent}");
             Ok(())
         })

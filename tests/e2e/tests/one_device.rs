@@ -101,7 +101,8 @@ fn shares(host: &Host, connections: usize) -> anyhow::Result<BTreeMap<String, us
 fn nothing_of_the_application_is_left(host: &Host) -> anyhow::Result<()> {
     eventually("nothing of the application is left", soon(), || {
         let now = Footprint::of(host)?;
-        let of_instances = now.processes.keys().filter(|name| *name != "bash" && *name != "oak").collect::<Vec<_>>();
+        let of_instances =
+            now.processes.keys().filter(|name| *name != "bash" && *name != "oak").collect::<Vec<_>>();
         ensure!(of_instances.is_empty(), "processes: {of_instances:?}");
         let devices = now.devices.iter().filter(|name| name.starts_with("oak0-")).collect::<Vec<_>>();
         ensure!(devices.is_empty(), "devices: {devices:?}");

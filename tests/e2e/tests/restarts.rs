@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, ensure};
 use oak_e2e::{
-    Api, Footprint, Host, Machines, Microservice, Tiers, World, application, container_cgroups, eventually, is_alive,
-    processes_of, soon,
+    Api, Footprint, Host, Machines, Microservice, Tiers, World, application, container_cgroups, eventually,
+    is_alive, processes_of, soon,
 };
 
 #[test]
@@ -97,5 +97,6 @@ fn still_the_same(host: &Host, before: &BTreeMap<String, BTreeSet<i32>>) -> anyh
         Ok(())
     })?;
     let dead = before.values().flatten().find(|pid| !is_alive(**pid));
-    dead.map_or(Ok(()), |pid| Err(anyhow::anyhow!("process {pid} has ended"))).context("containers were touched")
+    dead.map_or(Ok(()), |pid| Err(anyhow::anyhow!("process {pid} has ended")))
+        .context("containers were touched")
 }

@@ -90,7 +90,8 @@ impl Cluster {
             return;
         }
         let previous = placed.placement;
-        let is_back = |worker: WorkerId| self.workers.get(&worker).is_some_and(|worker| worker.session.is_some());
+        let is_back =
+            |worker: WorkerId| self.workers.get(&worker).is_some_and(|worker| worker.session.is_some());
         if previous.is_some_and(|previous| is_back(previous.worker)) {
             return;
         }
@@ -99,7 +100,10 @@ impl Cluster {
             Ok(worker) => self.assign(key, worker),
             Err(refusal) => {
                 let detail = match previous.and_then(|previous| self.workers.get(&previous.worker)) {
-                    Some(lost) => format!("worker {} is unreachable and no other can take it: {refusal}", lost.facts.name),
+                    Some(lost) => format!(
+                        "worker {} is unreachable and no other can take it: {refusal}",
+                        lost.facts.name
+                    ),
                     None => refusal.to_string(),
                 };
                 self.wait(now, key, refusal.status(), detail);

@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use oak_model::message::{ClusterHello, ClusterToRoot, ClusterToWorker, ClusterWelcome, DesiredInstance, RootToCluster};
+use oak_model::message::{
+    ClusterHello, ClusterToRoot, ClusterToWorker, ClusterWelcome, DesiredInstance, RootToCluster,
+};
 use oak_model::{Generation, InstanceKey, Now, Status};
 
 use super::{Cluster, Effect, Placed};
@@ -54,7 +56,8 @@ impl Cluster {
             }
             RootToCluster::Remove { key, generation } => {
                 self.saw_generation(generation);
-                let older = self.placed.get(&key).is_some_and(|placed| placed.desired.generation > generation);
+                let older =
+                    self.placed.get(&key).is_some_and(|placed| placed.desired.generation > generation);
                 if !older {
                     self.remove_instance(now, key);
                 }

@@ -8,8 +8,8 @@ use oak_model::message::{
     WorkloadReport,
 };
 use oak_model::{
-    ApplicationId, Architecture, ClusterId, JobName, Now, Resources, ServiceId, ServiceSpec, Status, WallTime,
-    WorkerFacts,
+    ApplicationId, Architecture, ClusterId, JobName, Now, Resources, ServiceId, ServiceSpec, Status,
+    WallTime, WorkerFacts,
 };
 
 use super::*;
@@ -71,7 +71,8 @@ impl Fixture {
     fn root_welcome(&mut self, generation: u64, instances: Vec<DesiredInstance>, blocks: &[&str]) {
         let node_blocks = blocks.iter().map(|block| block.parse().unwrap()).collect();
         let generation = Generation(generation);
-        self.cluster.root_welcome(at(0), ClusterWelcome { generation, node_blocks, instances, tokens: Vec::new() });
+        self.cluster
+            .root_welcome(at(0), ClusterWelcome { generation, node_blocks, instances, tokens: Vec::new() });
         self.commit();
     }
 
@@ -97,7 +98,11 @@ impl Fixture {
         let rows: Vec<_> = self
             .disk
             .iter()
-            .map(|((table, key), document)| Row { table: *table, key: key.clone(), document: Some(document.clone()) })
+            .map(|((table, key), document)| Row {
+                table: *table,
+                key: key.clone(),
+                document: Some(document.clone()),
+            })
             .collect();
         self.cluster = Cluster::load(Settings::default(), at(0), &rows).unwrap();
         self.to_workers.clear();
@@ -112,7 +117,8 @@ impl Fixture {
 
     fn enrol(&mut self, token: &str, key: &str, name: &str) -> Result<WorkerId, TokenRefused> {
         let cluster = ClusterId::from_parts(1, 1);
-        let candidate = Candidate { cluster, token_id: token, secret_hash: "hash", key_fingerprint: key, name };
+        let candidate =
+            Candidate { cluster, token_id: token, secret_hash: "hash", key_fingerprint: key, name };
         self.cluster.enrol_worker(at(0), &mut self.entropy, candidate)
     }
 

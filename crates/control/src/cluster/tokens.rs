@@ -28,7 +28,8 @@ impl Cluster {
         if created {
             self.outbox.emit(Effect::ToRoot(ClusterToRoot::TokenStored { id: token.id.clone() }));
         }
-        let old: Vec<_> = self.tokens.values().filter(|t| t.expires <= now.wall).map(|t| t.id.clone()).collect();
+        let old: Vec<_> =
+            self.tokens.values().filter(|t| t.is_history(now.wall)).map(|t| t.id.clone()).collect();
         for id in old {
             self.tokens.remove(&id);
             self.outbox.delete(Table::Token, &id);

@@ -74,7 +74,10 @@ impl Cluster {
     /// Instances that found no other place while their worker was silent stay with it.
     fn keep_returned(&mut self, id: WorkerId) {
         let is_here = |key: &InstanceKey| {
-            self.placed.get(key).and_then(|placed| placed.placement).is_some_and(|placement| placement.worker == id)
+            self.placed
+                .get(key)
+                .and_then(|placed| placed.placement)
+                .is_some_and(|placement| placement.worker == id)
         };
         let returned: Vec<_> = self.pending.iter().copied().filter(is_here).collect();
         for key in returned {
@@ -94,7 +97,9 @@ impl Cluster {
         let assignments: Vec<Assignment> = self
             .placed
             .values()
-            .filter(|placed| placed.placement.is_some_and(|placement| placement.worker == id) && !placed.removing)
+            .filter(|placed| {
+                placed.placement.is_some_and(|placement| placement.worker == id) && !placed.removing
+            })
             .filter_map(super::Placed::assignment)
             .collect();
         let welcome = WorkerWelcome { subnet, assignments };
@@ -109,7 +114,8 @@ impl Cluster {
             .filter(|(_, placement)| placement.worker == id)
             .collect();
         for (key, placement) in removals {
-            let message = oak_model::message::ClusterToWorker::Remove { key, incarnation: placement.incarnation };
+            let message =
+                oak_model::message::ClusterToWorker::Remove { key, incarnation: placement.incarnation };
             self.send_to_worker(id, message);
         }
     }
@@ -168,7 +174,8 @@ impl Cluster {
     fn workload_reported(&mut self, id: WorkerId, report: WorkloadReport) {
         let key = report.key;
         let placement = Placement { worker: id, incarnation: report.incarnation };
-        let Some(placed) = self.placed.get_mut(&key).filter(|placed| placed.placement == Some(placement)) else {
+        let Some(placed) = self.placed.get_mut(&key).filter(|placed| placed.placement == Some(placement))
+        else {
             return;
         };
         if placed.removing || (placed.status == report.status && placed.detail == report.detail) {

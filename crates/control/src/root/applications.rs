@@ -14,7 +14,9 @@ use crate::{Entropy, Table};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Name and namespace are taken.
-    #[error("application `{name}` in namespace `{namespace}` exists already: delete it or choose another name")]
+    #[error(
+        "application `{name}` in namespace `{namespace}` exists already: delete it or choose another name"
+    )]
     ApplicationExists {
         /// Name.
         name: Name,
@@ -34,7 +36,9 @@ pub enum Refusal {
     #[error("instance {0} does not exist")]
     UnknownInstance(InstanceKey),
     /// The service address asked for is in use.
-    #[error("service address {address} is in use by `{holder}`: choose another `addresses.rr_ip` or leave it out")]
+    #[error(
+        "service address {address} is in use by `{holder}`: choose another `addresses.rr_ip` or leave it out"
+    )]
     AddressTaken {
         /// The address.
         address: Ipv4Addr,
@@ -161,7 +165,10 @@ impl Root {
     }
 
     /// Checks names and addresses of new services against what exists and against each other.
-    fn check_services(&self, groups: &[(&Name, &Name, &[ServiceId], &[ServiceRequest])]) -> Result<(), Refusal> {
+    fn check_services(
+        &self,
+        groups: &[(&Name, &Name, &[ServiceId], &[ServiceRequest])],
+    ) -> Result<(), Refusal> {
         let mut addresses = HashSet::new();
         let mut wanted = 0;
         for (application, namespace, existing, requests) in groups {
@@ -196,7 +203,9 @@ impl Root {
         match (service, instance) {
             (Some(service), _) => service.job_name.to_string(),
             (None, Some(instance)) => format!("instance {}", instance.key),
-            (None, None) => "another service of this descriptor or an instance that is being removed".to_owned(),
+            (None, None) => {
+                "another service of this descriptor or an instance that is being removed".to_owned()
+            }
         }
     }
 
@@ -213,7 +222,9 @@ impl Root {
         }
         let mut created = Vec::with_capacity(requests.len());
         for request in requests {
-            let Some(address) = request.spec.service_address.or_else(|| self.addresses.allocate()) else { continue };
+            let Some(address) = request.spec.service_address.or_else(|| self.addresses.allocate()) else {
+                continue;
+            };
             let Some(parent) = self.applications.get_mut(&application) else { continue };
             let id = ServiceId::new(now.wall, entropy.next_u64());
             let service = Service {

@@ -11,8 +11,8 @@ use oak_placement::{Fleet, WorkerState};
 
 use super::state::{HistorySample, push_sample};
 use super::{Effect, Root};
-use crate::counter::LARGEST_LEAP;
 use crate::Table;
+use crate::counter::LARGEST_LEAP;
 use crate::token::TokenRole;
 
 /// Something an operator should know; the shell logs it.
@@ -88,7 +88,8 @@ impl Root {
         if restored {
             self.meta.generation = hello.generation;
         }
-        let held: HashMap<_, _> = hello.instances.iter().map(|report| (report.key, report.generation)).collect();
+        let held: HashMap<_, _> =
+            hello.instances.iter().map(|report| (report.key, report.generation)).collect();
         for key in members {
             let held = held.get(key).copied().unwrap_or_default();
             if self.instances.get(key).is_none_or(|instance| !restored && held <= instance.generation) {
@@ -104,7 +105,12 @@ impl Root {
 
     fn welcome(&mut self, now: Now, id: ClusterId, generation: oak_model::Generation) -> ClusterWelcome {
         let Some(cluster) = self.clusters.get(&id) else {
-            return ClusterWelcome { generation, node_blocks: Vec::new(), instances: Vec::new(), tokens: Vec::new() };
+            return ClusterWelcome {
+                generation,
+                node_blocks: Vec::new(),
+                instances: Vec::new(),
+                tokens: Vec::new(),
+            };
         };
         let instances = cluster
             .instances
@@ -152,7 +158,8 @@ impl Root {
         session: u64,
         message: ClusterToRoot,
     ) -> Result<(), Attention> {
-        let Some(cluster) = self.clusters.get_mut(&id).filter(|cluster| cluster.session == Some(session)) else {
+        let Some(cluster) = self.clusters.get_mut(&id).filter(|cluster| cluster.session == Some(session))
+        else {
             return Ok(());
         };
         cluster.last_seen = now.wall;
@@ -208,7 +215,9 @@ impl Root {
 
     fn instance_reported(&mut self, now: Now, cluster: ClusterId, report: InstanceReport) {
         let key = report.key;
-        let Some(instance) = self.instances.get_mut(&key).filter(|instance| instance.cluster == Some(cluster)) else {
+        let Some(instance) =
+            self.instances.get_mut(&key).filter(|instance| instance.cluster == Some(cluster))
+        else {
             return;
         };
         if report.generation > instance.generation || instance.moving {
@@ -238,7 +247,7 @@ impl Root {
                 Status::NoWorkerCapacity | Status::NoQualifiedWorkerFound | Status::NoNodeFound
             );
         if refused {
-            self.offer_elsewhere(key);
+            self.offer_elsewhere(now, key);
         }
     }
 

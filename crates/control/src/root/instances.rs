@@ -30,6 +30,7 @@ impl Root {
             changed: now.wall,
             counted_on: None,
             avoid: None,
+            offered: None,
             moving: false,
             usage: Usage::default(),
         };
@@ -75,7 +76,10 @@ impl Root {
             self.forget_in_cluster(cluster, key);
             return;
         }
-        let moved = self.instances.get(&key).is_some_and(|instance| instance.moving && instance.cluster == Some(cluster));
+        let moved = self
+            .instances
+            .get(&key)
+            .is_some_and(|instance| instance.moving && instance.cluster == Some(cluster));
         if moved {
             self.forget_in_cluster(cluster, key);
             if let Some(instance) = self.instances.get_mut(&key) {

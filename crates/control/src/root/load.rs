@@ -43,7 +43,8 @@ impl Root {
             Table::Meta => self.meta = row.parse::<Meta>()?,
             Table::Application => {
                 let application: Application = row.parse()?;
-                let name = (application.owner.clone(), application.name.clone(), application.namespace.clone());
+                let name =
+                    (application.owner.clone(), application.name.clone(), application.namespace.clone());
                 self.application_names.insert(name, application.id);
                 self.applications.insert(application.id, application);
             }

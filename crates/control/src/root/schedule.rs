@@ -101,10 +101,17 @@ impl Root {
         }
     }
 
-    /// A cluster reported that it has no worker for an instance: if another cluster has, the instance moves.
-    pub(super) fn offer_elsewhere(&mut self, key: InstanceKey) {
+    /// A cluster reported that it has no worker for an instance: if another cluster has, the instance moves. Not
+    /// more often than the retry interval: the root can be wrong about both, and the instance would wander between
+    /// them as fast as the links carry it. A cluster repeats its refusal with each of its own retries.
+    pub(super) fn offer_elsewhere(&mut self, now: Now, key: InstanceKey) {
         let Some(instance) = self.instances.get(&key).filter(|instance| !instance.moving) else { return };
-        let (Some(current), Some(service)) = (instance.cluster, self.services.get(&key.service)) else { return };
+        if instance.offered.is_some_and(|at| now.moment - at < self.settings.retry_interval) {
+            return;
+        }
+        let (Some(current), Some(service)) = (instance.cluster, self.services.get(&key.service)) else {
+            return;
+        };
         let Ok((other, _)) = self.choose(service, Some(current)) else { return };
         if other == current {
             return;
@@ -112,6 +119,7 @@ impl Root {
         let generation = self.next_generation();
         if let Some(instance) = self.instances.get_mut(&key) {
             instance.moving = true;
+            instance.offered = Some(now.moment);
             instance.generation = generation;
         }
         self.count(key, None);
@@ -120,7 +128,11 @@ impl Root {
         self.send(current, RootToCluster::Remove { key, generation });
     }
 
-    fn choose(&self, service: &Service, avoid: Option<ClusterId>) -> Result<(ClusterId, WorkerId), NoCluster> {
+    fn choose(
+        &self,
+        service: &Service,
+        avoid: Option<ClusterId>,
+    ) -> Result<(ClusterId, WorkerId), NoCluster> {
         let spec = &*service.spec;
         let request = request(service);
         let allowed = |cluster: &&Cluster| is_allowed(spec, cluster);
@@ -129,7 +141,8 @@ impl Root {
         for cluster in self.clusters.values().filter(allowed).filter(|cluster| cluster.is_active()) {
             match cluster.fleet.place(&request) {
                 Ok(worker) => {
-                    let siblings = self.instances_of(service.id).filter(|i| i.cluster == Some(cluster.id)).count();
+                    let siblings =
+                        self.instances_of(service.id).filter(|i| i.cluster == Some(cluster.id)).count();
                     let rank = (avoid == Some(cluster.id), siblings, commitment(cluster), cluster.id, worker);
                     if best.as_ref().is_none_or(|best| rank < *best) {
                         best = Some(rank);
@@ -160,8 +173,11 @@ impl Root {
             let detail = format!("no connected cluster: waiting for {}", names.join(", "));
             return NoCluster { status: Status::TargetClusterNotActive, detail };
         }
-        let lines: Vec<_> =
-            refusals.iter().take(4).map(|(cluster, refusal)| format!("cluster {}: {refusal}", cluster.name)).collect();
+        let lines: Vec<_> = refusals
+            .iter()
+            .take(4)
+            .map(|(cluster, refusal)| format!("cluster {}: {refusal}", cluster.name))
+            .collect();
         let status = if refusals.iter().all(|(_, refusal)| refusal.status() == Status::NoNodeFound) {
             Status::NoNodeFound
         } else if named {

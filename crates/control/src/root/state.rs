@@ -81,6 +81,9 @@ pub struct Instance {
     /// A cluster that could not take it; tried again only if there is no other.
     #[serde(skip)]
     pub(super) avoid: Option<ClusterId>,
+    /// When it was last told to leave its cluster because another seemed to have room.
+    #[serde(skip)]
+    pub(super) offered: Option<Moment>,
     /// Told to leave its cluster so that another can take it.
     #[serde(skip)]
     pub(super) moving: bool,
@@ -196,9 +199,10 @@ impl Cluster {
     pub fn average_load(&self) -> (f32, f32) {
         #[allow(clippy::cast_precision_loss, reason = "a number of workers is small")]
         let count = self.usage.len().max(1) as f32;
-        let (cpu, memory) = self.usage.values().fold((0.0, 0.0), |(cpu, memory), node| {
-            (cpu + node.cpu_percent, memory + node.memory_percent)
-        });
+        let (cpu, memory) = self
+            .usage
+            .values()
+            .fold((0.0, 0.0), |(cpu, memory), node| (cpu + node.cpu_percent, memory + node.memory_percent));
         (cpu / count, memory / count)
     }
 }

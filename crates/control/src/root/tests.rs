@@ -75,7 +75,11 @@ impl Fixture {
         let rows: Vec<_> = self
             .disk
             .iter()
-            .map(|((table, key), document)| Row { table: *table, key: key.clone(), document: Some(document.clone()) })
+            .map(|((table, key), document)| Row {
+                table: *table,
+                key: key.clone(),
+                document: Some(document.clone()),
+            })
             .collect();
         self.root = Root::load(Settings::default(), at(0), &rows).unwrap();
     }
@@ -89,7 +93,8 @@ impl Fixture {
             services: vec![request(name, spec)],
             other: serde_json::Map::new(),
         };
-        let created = self.root.create_applications(at(0), &mut self.entropy, "Admin", vec![request]).unwrap();
+        let created =
+            self.root.create_applications(at(0), &mut self.entropy, "Admin", vec![request]).unwrap();
         self.root.application(created[0]).unwrap().services[0]
     }
 
@@ -233,7 +238,9 @@ fn undeploy_hides_at_once_and_frees_the_address_when_the_cluster_has_confirmed()
     fixture.commit();
     assert!(fixture.root.instance(key).is_none());
     assert_eq!(fixture.root.addresses_in_use(), 2);
-    assert!(matches!(fixture.sent.last(), Some((_, RootToCluster::Remove { key: gone, .. })) if *gone == key));
+    assert!(
+        matches!(fixture.sent.last(), Some((_, RootToCluster::Remove { key: gone, .. })) if *gone == key)
+    );
 
     fixture.restart();
     assert_eq!(fixture.root.addresses_in_use(), 2, "also after a restart");
@@ -351,6 +358,28 @@ fn a_refused_instance_stays_when_no_other_cluster_can_take_it() {
     assert_eq!(fixture.status(key), (Status::NoWorkerCapacity, "full"));
 }
 
+/// Found by a fault planted for the system test: the instance went back and forth without end.
+#[test]
+fn an_instance_that_two_clusters_refuse_does_not_wander_between_them() {
+    let mut fixture = Fixture::new();
+    let service = fixture.service("web", memory(100));
+    let east = fixture.connected("east", 1_000);
+    let key = fixture.root.deploy(at(0), service).unwrap();
+    let west = fixture.connected("west", 1_000);
+    let generation = |fixture: &Fixture| fixture.root.instance(key).unwrap().generation;
+    let report = refused(key, generation(&fixture));
+    fixture.report(east, report);
+    fixture.confirm_removal(east, key);
+    let report = refused(key, generation(&fixture));
+    fixture.report(west, report.clone());
+    assert!(matches!(fixture.sent.last(), Some((_, RootToCluster::Set(_)))), "it stays for now");
+
+    let later = ClusterToRoot::Instances(vec![report]);
+    fixture.root.cluster_message(at(31_000), west, 1, later).unwrap();
+    fixture.commit();
+    assert!(matches!(fixture.sent.last(), Some((to, RootToCluster::Remove { .. })) if *to == west));
+}
+
 #[test]
 fn reports_of_others_and_of_ended_sessions_are_ignored() {
     let mut fixture = Fixture::new();
@@ -405,8 +434,12 @@ fn a_descriptor_is_taken_whole_or_not_at_all() {
         services: vec![request(name, memory(1))],
         other: serde_json::Map::new(),
     };
-    let outcome =
-        fixture.root.create_applications(at(0), &mut fixture.entropy, "Admin", vec![again("new"), again("web")]);
+    let outcome = fixture.root.create_applications(
+        at(0),
+        &mut fixture.entropy,
+        "Admin",
+        vec![again("new"), again("web")],
+    );
     assert!(matches!(outcome, Err(Refusal::ApplicationExists { .. })));
     assert_eq!((fixture.root.applications().count(), fixture.root.services().count()), (1, 1));
     let others = fixture.root.create_applications(at(0), &mut fixture.entropy, "Other", vec![again("web")]);
@@ -421,11 +454,16 @@ fn a_service_address_asked_for_is_given_once() {
     let service = fixture.service("web", spec.clone());
     assert_eq!(fixture.root.service(service).unwrap().address, address);
     let application = fixture.root.service(service).unwrap().application;
-    let outcome =
-        fixture.root.add_services(at(0), &mut fixture.entropy, application, vec![request("other", spec.clone())]);
+    let outcome = fixture.root.add_services(
+        at(0),
+        &mut fixture.entropy,
+        application,
+        vec![request("other", spec.clone())],
+    );
     assert!(matches!(outcome, Err(Refusal::AddressTaken { .. })), "{outcome:?}");
     fixture.root.delete_service(at(0), service).unwrap();
-    let outcome = fixture.root.add_services(at(0), &mut fixture.entropy, application, vec![request("other", spec)]);
+    let outcome =
+        fixture.root.add_services(at(0), &mut fixture.entropy, application, vec![request("other", spec)]);
     assert!(outcome.is_ok());
 }
 
@@ -441,7 +479,10 @@ fn deleting_an_application_takes_everything_with_it() {
     assert_eq!(fixture.root.addresses_in_use(), 0);
     fixture.restart();
     assert_eq!(fixture.root.applications().count() + fixture.root.services().count(), 0);
-    assert_eq!(fixture.root.delete_application(at(0), application), Err(Refusal::UnknownApplication(application)));
+    assert_eq!(
+        fixture.root.delete_application(at(0), application),
+        Err(Refusal::UnknownApplication(application))
+    );
 }
 
 #[test]

@@ -28,12 +28,20 @@ pub struct Candidate<'a> {
 
 impl Root {
     /// Stores a new token. A worker token is handed to its cluster as well.
-    pub fn create_token(&mut self, now: Now, id: String, secret_hash: String, role: TokenRole, life: Duration) {
+    pub fn create_token(
+        &mut self,
+        now: Now,
+        id: String,
+        secret_hash: String,
+        role: TokenRole,
+        life: Duration,
+    ) {
         self.drop_old_tokens(now.wall);
         let life_ms = u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
         let expires = WallTime(now.wall.0.saturating_add(life_ms));
         if let TokenRole::Worker(cluster) = role {
-            let token = WorkerToken { id: id.clone(), secret_hash: secret_hash.clone(), valid_for_ms: life_ms };
+            let token =
+                WorkerToken { id: id.clone(), secret_hash: secret_hash.clone(), valid_for_ms: life_ms };
             self.send(cluster, RootToCluster::Token(token));
         }
         let token = Token { id: id.clone(), secret_hash, role, expires, used_by: None };
@@ -63,10 +71,7 @@ impl Root {
         if existing.is_some_and(Cluster::is_active) {
             return Err(TokenRefused::NameInUse);
         }
-        let id = existing.map_or_else(
-            || ClusterId::new(now.wall, entropy.next_u64()),
-            |cluster| cluster.id,
-        );
+        let id = existing.map_or_else(|| ClusterId::new(now.wall, entropy.next_u64()), |cluster| cluster.id);
         self.clusters.entry(id).or_insert_with(|| Cluster {
             id,
             name: candidate.name.to_owned(),
@@ -86,15 +91,20 @@ impl Root {
         self.save_cluster(id);
         if let Some(token) = self.tokens.get_mut(candidate.token_id) {
             let identity = id.to_string();
-            token.used_by = Some(TokenUse { key_fingerprint: candidate.key_fingerprint.to_owned(), identity });
+            token.used_by =
+                Some(TokenUse { key_fingerprint: candidate.key_fingerprint.to_owned(), identity });
             self.outbox.put(Table::Token, &token.id, token);
         }
         Ok(id)
     }
 
     fn drop_old_tokens(&mut self, now: WallTime) {
-        let old: Vec<_> =
-            self.tokens.values().filter(|token| token.expires <= now).map(|token| token.id.clone()).collect();
+        let old: Vec<_> = self
+            .tokens
+            .values()
+            .filter(|token| token.is_history(now))
+            .map(|token| token.id.clone())
+            .collect();
         for id in old {
             self.tokens.remove(&id);
             self.outbox.delete(Table::Token, &id);

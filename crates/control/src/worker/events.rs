@@ -228,7 +228,14 @@ impl Worker {
     }
 
     /// A pull or a start failed. The text says what happened and what to do.
-    pub fn failed(&mut self, now: Now, entropy: &mut dyn Entropy, key: InstanceKey, attempt: Attempt, why: &str) {
+    pub fn failed(
+        &mut self,
+        now: Now,
+        entropy: &mut dyn Entropy,
+        key: InstanceKey,
+        attempt: Attempt,
+        why: &str,
+    ) {
         let Some(workload) = self.current(key, attempt) else { return };
         if !matches!(workload.phase, Phase::Preparing { .. } | Phase::Starting { .. }) {
             return;
@@ -237,7 +244,14 @@ impl Worker {
     }
 
     /// The process ended.
-    pub fn exited(&mut self, now: Now, entropy: &mut dyn Entropy, key: InstanceKey, attempt: Attempt, exit: Exit) {
+    pub fn exited(
+        &mut self,
+        now: Now,
+        entropy: &mut dyn Entropy,
+        key: InstanceKey,
+        attempt: Attempt,
+        exit: Exit,
+    ) {
         let healthy_after = self.settings.healthy_after;
         let Some(workload) = self.current(key, attempt) else { return };
         let Phase::Running { since } = workload.phase else { return };
@@ -267,7 +281,8 @@ impl Worker {
         workload.phase = Phase::Waiting { until: now.moment + delay };
         // Results of the ended attempt are history now.
         workload.attempt = Attempt::default();
-        let next = clock_text(oak_model::WallTime(now.wall.0 + u64::try_from(delay.as_millis()).unwrap_or(0)));
+        let next =
+            clock_text(oak_model::WallTime(now.wall.0 + u64::try_from(delay.as_millis()).unwrap_or(0)));
         let detail = format!("{why}; next attempt at {next} (in {})", seconds(delay));
         self.set_status(key, status, detail);
     }
@@ -319,7 +334,11 @@ impl Worker {
                 }
                 Phase::Starting { .. } => {
                     // Whatever hangs there is taken down before the next attempt.
-                    self.set_status(key, Status::Failed, "the start took too long; removing what hangs".to_owned());
+                    self.set_status(
+                        key,
+                        Status::Failed,
+                        "the start took too long; removing what hangs".to_owned(),
+                    );
                     self.stop(now, key, false);
                 }
                 Phase::Stopping { .. } => {

@@ -40,8 +40,7 @@ impl Worker {
                 _ => {}
             }
         }
-        worker.addresses =
-            worker.meta.subnet.map(|subnet| AddressPool::hosts_of(subnet).without_first());
+        worker.addresses = worker.meta.subnet.map(|subnet| AddressPool::hosts_of(subnet).without_first());
         let mut adopted = BTreeMap::new();
         for mut stored in stored {
             if let (Some(pool), Some(address)) = (worker.addresses.as_mut(), stored.address) {

@@ -39,7 +39,9 @@ impl Phase {
     #[must_use]
     pub const fn deadline(&self) -> Option<Moment> {
         match self {
-            Self::Preparing { deadline } | Self::Starting { deadline } | Self::Stopping { deadline } => Some(*deadline),
+            Self::Preparing { deadline } | Self::Starting { deadline } | Self::Stopping { deadline } => {
+                Some(*deadline)
+            }
             Self::Waiting { until } => Some(*until),
             Self::Running { .. } | Self::Completed => None,
         }

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use oak_model::message::{ClusterToWorker, DesiredInstance, WorkerWelcome};
-use oak_model::{
-    ApplicationId, Generation, JobName, Now, Protocol, ServiceId, ServiceSpec, Status,
-};
+use oak_model::{ApplicationId, Generation, JobName, Now, Protocol, ServiceId, ServiceSpec, Status};
 
 use super::*;
 use crate::{Row, SeededEntropy};
@@ -99,7 +97,11 @@ impl Fixture {
         let rows: Vec<_> = self
             .disk
             .iter()
-            .map(|((table, key), document)| Row { table: *table, key: key.clone(), document: Some(document.clone()) })
+            .map(|((table, key), document)| Row {
+                table: *table,
+                key: key.clone(),
+                document: Some(document.clone()),
+            })
             .collect();
         let found = found.iter().map(|(number, found)| (key(*number), *found)).collect();
         let (worker, adopted) = Worker::load(Settings::default(), at(0), &rows, &found).unwrap();
@@ -162,7 +164,9 @@ impl Fixture {
 
     fn confirmed(&self) -> Vec<(u32, u64)> {
         let removed = self.effects.iter().filter_map(|effect| match effect {
-            Effect::ToCluster(WorkerToCluster::Removed { key, incarnation }) => Some((key.number, incarnation.0)),
+            Effect::ToCluster(WorkerToCluster::Removed { key, incarnation }) => {
+                Some((key.number, incarnation.0))
+            }
             _ => None,
         });
         removed.collect()
@@ -359,7 +363,10 @@ fn another_process_replaces_the_present_one_also_while_that_starts() {
     assert_eq!(fixture.worker.workload(key(0)).unwrap().incarnation(), Incarnation(2));
     assert!(
         matches!(fixture.effects.last(), Some(Effect::ToCluster(_)))
-            && fixture.effects.iter().any(|effect| matches!(effect, Effect::Prepare { image, .. } if image == "new"))
+            && fixture
+                .effects
+                .iter()
+                .any(|effect| matches!(effect, Effect::Prepare { image, .. } if image == "new"))
     );
 }
 
@@ -396,7 +403,10 @@ fn going_back_to_the_present_process_drops_the_replacement_that_waited() {
     fixture.message(ClusterToWorker::Assign(assignment(0, 3)));
     fixture.stopped(0);
     let workload = fixture.worker.workload(key(0)).unwrap();
-    assert_eq!((workload.incarnation(), &*workload.assignment().desired.spec.image), (Incarnation(3), "image"));
+    assert_eq!(
+        (workload.incarnation(), &*workload.assignment().desired.spec.image),
+        (Incarnation(3), "image")
+    );
 }
 
 /// Found by the system test: the cluster waited for ever for the confirmation of the newer incarnation.
@@ -452,8 +462,10 @@ fn a_stop_without_answer_is_tried_again() {
 
 #[test]
 fn a_full_subnet_is_an_explained_failure() {
-    let mut fixture = Fixture::new((0..126).map(|number| assignment(number, u64::from(number) + 1)).collect());
-    let without: Vec<_> = fixture.worker.workloads().filter(|w| w.address().is_none()).map(|w| w.key().number).collect();
+    let mut fixture =
+        Fixture::new((0..126).map(|number| assignment(number, u64::from(number) + 1)).collect());
+    let without: Vec<_> =
+        fixture.worker.workloads().filter(|w| w.address().is_none()).map(|w| w.key().number).collect();
     assert_eq!(without, [125]);
     fixture.prepared(125);
     assert!(fixture.status(125).1.contains("addresses"), "{}", fixture.status(125).1);

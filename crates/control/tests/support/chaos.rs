@@ -41,7 +41,11 @@ impl World {
 
     fn some_child(&mut self) -> Who {
         let chosen = self.agenda.pick(self.clusters.len() + self.workers.len());
-        if chosen < self.clusters.len() { Who::Cluster(chosen) } else { Who::Worker(chosen - self.clusters.len()) }
+        if chosen < self.clusters.len() {
+            Who::Cluster(chosen)
+        } else {
+            Who::Worker(chosen - self.clusters.len())
+        }
     }
 
     fn cut_some_link(&mut self) {
@@ -78,7 +82,8 @@ impl World {
     pub fn create_application(&mut self) {
         let number = self.applications_made;
         self.applications_made += 1;
-        let services = (0..self.agenda.between(1, 3)).map(|index| self.some_service(number * 10 + index)).collect();
+        let services =
+            (0..self.agenda.between(1, 3)).map(|index| self.some_service(number * 10 + index)).collect();
         let request = ApplicationRequest {
             application_id: None,
             name: format!("app{number}").parse().expect("a name"),
@@ -89,7 +94,8 @@ impl World {
         };
         self.root.call(&mut self.agenda, |root, now, random| {
             let created = root.create_applications(now, random, "Admin", vec![request]).ok()?;
-            let services = created.iter().filter_map(|id| root.application(*id)).flat_map(|a| a.services.clone());
+            let services =
+                created.iter().filter_map(|id| root.application(*id)).flat_map(|a| a.services.clone());
             let services = services.collect();
             Some(Reply::Client(Answer::Created(created, services)))
         });
@@ -142,8 +148,13 @@ impl World {
     }
 
     fn undeploy_something(&mut self) {
-        let keys: Vec<InstanceKey> =
-            self.client.instances.iter().filter(|(_, known)| **known != Known::Gone).map(|(key, _)| *key).collect();
+        let keys: Vec<InstanceKey> = self
+            .client
+            .instances
+            .iter()
+            .filter(|(_, known)| **known != Known::Gone)
+            .map(|(key, _)| *key)
+            .collect();
         if keys.is_empty() {
             return;
         }

@@ -105,8 +105,6 @@ impl World {
                 side.link.send_up(&mut self.agenda, UpFrame::ToCluster(message));
                 return;
             }
-            // Measurements decide nothing.
-            worker::Effect::ReportUsage => return,
         };
         let operation = Operation { number, key, attempt, work };
         side.runtime.begin(&mut self.agenda, side.node.epoch, self.luck, operation);
@@ -161,7 +159,11 @@ impl World {
 
     pub fn process_ends(&mut self, index: usize, process: u64) {
         let side = &mut self.workers[index];
-        let well = side.runtime.containers.values().any(|c| c.process == process && c.assignment.desired.spec.one_shot)
+        let well = side
+            .runtime
+            .containers
+            .values()
+            .any(|c| c.process == process && c.assignment.desired.spec.one_shot)
             && (self.luck.fails == 0 || self.agenda.chance(60));
         let exit = if well {
             Exit { code: Some(0), signal: None, out_of_memory: false }
@@ -361,13 +363,15 @@ impl World {
         match who {
             Who::Root => {
                 let now = self.root.now(&self.agenda);
-                let root = Root::load(root::Settings::default(), now, &self.root.rows()).expect("readable rows");
+                let root =
+                    Root::load(root::Settings::default(), now, &self.root.rows()).expect("readable rows");
                 self.root.start(&mut self.agenda, root);
             }
             Who::Cluster(index) => {
                 let node = &mut self.clusters[index].node;
                 let now = node.now(&self.agenda);
-                let cluster = Cluster::load(cluster_settings(index), now, &node.rows()).expect("readable rows");
+                let cluster =
+                    Cluster::load(cluster_settings(index), now, &node.rows()).expect("readable rows");
                 node.start(&mut self.agenda, cluster);
                 self.agenda.after(1, Event::Dial { child: who });
             }

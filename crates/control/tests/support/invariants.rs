@@ -53,7 +53,10 @@ impl World {
             self.nothing_acknowledged_is_lost(root);
             addresses_are_unique(root);
             let waits = root.services().flat_map(|s| root.instances_of(s.id)).any(|i| i.cluster.is_none());
-            assert!(!waits || root.next_deadline().is_some(), "the root has waiting instances but no deadline");
+            assert!(
+                !waits || root.next_deadline().is_some(),
+                "the root has waiting instances but no deadline"
+            );
         }
         if matches!(touched, Touched::Below | Touched::Everything) {
             self.one_cluster_has_an_instance();
@@ -83,7 +86,9 @@ impl World {
         }
         for (key, known) in &self.client.instances {
             match known {
-                Known::Exists => assert!(root.instance(*key).is_some(), "acknowledged instance {key} is lost"),
+                Known::Exists => {
+                    assert!(root.instance(*key).is_some(), "acknowledged instance {key} is lost");
+                }
                 Known::Gone => assert!(root.instance(*key).is_none(), "undeployed instance {key} is back"),
                 Known::Leaving => {}
             }
@@ -133,9 +138,10 @@ impl World {
             let Some(machine) = &cluster.node.machine else { continue };
             let silent: BTreeSet<WorkerId> =
                 machine.workers().filter(|worker| worker.session.is_none()).map(|worker| worker.id).collect();
-            let waits = machine.placed().filter(|placed| !placed.removing && !placed.completed).any(|placed| {
-                placed.placement.is_none_or(|placement| silent.contains(&placement.worker))
-            });
+            let waits = machine
+                .placed()
+                .filter(|placed| !placed.removing && !placed.completed)
+                .any(|placed| placed.placement.is_none_or(|placement| silent.contains(&placement.worker)));
             assert!(!waits || machine.next_deadline().is_some(), "cluster {index} waits without a deadline");
         }
     }
@@ -145,7 +151,11 @@ impl World {
             let Some(machine) = &worker.node.machine else { continue };
             for workload in machine.workloads() {
                 let is_final = matches!(workload.phase(), Phase::Running { .. } | Phase::Completed);
-                assert!(is_final || workload.phase().deadline().is_some(), "{} has no deadline", workload.key());
+                assert!(
+                    is_final || workload.phase().deadline().is_some(),
+                    "{} has no deadline",
+                    workload.key()
+                );
                 assert!(is_final || machine.next_deadline().is_some());
             }
         }

@@ -2,8 +2,8 @@
 //! notices in its own time. Within a session order is kept.
 
 use oak_model::message::{
-    ClusterHello, ClusterToRoot, ClusterToWorker, ClusterWelcome, RootToCluster, WorkerHello, WorkerToCluster,
-    WorkerWelcome,
+    ClusterHello, ClusterToRoot, ClusterToWorker, ClusterWelcome, RootToCluster, WorkerHello,
+    WorkerToCluster, WorkerWelcome,
 };
 
 use super::agenda::{Agenda, Event, Who};

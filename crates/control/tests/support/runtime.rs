@@ -77,7 +77,11 @@ impl Runtime {
     fn launch(&self, agenda: &mut Agenda, epoch: u64, luck: Luck, key: Option<InstanceKey>) {
         let next = key.and_then(|key| self.operations.get(&key)).and_then(VecDeque::front);
         if let Some(operation) = next {
-            let time = if agenda.chance(luck.hangs) { agenda.between(10_000, 60_000) } else { agenda.between(1, 800) };
+            let time = if agenda.chance(luck.hangs) {
+                agenda.between(10_000, 60_000)
+            } else {
+                agenda.between(1, 800)
+            };
             let event = Event::Operation { worker: self.worker, epoch, operation: operation.number };
             agenda.after(time, event);
         }
@@ -103,7 +107,8 @@ impl Runtime {
 
     /// A process ends; returns whom to tell.
     pub fn exit(&mut self, process: u64, exit: Exit) -> Option<(InstanceKey, Attempt)> {
-        let (key, container) = self.containers.iter_mut().find(|(_, container)| container.process == process)?;
+        let (key, container) =
+            self.containers.iter_mut().find(|(_, container)| container.process == process)?;
         container.ended = Some(exit);
         Some((*key, container.watched?))
     }

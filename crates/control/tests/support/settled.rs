@@ -30,7 +30,9 @@ impl World {
     /// The first difference.
     pub fn check_settled(&mut self) -> Settled {
         for child in self.children() {
-            require(self.is_alive(child) && self.link(child).is_up(), || format!("{child:?} is out of touch"))?;
+            require(self.is_alive(child) && self.link(child).is_up(), || {
+                format!("{child:?} is out of touch")
+            })?;
         }
         let root = self.root.machine.as_ref().ok_or("the root is down")?;
         let departures = root.departures().count();
@@ -71,14 +73,17 @@ impl World {
             for placed in cluster.node.machine.iter().flat_map(Cluster::placed) {
                 held += 1;
                 let key = placed.desired.key;
-                let instance = root.instance(key).ok_or_else(|| format!("cluster keeps {key}, the root does not"))?;
+                let instance =
+                    root.instance(key).ok_or_else(|| format!("cluster keeps {key}, the root does not"))?;
                 require(instance.cluster == Some(cluster.id), || format!("the root has {key} elsewhere"))?;
                 require(instance.generation == placed.desired.generation, || format!("generation of {key}"))?;
                 require(instance.status == placed.status && instance.detail == placed.detail, || {
                     format!("{key}: cluster says {}, root says {}", placed.status, instance.status)
                 })?;
                 let worker = placed.placement.map(|placement| placement.worker);
-                require(instance.worker == worker, || format!("{key}: cluster and root differ in the worker"))?;
+                require(instance.worker == worker, || {
+                    format!("{key}: cluster and root differ in the worker")
+                })?;
             }
         }
         let assigned =
@@ -100,7 +105,8 @@ impl World {
             let mut instances = BTreeMap::new();
             for workload in workloads {
                 let key = workload.key();
-                let placement = placed_on.remove(&key).ok_or_else(|| format!("{key} is a leftover on a worker"))?;
+                let placement =
+                    placed_on.remove(&key).ok_or_else(|| format!("{key} is a leftover on a worker"))?;
                 require(placement.worker == worker.id, || format!("{key} is on the wrong worker"))?;
                 require(placement.incarnation == workload.incarnation(), || format!("incarnation of {key}"))?;
                 if matches!(workload.phase(), Phase::Running { .. }) {
@@ -122,7 +128,8 @@ impl World {
             for (key, _) in worker.runtime.running() {
                 require(processes.insert(*key), || format!("{key} runs twice"))?;
             }
-            let known = |key: &InstanceKey| worker.node.machine.as_ref().is_some_and(|m| m.workload(*key).is_some());
+            let known =
+                |key: &InstanceKey| worker.node.machine.as_ref().is_some_and(|m| m.workload(*key).is_some());
             let leftover = worker.runtime.containers.keys().find(|key| !known(key));
             require(leftover.is_none(), || format!("container {leftover:?} was left behind"))?;
         }

@@ -254,9 +254,10 @@ impl World {
     pub fn children_of(&self, parent: Who) -> Vec<Who> {
         match parent {
             Who::Root => (0..self.clusters.len()).map(Who::Cluster).collect(),
-            Who::Cluster(cluster) => {
-                (0..self.workers.len()).filter(|index| self.workers[*index].cluster == cluster).map(Who::Worker).collect()
-            }
+            Who::Cluster(cluster) => (0..self.workers.len())
+                .filter(|index| self.workers[*index].cluster == cluster)
+                .map(Who::Worker)
+                .collect(),
             Who::Worker(_) => Vec::new(),
         }
     }

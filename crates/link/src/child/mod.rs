@@ -3,6 +3,7 @@
 mod backoff;
 mod dial;
 mod enroll;
+mod gate;
 mod join;
 mod link;
 mod offer;
@@ -12,6 +13,7 @@ mod session;
 pub use backoff::{Backoff, BackoffPolicy};
 pub use dial::ConnectError;
 pub use enroll::{EnrollError, Enrolment, enroll};
+pub use gate::SessionGate;
 pub use join::{JoinError, Joining, join};
 pub use link::{ChildConfig, ChildEvent, ChildHandle, ChildLink, ChildSender};
 pub use offer::BulkOffer;

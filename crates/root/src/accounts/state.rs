@@ -196,8 +196,7 @@ impl Accounts {
         };
         let member = Member { user: id, roles: Role::ALL.to_vec() };
         let existing = self.organization_named(ROOT_ORGANIZATION).map(|organization| organization.id);
-        let organization_id = existing
-            .unwrap_or_else(|| OrganizationId::new(now.wall, entropy.next_u64()));
+        let organization_id = existing.unwrap_or_else(|| OrganizationId::new(now.wall, entropy.next_u64()));
         let organization = self.organizations.entry(organization_id).or_insert_with(|| Organization {
             id: organization_id,
             name: ROOT_ORGANIZATION.to_owned(),

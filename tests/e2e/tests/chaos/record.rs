@@ -119,7 +119,9 @@ impl Record {
             Operation::Delete(_) => after = None,
             Operation::Deploy(_) => {
                 let known = after.as_ref().and_then(|application| application.instances.last().copied());
-                if let (Some(after), Some(number)) = (after.as_mut(), number.filter(|number| known < Some(*number))) {
+                if let (Some(after), Some(number)) =
+                    (after.as_mut(), number.filter(|number| known < Some(*number)))
+                {
                     after.instances.insert(number);
                 }
             }
@@ -144,18 +146,24 @@ impl Record {
         let mut running = BTreeMap::new();
         let services = api.call("GET", "/api/services/", None)?;
         let services = services.as_array().context("services are a list")?;
-        let names: BTreeSet<&str> = services.iter().filter_map(|it| it["microservice_name"].as_str()).collect();
+        let names: BTreeSet<&str> =
+            services.iter().filter_map(|it| it["microservice_name"].as_str()).collect();
         let known: BTreeSet<&str> = self.applications.keys().map(String::as_str).collect();
         ensure!(names == known, "there are {names:?}, acknowledged are {known:?}");
         for service in services {
             let name = service["microservice_name"].as_str().unwrap_or_default();
             let id = service["microserviceID"].as_str().context("a service without an id")?;
             let instances = service["instance_list"].as_array().context("no list of instances")?;
-            let numbers: BTreeSet<u64> = instances.iter().filter_map(|it| it["instance_number"].as_u64()).collect();
+            let numbers: BTreeSet<u64> =
+                instances.iter().filter_map(|it| it["instance_number"].as_u64()).collect();
             let acknowledged = self.applications.get(name).map(|it| &it.instances);
-            ensure!(Some(&numbers) == acknowledged, "{name} has {numbers:?}, acknowledged are {acknowledged:?}");
+            ensure!(
+                Some(&numbers) == acknowledged,
+                "{name} has {numbers:?}, acknowledged are {acknowledged:?}"
+            );
             for instance in instances {
-                let (status, detail) = (&instance["status"], instance["status_detail"].as_str().unwrap_or_default());
+                let (status, detail) =
+                    (&instance["status"], instance["status_detail"].as_str().unwrap_or_default());
                 let is_current = !detail.contains("not connected");
                 ensure!(status == "RUNNING" && is_current, "{name}: {status} {detail}");
                 let worker = instance["worker_name"].as_str().unwrap_or_default().to_owned();
