@@ -123,7 +123,10 @@ impl RoleCommand {
             [("data_dir", "--data-dir", flags.data_dir.clone()), ("log.filter", "--log", flags.log.clone())]
         };
         let root = |flags: &RootFlags| {
-            [("root.listen", "--listen", flags.listen.clone()), ("root.dashboard", "--dashboard", flags.dashboard.clone())]
+            [
+                ("root.listen", "--listen", flags.listen.clone()),
+                ("root.dashboard", "--dashboard", flags.dashboard.clone()),
+            ]
         };
         let mut given: Vec<(&'static str, &'static str, Option<String>)> = Vec::new();
         match self {

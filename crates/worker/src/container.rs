@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use oak_image::Image;
 use oak_model::InstanceKey;
 use oak_model::message::Assignment;
-use oak_runtime::{BindMount, CgroupParent, ContainerId, ContainerRequest, InvalidRequest, Limits, LogConfig};
+use oak_runtime::{
+    BindMount, CgroupParent, ContainerId, ContainerRequest, InvalidRequest, Limits, LogConfig,
+};
 
 /// Processes and threads an instance may have. Far above what services use, far below what would hurt the node.
 const MAX_PIDS: u32 = 4096;
@@ -124,8 +126,16 @@ fn mounts(directory: &Path, hostname: &str, address: Ipv4Addr) -> Result<Vec<Bin
     };
     Ok(vec![
         BindMount { source: write("hosts", &hosts)?, target: "/etc/hosts".into(), read_only: true },
-        BindMount { source: write("hostname", &format!("{hostname}\n"))?, target: "/etc/hostname".into(), read_only: true },
-        BindMount { source: write("resolv.conf", &resolver())?, target: "/etc/resolv.conf".into(), read_only: true },
+        BindMount {
+            source: write("hostname", &format!("{hostname}\n"))?,
+            target: "/etc/hostname".into(),
+            read_only: true,
+        },
+        BindMount {
+            source: write("resolv.conf", &resolver())?,
+            target: "/etc/resolv.conf".into(),
+            read_only: true,
+        },
     ])
 }
 

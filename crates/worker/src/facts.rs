@@ -15,7 +15,11 @@ pub(crate) fn worker_facts(config: &WorkerConfig) -> WorkerFacts {
     let memory = memory_total_mib().unwrap_or(0);
     WorkerFacts {
         name: config.name.clone(),
-        address: config.address.or_else(|| own_address(&config.cluster)).map(|ip| ip.to_string()).unwrap_or_default(),
+        address: config
+            .address
+            .or_else(|| own_address(&config.cluster))
+            .map(|ip| ip.to_string())
+            .unwrap_or_default(),
         architecture: Architecture::of_this_program(),
         capacity: Resources {
             // Descriptors ask for whole cores: what is kept back must not cost one, so it is kept out of the

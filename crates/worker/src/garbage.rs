@@ -30,7 +30,11 @@ pub(crate) async fn run(operations: Arc<Operations>, engine: Engine<Worker>) -> 
             .collect();
         let report = operations.images.collect_garbage(&in_use).await;
         if !report.removed_images.is_empty() {
-            info!(images = report.removed_images.len(), freed_bytes = report.freed_bytes, "unused images removed");
+            info!(
+                images = report.removed_images.len(),
+                freed_bytes = report.freed_bytes,
+                "unused images removed"
+            );
         }
         if report.is_over_limit {
             warn!(used_bytes = report.used_bytes, "images in use are larger than images.size_limit");

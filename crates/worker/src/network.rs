@@ -119,7 +119,10 @@ fn service_table(table: &NetworkTable) -> ServiceTable {
                     Protocol::Udp => PortProtocol::Udp,
                 },
                 host_port: port.host,
-                backends: backends.iter().map(|address| SocketAddrV4::new(*address, port.container)).collect(),
+                backends: backends
+                    .iter()
+                    .map(|address| SocketAddrV4::new(*address, port.container))
+                    .collect(),
             })
             .collect(),
     }

@@ -68,7 +68,11 @@ impl Operations {
             }
             Effect::Start { key, attempt, assignment, address } => {
                 let operations = Arc::clone(self);
-                self.begin(key, false, async move { operations.start(key, attempt, &assignment, address).await });
+                self.begin(
+                    key,
+                    false,
+                    async move { operations.start(key, attempt, &assignment, address).await },
+                );
             }
             Effect::Stop { key, attempt, grace, forget } => {
                 let operations = Arc::clone(self);
@@ -103,7 +107,10 @@ impl Operations {
         running.insert(key, Running { task, droppable });
     }
 
-    async fn post(&self, call: impl FnOnce(&mut Worker, oak_model::Now, &mut dyn oak_control::Entropy) + Send + 'static) {
+    async fn post(
+        &self,
+        call: impl FnOnce(&mut Worker, oak_model::Now, &mut dyn oak_control::Entropy) + Send + 'static,
+    ) {
         if self.engine.wait().await.post(call).await.is_err() {
             tracing::debug!("result of an operation dropped: the worker is stopping");
         }
@@ -124,7 +131,12 @@ impl Operations {
         }
     }
 
-    async fn pull(self: &Arc<Self>, key: InstanceKey, attempt: Attempt, image: &str) -> Result<Arc<Image>, String> {
+    async fn pull(
+        self: &Arc<Self>,
+        key: InstanceKey,
+        attempt: Attempt,
+        image: &str,
+    ) -> Result<Arc<Image>, String> {
         let reference: ImageReference = image.parse().map_err(|error| format!("image `{image}`: {error}"))?;
         demo::install(&self.images, &reference).await.map_err(|error| chain(&error))?;
         let (progress, mut changes) = watch::channel(None);
@@ -146,7 +158,13 @@ impl Operations {
         }
     }
 
-    async fn start(self: &Arc<Self>, key: InstanceKey, attempt: Attempt, assignment: &Assignment, address: Ipv4Addr) {
+    async fn start(
+        self: &Arc<Self>,
+        key: InstanceKey,
+        attempt: Attempt,
+        assignment: &Assignment,
+        address: Ipv4Addr,
+    ) {
         let create = self.create(key, attempt, assignment, address);
         let started = tokio::time::timeout(START_LIMIT, create).await.unwrap_or_else(|_| {
             Err(format!("network and container were not ready within {} s", START_LIMIT.as_secs()))
@@ -198,7 +216,9 @@ impl Operations {
             has_ended.send_replace(true);
             let exit = exit(&status);
             info!(instance = %key, code = exit.code, signal = exit.signal, out_of_memory = exit.out_of_memory, "instance ended");
-            operations.post(move |worker, now, entropy| worker.exited(now, entropy, key, attempt, exit)).await;
+            operations
+                .post(move |worker, now, entropy| worker.exited(now, entropy, key, attempt, exit))
+                .await;
         });
     }
 

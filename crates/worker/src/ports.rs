@@ -95,15 +95,17 @@ async fn check(port: PortMapping, network: &NodeNetwork) -> Result<(), String> {
     };
     let deadline = tokio::time::Instant::now() + YIELD;
     loop {
-        let holder = network
-            .port_holder(protocol, port.host)
-            .await
-            .map_err(|error| format!("cannot find out whether host port {}/{} is free: {error}", port.host, port.protocol))?;
+        let holder = network.port_holder(protocol, port.host).await.map_err(|error| {
+            format!("cannot find out whether host port {}/{} is free: {error}", port.host, port.protocol)
+        })?;
         let Some(holder) = holder else { return Ok(()) };
         // A socket that is just being closed belongs to no process any more.
         let may_yield = holder.pid.is_none() || holder.pid == Some(std::process::id());
         if RESERVED.contains(&(port.protocol, port.host)) {
-            return Err(format!("host port {}/{} belongs to Oakestra: choose another", port.host, port.protocol));
+            return Err(format!(
+                "host port {}/{} belongs to Oakestra: choose another",
+                port.host, port.protocol
+            ));
         }
         if !may_yield && is_this_program(&holder) {
             // The dashboard of a root in another process: rules come before sockets, and the dashboard is at the
@@ -129,10 +131,12 @@ fn taken(port: PortMapping, holder: &PortHolder) -> String {
 
 fn is_this_program(holder: &PortHolder) -> bool {
     let Some(pid) = holder.pid else { return false };
-    let file = |path: String| std::fs::metadata(path).map(|facts| {
-        use std::os::unix::fs::MetadataExt;
-        (facts.dev(), facts.ino())
-    });
+    let file = |path: String| {
+        std::fs::metadata(path).map(|facts| {
+            use std::os::unix::fs::MetadataExt;
+            (facts.dev(), facts.ino())
+        })
+    };
     match (file(format!("/proc/{pid}/exe")), file("/proc/self/exe".to_owned())) {
         (Ok(theirs), Ok(ours)) => theirs == ours,
         _ => false,

@@ -67,7 +67,8 @@ impl BoundWorker {
         let (store, rows) = FileStore::open(directory)?;
         let operations = Arc::new(self.operations()?);
         let survivors = adopt(operations.runtime.as_ref()).await?;
-        let (machine, adopted) = Worker::load(self.config.settings.clone(), clock.now(), &rows, &survivors.found)?;
+        let (machine, adopted) =
+            Worker::load(self.config.settings.clone(), clock.now(), &rows, &survivors.found)?;
         drop(rows);
         sweep(&operations, &machine, &survivors).await;
 
@@ -178,7 +179,10 @@ async fn sweep(operations: &Operations, machine: &Worker, survivors: &Survivors)
     let network = match operations.network.get(subnet).await {
         Ok(network) => network,
         Err(error) => {
-            warn!(error = chain(&error), "cannot open the network yet; it is tried again with the next start");
+            warn!(
+                error = chain(&error),
+                "cannot open the network yet; it is tried again with the next start"
+            );
             return;
         }
     };

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use oak_control::worker::Worker;
-use oak_link::{ChildConfig, ChildEvent, ChildHandle, ChildLink, Credentials, PkiError, SessionGate, system_clock};
+use oak_link::{
+    ChildConfig, ChildEvent, ChildHandle, ChildLink, Credentials, PkiError, SessionGate, system_clock,
+};
 use oak_model::WorkerFacts;
 use oak_model::message::{ClusterToWorker, WorkerHello, WorkerWelcome};
 use oak_store::{Engine, StoreError};
@@ -60,26 +62,30 @@ async fn run(
 ) -> Result<(), StoreError> {
     while let Some(event) = inbox.recv().await {
         let outcome = match event {
-            ChildEvent::Connected { welcome, .. } => match serde_json::from_slice::<WorkerWelcome>(&welcome) {
-                Ok(welcome) => {
-                    info!(cluster, instances = welcome.assignments.len(), subnet = %welcome.subnet, "connected to the cluster");
-                    gate.open(engine.post(move |worker, now, _| worker.welcome(now, welcome))).await
+            ChildEvent::Connected { welcome, .. } => {
+                match serde_json::from_slice::<WorkerWelcome>(&welcome) {
+                    Ok(welcome) => {
+                        info!(cluster, instances = welcome.assignments.len(), subnet = %welcome.subnet, "connected to the cluster");
+                        gate.open(engine.post(move |worker, now, _| worker.welcome(now, welcome))).await
+                    }
+                    Err(error) => {
+                        warn!(cluster, %error, "the cluster's welcome cannot be read: are the versions too far apart?");
+                        Ok(())
+                    }
                 }
-                Err(error) => {
-                    warn!(cluster, %error, "the cluster's welcome cannot be read: are the versions too far apart?");
-                    Ok(())
+            }
+            ChildEvent::Message { payload, .. } => {
+                match serde_json::from_slice::<ClusterToWorker>(&payload) {
+                    Ok(message) => {
+                        let handle = engine.post(move |worker, now, _| worker.message(now, message));
+                        gate.message(handle).await.unwrap_or(Ok(()))
+                    }
+                    Err(error) => {
+                        warn!(cluster, %error, "the cluster sent a message that cannot be read");
+                        Ok(())
+                    }
                 }
-            },
-            ChildEvent::Message { payload, .. } => match serde_json::from_slice::<ClusterToWorker>(&payload) {
-                Ok(message) => {
-                    let handle = engine.post(move |worker, now, _| worker.message(now, message));
-                    gate.message(handle).await.unwrap_or(Ok(()))
-                }
-                Err(error) => {
-                    warn!(cluster, %error, "the cluster sent a message that cannot be read");
-                    Ok(())
-                }
-            },
+            }
             ChildEvent::OpenBulk(offer) => {
                 tokio::spawn(logs::serve(offer, places.clone()));
                 Ok(())
@@ -89,7 +95,12 @@ async fn run(
                 Ok(())
             }
             ChildEvent::AttemptFailed { reason, retry_in } => {
-                tracing::debug!(cluster, reason, retry_in_ms = retry_in.as_millis(), "cannot reach the cluster");
+                tracing::debug!(
+                    cluster,
+                    reason,
+                    retry_in_ms = retry_in.as_millis(),
+                    "cannot reach the cluster"
+                );
                 Ok(())
             }
         };

@@ -75,7 +75,8 @@ async fn sample(
     let log_directory = operations.places.log_directory(key);
     let log_written = fs::metadata(log_directory.join("log")).and_then(|facts| facts.modified()).ok();
     let earlier = seen.get(&key);
-    let log_changed = log_written.is_some() && earlier.is_none_or(|earlier| earlier.log_written != log_written);
+    let log_changed =
+        log_written.is_some() && earlier.is_none_or(|earlier| earlier.log_written != log_written);
     let cpu = stats.as_ref().map_or(Duration::ZERO, |stats| stats.cpu);
     let cpu_percent = earlier.map_or(0.0, |earlier| {
         let busy = cpu.saturating_sub(earlier.cpu).as_secs_f32();

@@ -15,6 +15,9 @@
 //! * [`Oak`] is one running `oak`: killed, ended and started again at will.
 //! * [`Api`] speaks to a root as a client on its machine would, without any code of the product.
 //! * [`eventually`] waits for a condition. Nothing here waits for a time.
+//!
+//! Environment: `OAK_BINARY` is the program under test, `OAK_E2E_LOG` its log filter. A failed scenario prints where
+//! its files are: `e2e/<scenario>` in cargo's output directory.
 #![forbid(unsafe_code)]
 
 mod api;

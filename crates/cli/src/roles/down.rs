@@ -36,7 +36,8 @@ pub(super) fn run(config: &Config, purge: bool) -> Result<(), Failure> {
     }
     if purge {
         std::fs::remove_dir_all(directory).map_err(|error| {
-            Failure::new(EXIT_FAILURE, format!("cannot remove {}", directory.display())).cause(error.to_string())
+            Failure::new(EXIT_FAILURE, format!("cannot remove {}", directory.display()))
+                .cause(error.to_string())
         })?;
     }
     drop(lock);
@@ -53,15 +54,20 @@ fn end_process(directory: &Path) -> Result<(), Failure> {
             let _ = kill_process(process, Signal::TERM);
         }
         if Instant::now() >= deadline {
-            let text = format!("process {} did not end within {} s", process.as_raw_nonzero(), DRAIN.as_secs());
-            return Err(Failure::new(EXIT_FAILURE, text).hint("look at its log; end it with SIGKILL and run `oak down` again"));
+            let text =
+                format!("process {} did not end within {} s", process.as_raw_nonzero(), DRAIN.as_secs());
+            return Err(Failure::new(EXIT_FAILURE, text)
+                .hint("look at its log; end it with SIGKILL and run `oak down` again"));
         }
         pause();
     }
     Ok(())
 }
 
-#[allow(clippy::disallowed_methods, reason = "another process frees the lock; there is nothing to wait on but time")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "another process frees the lock; there is nothing to wait on but time"
+)]
 fn pause() {
     std::thread::sleep(Duration::from_millis(20));
 }

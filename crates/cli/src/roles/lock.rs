@@ -34,8 +34,10 @@ impl DirectoryLock {
         let mut file = open(directory).map_err(|error| failed(directory, &error))?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             let holder = read_pid(&mut file).map(|pid| format!(" (process {pid})")).unwrap_or_default();
-            let text = format!("oak is already running with the data directory {}{holder}", directory.display());
-            return Err(Failure::new(EXIT_FAILURE, text).hint("stop it with `oak down`, or choose another --data-dir"));
+            let text =
+                format!("oak is already running with the data directory {}{holder}", directory.display());
+            return Err(Failure::new(EXIT_FAILURE, text)
+                .hint("stop it with `oak down`, or choose another --data-dir"));
         }
         let write = |file: &mut File| {
             file.set_len(0)?;

@@ -50,8 +50,9 @@ where
         .map_err(|error| Failure::new(EXIT_FAILURE, "cannot start").cause(error.to_string()))?;
     let result = runtime.block_on(async {
         let shutdown = CancellationToken::new();
-        cancel_on_signal(shutdown.clone())
-            .map_err(|error| Failure::new(EXIT_FAILURE, "cannot watch for signals").cause(error.to_string()))?;
+        cancel_on_signal(shutdown.clone()).map_err(|error| {
+            Failure::new(EXIT_FAILURE, "cannot watch for signals").cause(error.to_string())
+        })?;
         tokio::spawn(stay_small());
         role(config.clone(), shutdown).await
     });
@@ -72,7 +73,8 @@ async fn stay_small() {
 
 fn set_up_logging(config: &Config) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(&config.log.filter).map_err(|error| {
-        Failure::usage(format!("log filter `{}` cannot be understood", config.log.filter)).cause(error.to_string())
+        Failure::usage(format!("log filter `{}` cannot be understood", config.log.filter))
+            .cause(error.to_string())
     })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let result = match config.log.format {
@@ -103,7 +105,8 @@ pub(super) async fn root(config: Config, shutdown: CancellationToken) -> Result<
 
 /// `oak cluster`.
 pub(super) async fn cluster(config: Config, shutdown: CancellationToken) -> Result<(), Failure> {
-    let bound = BoundCluster::bind(build::cluster(&config)?, &shutdown).await.map_err(|error| failure(&error))?;
+    let bound =
+        BoundCluster::bind(build::cluster(&config)?, &shutdown).await.map_err(|error| failure(&error))?;
     bound.run(shutdown, |_| notify_ready("cluster is ready")).await.map_err(|error| failure(&error))
 }
 

@@ -91,6 +91,8 @@ struct Victim {
     /// From the end of what came before.
     after: Duration,
     dead_for: Duration,
+    /// After coming back it dies so many times more, each time after this long, most often while it still starts.
+    relapses: Vec<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +116,10 @@ impl Plan {
                 0 => random.random_range(3500..4500),
                 _ => random.random_range(0..400),
             }),
+            relapses: match random.random_range(0..3) {
+                0 => (0..2).map(|_| Duration::from_millis(random.random_range(0..200))).collect(),
+                _ => Vec::new(),
+            },
         });
         Self {
             victims: victims.collect(),
@@ -142,17 +148,27 @@ fn play(
             processes.of(victim.role)?.kill()?;
             if !plan.at_once {
                 let_pass(victim.dead_for);
-                processes.of(victim.role)?.start()?;
+                revive(processes.of(victim.role)?, &victim.relapses)?;
             }
         }
         if plan.at_once {
             for victim in plan.victims.iter().rev() {
                 let_pass(victim.dead_for);
-                processes.of(victim.role)?.start()?;
+                revive(processes.of(victim.role)?, &victim.relapses)?;
             }
         }
         working.join().map_err(|_| anyhow::anyhow!("the user panicked"))?
     })
+}
+
+fn revive(oak: &mut Oak<'_>, relapses: &[Duration]) -> anyhow::Result<()> {
+    oak.start()?;
+    for after in relapses {
+        let_pass(*after);
+        oak.kill()?;
+        oak.start()?;
+    }
+    Ok(())
 }
 
 /// Who can be killed.
