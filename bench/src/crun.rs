@@ -113,7 +113,7 @@ impl Drop for Crun {
 fn adapt(mut configuration: Value, bundle: &Path) -> anyhow::Result<Value> {
     configuration["root"]["path"] = "rootfs".into();
     let linux = &mut configuration["linux"];
-    linux["cgroupsPath"] = format!("/oak-bench/{}", std::process::id()).into();
+    linux["cgroupsPath"] = format!("/oak-bench-{}", std::process::id()).into();
     let namespaces = linux["namespaces"].as_array_mut().context("no namespaces")?;
     namespaces.retain(|namespace| namespace["type"] != "network");
     let mounts = configuration["mounts"].as_array_mut().context("no mounts")?;

@@ -81,6 +81,9 @@ fn separate(settings: &Settings) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let at = |name: &str| directory.path().join(name);
     let start = |role: &str, arguments: &[&str]| Oak::start(&settings.oak, role, &at(role), arguments);
+    // From a file of its own: a worker that is alone on its machine shares the pages of the program with nobody.
+    let program = at("oak");
+    std::fs::copy(&settings.oak, &program)?;
     let root = start("root", &[])?;
     root.await_log("root ready")?;
     let mut api = Connection::open(API)?;
@@ -88,7 +91,8 @@ fn separate(settings: &Settings) -> anyhow::Result<()> {
     let cluster = start("cluster", &["--root", "127.0.0.1:10000", "--name", "bench", "--token", &token])?;
     cluster.await_log("connected to the root")?;
     let token = join_token(&mut api, &json!({ "role": "worker", "cluster": "bench" }))?;
-    let worker = start("worker", &["--cluster", "127.0.0.1:10100", "--token", &token])?;
+    let worker =
+        Oak::start(&program, "worker", &at("worker"), &["--cluster", "127.0.0.1:10100", "--token", &token])?;
     worker.await_log("connected to the cluster")?;
     warm_up(&worker, &mut api)?;
     // A client that stays connected is not part of an idle root.

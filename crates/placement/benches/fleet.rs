@@ -1,4 +1,5 @@
 //! Choosing a worker in fleets of different sizes: `cargo bench --package oak-placement`.
+#![allow(missing_docs, reason = "`criterion_group!` makes a function without documentation")]
 
 use std::hint::black_box;
 

@@ -51,6 +51,32 @@ pub struct Fleet {
     free_addresses: Vec<u32>,
     load: Vec<u32>,
     hosts: HashMap<ServiceId, Vec<usize>>,
+    totals: Totals,
+}
+
+/// Sums over all workers, kept up to date with every change.
+#[derive(Clone, Copy, Debug, Default)]
+struct Totals {
+    reserved_cpu: u64,
+    reserved_memory: u64,
+    cpu: u64,
+    memory: u64,
+}
+
+impl Totals {
+    fn add(&mut self, details: &Details) {
+        self.reserved_cpu += u64::from(details.reserved.cpu_millis);
+        self.reserved_memory += u64::from(details.reserved.memory_mib);
+        self.cpu += u64::from(details.state.capacity.cpu_millis);
+        self.memory += u64::from(details.state.capacity.memory_mib);
+    }
+
+    fn subtract(&mut self, details: &Details) {
+        self.reserved_cpu -= u64::from(details.reserved.cpu_millis);
+        self.reserved_memory -= u64::from(details.reserved.memory_mib);
+        self.cpu -= u64::from(details.state.capacity.cpu_millis);
+        self.memory -= u64::from(details.state.capacity.memory_mib);
+    }
 }
 
 impl Fleet {
@@ -87,6 +113,9 @@ impl Fleet {
                 services: BTreeMap::new(),
                 ports: BTreeMap::new(),
             });
+            if let Some(details) = self.details.last() {
+                self.totals.add(details);
+            }
             for column in [
                 &mut self.cores,
                 &mut self.free_cpu,
@@ -101,7 +130,9 @@ impl Fleet {
             position
         };
         if let Some(details) = self.details.get_mut(position) {
+            self.totals.subtract(details);
             details.state = state;
+            self.totals.add(details);
         }
         self.refresh(position);
     }
@@ -110,6 +141,7 @@ impl Fleet {
     pub fn remove(&mut self, id: WorkerId) {
         let Some(position) = self.index.remove(&id) else { return };
         let details = self.details.swap_remove(position);
+        self.totals.subtract(&details);
         self.class.swap_remove(position);
         for column in [
             &mut self.cores,
@@ -148,6 +180,15 @@ impl Fleet {
     #[must_use]
     pub fn reserved(&self, id: WorkerId) -> Option<(Resources, u32)> {
         self.details.get(*self.index.get(&id)?).map(|details| (details.reserved, details.instances))
+    }
+
+    /// Reserved share of all workers together in thousandths, of memory or of CPU, whichever is larger.
+    #[must_use]
+    pub fn commitment(&self) -> u32 {
+        let share = |reserved: u64, total: u64| reserved * 1000 / total.max(1);
+        let totals = &self.totals;
+        let larger = share(totals.reserved_memory, totals.memory).max(share(totals.reserved_cpu, totals.cpu));
+        u32::try_from(larger).unwrap_or(u32::MAX)
     }
 
     /// Host ports in use on a worker.
@@ -207,7 +248,9 @@ impl Fleet {
     ) {
         let Some(position) = self.index.get(&id).copied() else { return };
         let Some(details) = self.details.get_mut(position) else { return };
+        self.totals.subtract(details);
         details.reserved = details.reserved.saturating_add(needs);
+        self.totals.add(details);
         details.instances += 1;
         *details.services.entry(service).or_default() += 1;
         for port in ports {
@@ -231,7 +274,9 @@ impl Fleet {
     pub fn release(&mut self, id: WorkerId, service: ServiceId, needs: Resources, ports: &[PortMapping]) {
         let Some(position) = self.index.get(&id).copied() else { return };
         let Some(details) = self.details.get_mut(position) else { return };
+        self.totals.subtract(details);
         details.reserved = details.reserved.saturating_sub(needs);
+        self.totals.add(details);
         details.instances = details.instances.saturating_sub(1);
         for port in ports {
             let key = (port.protocol, port.host);

@@ -19,7 +19,6 @@ pub(crate) async fn install(images: &ImageStore, reference: &ImageReference) -> 
         entrypoint: vec!["/bin/oak".to_owned(), DEMO_COMMAND.to_owned()],
         user: "65534:65534".to_owned(),
         // The first process of a container does not die of SIGTERM unless it says so; the page has nothing to save.
-        stop_signal: "SIGKILL".to_owned(),
         ..ImageConfig::default()
     };
     images.install_local(reference, config, files()).await.map(|_| ())

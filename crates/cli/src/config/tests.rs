@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::{Config, ConfigErrors, Loaded, Origin, Override, SETTINGS, Sources, load};
+use super::load::Origin;
+use super::settings::SETTINGS;
+use super::{Config, ConfigErrors, Loaded, Override, Sources, load};
 
 /// A file that exists while the value lives.
 struct File(tempfile::NamedTempFile);
@@ -146,7 +148,7 @@ fn what_is_shown_reads_back_and_secrets_are_not_shown() {
 
 #[test]
 fn endpoints_and_sizes_in_every_form() {
-    use super::{ByteSize, Endpoint};
+    use super::kinds::{ByteSize, Endpoint};
     for (text, shown) in [
         ("root", "root:10000"),
         ("root:1", "root:1"),

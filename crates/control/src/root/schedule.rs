@@ -143,7 +143,8 @@ impl Root {
                 Ok(worker) => {
                     let siblings =
                         self.instances_of(service.id).filter(|i| i.cluster == Some(cluster.id)).count();
-                    let rank = (avoid == Some(cluster.id), siblings, commitment(cluster), cluster.id, worker);
+                    let rank =
+                        (avoid == Some(cluster.id), siblings, cluster.fleet.commitment(), cluster.id, worker);
                     if best.as_ref().is_none_or(|best| rank < *best) {
                         best = Some(rank);
                     }
@@ -203,20 +204,4 @@ fn request(service: &Service) -> Request<'_> {
         ports: &service.spec.ports,
         avoid: None,
     }
-}
-
-/// Reserved share of the memory of a cluster, in thousandths, then of its CPU: clusters fill evenly.
-fn commitment(cluster: &Cluster) -> u32 {
-    let mut reserved = (0_u64, 0_u64);
-    let mut total = (1_u64, 1_u64);
-    for worker in cluster.workers.values() {
-        let (used, _) = cluster.fleet.reserved(worker.id).unwrap_or_default();
-        reserved.0 += u64::from(used.memory_mib);
-        reserved.1 += u64::from(used.cpu_millis);
-        total.0 += u64::from(worker.facts.capacity.memory_mib);
-        total.1 += u64::from(worker.facts.capacity.cpu_millis);
-    }
-    let memory = reserved.0 * 1000 / total.0;
-    let cpu = reserved.1 * 1000 / total.1;
-    u32::try_from(memory.max(cpu)).unwrap_or(u32::MAX)
 }

@@ -214,5 +214,9 @@ proptest! {
             }
         }
         prop_assert!(fleet.hosts.is_empty());
+        prop_assert_eq!(fleet.commitment(), 0);
+        let capacity: u64 =
+            (0..6).filter_map(|n| fleet.worker(worker(n))).map(|state| u64::from(state.capacity.memory_mib)).sum();
+        prop_assert_eq!(fleet.totals.memory, capacity);
     }
 }
