@@ -9,7 +9,8 @@ needs() {
     case "$1" in
     build) printf '%s\n' "cc gcc" "/usr/include/stdio.h libc6-dev" "make make" ;;
     run) printf '%s\n' "nft nftables" "ip iproute2" "curl curl" ;;
-    test) printf '%s\n' "git git" "docker-registry docker-registry" "crun crun" ;;
+    test) printf '%s\n' "git git" "docker-registry docker-registry" "crun crun" "unshare util-linux" "hostname hostname" \
+        "pidof sysvinit-utils" "perl perl-base" ;;
     *) die "unknown purpose '$1'; there are: build, run, test" ;;
     esac
 }
