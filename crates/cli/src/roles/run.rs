@@ -38,6 +38,9 @@ where
     F: Future<Output = Result<(), Failure>>,
 {
     oak_runtime::limit_heap();
+    // Layers of images must be readable for the users inside containers, whatever the umask of the shell was. The
+    // data directory itself is closed to others, and keys are written with their own mode.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     set_up_logging(config)?;
     let _lock = DirectoryLock::take(&config.data_dir)?;
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).min(4);
