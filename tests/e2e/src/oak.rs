@@ -61,7 +61,10 @@ impl<'host> Oak<'host> {
         self.log_start = log.metadata()?.len();
         let entrance = self
             .host
-            .command(&self.binary.to_string_lossy())
+            .command("sh")
+            // As services and careful administrators start things: nothing may depend on a generous umask.
+            .args(["-c", "umask 077; exec \"$0\" \"$@\""])
+            .arg(&self.binary)
             .args(&self.arguments)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdout(log.try_clone()?)
