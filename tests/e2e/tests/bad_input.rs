@@ -128,9 +128,12 @@ fn a_port_of_another_program_is_not_taken_away() -> anyhow::Result<()> {
         holder.wait()?;
         result?;
         api.wait_running("server", 1)?;
-        let page = get(world.switch(), &format!("http://{address}/"))?;
-        ensure!(page.body.contains("Welcome to nginx"), "{page:?}");
-        Ok(())
+        // The rules of the port follow the start of the process by some milliseconds.
+        eventually("the port leads to the application", soon(), || {
+            let page = get(world.switch(), &format!("http://{address}/"))?;
+            ensure!(page.body.contains("Welcome to nginx"), "{page:?}");
+            Ok(())
+        })
     })
 }
 
