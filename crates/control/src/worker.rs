@@ -107,13 +107,23 @@ pub enum Effect {
         /// The output is deleted as well.
         forget: bool,
     },
-    /// The addresses and ports that shall lead to instances of this node.
-    Network(NetworkTable),
+    /// The addresses and ports that shall lead to instances of this node. Answer with `network_applied`; when several
+    /// wait, only the newest needs to be applied and answered.
+    Network {
+        /// Number of this table; grows.
+        version: TableVersion,
+        /// What shall be reachable.
+        table: NetworkTable,
+    },
     /// Sends a message to the cluster, if it is connected; otherwise the next hello tells everything.
     ToCluster(WorkerToCluster),
     /// Measures everything and reports it, changed or not.
     ReportUsage,
 }
+
+/// Number of a network table of this worker, growing while it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TableVersion(pub u64);
 
 /// Which addresses lead where on this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -149,6 +159,8 @@ pub struct Workload {
     failures: u32,
     /// What to run after the current stop; replaces an older wish.
     next: Option<Assignment>,
+    /// It runs, but its addresses answer only once this table is applied.
+    opening: Option<TableVersion>,
     status: oak_model::Status,
     detail: String,
 }
@@ -215,6 +227,10 @@ pub struct Worker {
     addresses: Option<AddressPool>,
     attempts: u64,
     network: NetworkTable,
+    /// Number of `network`.
+    network_version: TableVersion,
+    /// The newest table the kernel has.
+    network_applied: TableVersion,
     outbox: Outbox<Effect>,
 }
 
@@ -229,6 +245,8 @@ impl Worker {
             addresses: None,
             attempts: 0,
             network: NetworkTable::default(),
+            network_version: TableVersion::default(),
+            network_applied: TableVersion::default(),
             outbox: Outbox::default(),
         }
     }

@@ -3,9 +3,10 @@
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use oak_control::worker::NetworkTable;
+use oak_control::worker::{NetworkTable, TableVersion};
 use oak_model::Protocol;
 use oak_net::{
     Balancing, InstanceAddress, NetworkConfig, NetworkError, NodeNetwork, PortMapping, PortProtocol, Service,
@@ -14,6 +15,11 @@ use oak_net::{
 use oak_store::StoreError;
 use tokio::sync::{Mutex, watch};
 use tracing::{debug, error, warn};
+
+use crate::operations::Operations;
+
+/// A table that takes longer to apply is reported as a problem instead of waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Settings of the node's network without the subnet, which the cluster gives.
 #[derive(Clone, Debug)]
@@ -28,17 +34,17 @@ pub(crate) struct NetworkSettings {
 pub(crate) struct Network {
     settings: NetworkSettings,
     open: Mutex<Option<Arc<NodeNetwork>>>,
-    table: watch::Sender<NetworkTable>,
+    table: watch::Sender<(TableVersion, NetworkTable)>,
 }
 
 impl Network {
     pub(crate) fn new(settings: NetworkSettings) -> Self {
-        Self { settings, open: Mutex::new(None), table: watch::Sender::new(NetworkTable::default()) }
+        Self { settings, open: Mutex::new(None), table: watch::Sender::default() }
     }
 
     /// Sets what shall be reachable; the newest wish wins.
-    pub(crate) fn set_table(&self, table: NetworkTable) {
-        self.table.send_replace(table);
+    pub(crate) fn set_table(&self, version: TableVersion, table: NetworkTable) {
+        self.table.send_replace((version, table));
     }
 
     /// The open network. Another subnet than before means another cluster: instances get new addresses then.
@@ -70,27 +76,36 @@ impl Network {
         self.open.lock().await.clone()
     }
 
-    /// Brings the kernel in step with every new table, for ever.
-    pub(crate) async fn follow(self: Arc<Self>) -> Result<(), StoreError> {
-        let mut tables = self.table.subscribe();
+    /// Brings the kernel in step with every new table and says so to the state machine, for ever.
+    pub(crate) async fn follow(operations: Arc<Operations>) -> Result<(), StoreError> {
+        let mut tables = operations.network.table.subscribe();
         tables.mark_changed();
         while tables.changed().await.is_ok() {
-            let table = tables.borrow_and_update().clone();
-            let Some(network) = self.opened().await else {
-                // Nothing runs yet; the table of the first start comes after the network was opened.
-                continue;
-            };
-            match network.apply(service_table(&table)).await {
-                Ok(applied) => {
-                    debug!(changed = applied.changed, "network table applied");
-                    for problem in applied.problems {
-                        warn!(%problem, "left out of the network table");
-                    }
-                }
-                Err(problem) => error!(error = crate::chain(&problem), "cannot apply the network table"),
+            let (version, table) = tables.borrow_and_update().clone();
+            let problem = operations.network.apply(&table).await.err();
+            if let Some(problem) = &problem {
+                error!(problem, "the network is not as it should be");
             }
+            operations.post(move |worker, _, _| worker.network_applied(version, problem.as_deref())).await;
         }
         Ok(())
+    }
+
+    async fn apply(&self, table: &NetworkTable) -> Result<(), String> {
+        let Some(network) = self.opened().await else {
+            // Nothing runs yet; the table of the first start comes after the network was opened.
+            return Ok(());
+        };
+        let applied = tokio::time::timeout(PATIENCE, network.apply(service_table(table)))
+            .await
+            .map_err(|_| format!("the kernel took no network table within {} s", PATIENCE.as_secs()))?
+            .map_err(|problem| format!("cannot apply the network table: {}", crate::chain(&problem)))?;
+        debug!(changed = applied.changed, "network table applied");
+        if applied.problems.is_empty() {
+            return Ok(());
+        }
+        let problems: Vec<_> = applied.problems.iter().map(ToString::to_string).collect();
+        Err(format!("left out of the network table: {}", problems.join("; ")))
     }
 }
 

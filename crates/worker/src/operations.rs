@@ -58,9 +58,9 @@ impl Operations {
         match effect {
             Effect::ToCluster(message) => self.send(encode(&message)),
             Effect::ReportUsage => self.report_usage.notify_one(),
-            Effect::Network(table) => {
+            Effect::Network { version, table } => {
                 self.ports.serve(table.ports.keys().copied());
-                self.network.set_table(table);
+                self.network.set_table(version, table);
             }
             Effect::Prepare { key, attempt, image } => {
                 let operations = Arc::clone(self);
@@ -107,7 +107,7 @@ impl Operations {
         running.insert(key, Running { task, droppable });
     }
 
-    async fn post(
+    pub(crate) async fn post(
         &self,
         call: impl FnOnce(&mut Worker, oak_model::Now, &mut dyn oak_control::Entropy) + Send + 'static,
     ) {

@@ -80,7 +80,7 @@ impl BoundWorker {
         // Set once: this is the only start of these operations.
         let _ = operations.engine.set(engine.clone());
         watch(&operations, adopted, survivors.observers);
-        tasks.spawn(Arc::clone(&operations.network).follow());
+        tasks.spawn(Network::follow(Arc::clone(&operations)));
         tasks.spawn(garbage::run(Arc::clone(&operations), engine.clone()));
         tasks.spawn(usage::run(Arc::clone(&operations), engine.clone()));
         let facts = facts::worker_facts(&self.config);

@@ -128,7 +128,7 @@ fn a_port_of_another_program_is_not_taken_away() -> anyhow::Result<()> {
         holder.wait()?;
         result?;
         api.wait_running("server", 1)?;
-        // The rules of the port follow the start of the process by some milliseconds.
+        // The program itself needs a moment until it listens.
         eventually("the port leads to the application", soon(), || {
             let page = get(world.switch(), &format!("http://{address}/"))?;
             ensure!(page.body.contains("Welcome to nginx"), "{page:?}");

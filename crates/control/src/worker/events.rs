@@ -5,7 +5,7 @@ use std::time::Duration;
 use oak_model::message::{Assignment, ClusterToWorker, WorkerToCluster, WorkerWelcome};
 use oak_model::{Incarnation, InstanceKey, Now, Status};
 
-use super::{Attempt, Effect, Phase, Stored, Worker, Workload, clock_text};
+use super::{Attempt, Effect, Phase, Stored, TableVersion, Worker, Workload, clock_text};
 use crate::address::AddressPool;
 use crate::{Entropy, Table};
 
@@ -119,6 +119,7 @@ impl Worker {
             attempt: Attempt::default(),
             failures: 0,
             next: None,
+            opening: None,
             status: Status::NodeScheduled,
             detail: String::new(),
         };
@@ -212,19 +213,52 @@ impl Worker {
         self.set_status(key, Status::NodeScheduled, detail);
     }
 
-    /// The process runs.
+    /// The process runs. It counts as running once its addresses answer, too.
     pub fn started(&mut self, now: Now, key: InstanceKey, attempt: Attempt) {
         let Some(workload) = self.current(key, attempt) else { return };
         if !matches!(workload.phase, Phase::Starting { .. }) {
             return;
         }
         workload.phase = Phase::Running { since: now.moment };
-        let detail = match workload.stored.restarts {
-            0 => "running".to_owned(),
-            restarts => format!("running, restarted {restarts} times"),
-        };
         self.update_network();
-        self.set_status(key, Status::Running, detail);
+        let version = self.network_version;
+        if let Some(workload) = self.workloads.get_mut(&key) {
+            workload.opening = Some(version);
+        }
+        if version > self.network_applied {
+            self.set_status(key, Status::Creating, "opening its addresses".to_owned());
+        } else {
+            self.opened(None);
+        }
+    }
+
+    /// The kernel has this table now, or could not be given it: then `problem` says why, and what runs is reported
+    /// as running with that remark.
+    pub fn network_applied(&mut self, version: TableVersion, problem: Option<&str>) {
+        self.network_applied = self.network_applied.max(version);
+        self.opened(problem);
+    }
+
+    fn opened(&mut self, problem: Option<&str>) {
+        let applied = self.network_applied;
+        let open: Vec<_> = self
+            .workloads
+            .values_mut()
+            .filter(|workload| workload.opening.is_some_and(|version| version <= applied))
+            .filter_map(|workload| {
+                workload.opening = None;
+                matches!(workload.phase, Phase::Running { .. })
+                    .then_some((workload.key(), workload.stored.restarts))
+            })
+            .collect();
+        for (key, restarts) in open {
+            let detail = match (problem, restarts) {
+                (Some(problem), _) => format!("running, but its addresses do not work: {problem}"),
+                (None, 0) => "running".to_owned(),
+                (None, restarts) => format!("running, restarted {restarts} times"),
+            };
+            self.set_status(key, Status::Running, detail);
+        }
     }
 
     /// A pull or a start failed. The text says what happened and what to do.

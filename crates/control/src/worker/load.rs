@@ -73,6 +73,7 @@ impl Worker {
                 attempt,
                 failures: 0,
                 next: None,
+                opening: None,
                 status,
                 detail: detail.to_owned(),
             };

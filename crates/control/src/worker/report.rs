@@ -47,7 +47,8 @@ impl Worker {
         }
         if table != self.network {
             self.network = table.clone();
-            self.outbox.emit(Effect::Network(table));
+            self.network_version.0 += 1;
+            self.outbox.emit(Effect::Network { version: self.network_version, table });
         }
     }
 }

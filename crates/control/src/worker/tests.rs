@@ -133,7 +133,13 @@ impl Fixture {
         self.prepared(number);
         self.worker.started(at(0), key(number), self.attempt(number));
         self.commit();
+        self.apply_tables();
         assert!(matches!(self.phase(number), Phase::Running { .. }));
+    }
+
+    fn apply_tables(&mut self) {
+        self.worker.network_applied(self.worker.network_version, None);
+        self.commit();
     }
 
     fn exit(&mut self, now: Now, number: u32, exit: Exit) {
@@ -156,7 +162,7 @@ impl Fixture {
 
     fn network(&self) -> NetworkTable {
         let last = self.effects.iter().rev().find_map(|effect| match effect {
-            Effect::Network(table) => Some(table.clone()),
+            Effect::Network { table, .. } => Some(table.clone()),
             _ => None,
         });
         last.unwrap_or_default()
@@ -191,6 +197,8 @@ fn an_assignment_is_pulled_started_and_gets_traffic_only_when_it_runs() {
 
     fixture.worker.started(at(5), key(0), fixture.attempt(0));
     fixture.commit();
+    assert_eq!(fixture.status(0), (Status::Creating, "opening its addresses"));
+    fixture.apply_tables();
     assert_eq!(fixture.status(0), (Status::Running, "running"));
     let own = fixture.worker.workload(key(0)).unwrap().address().unwrap();
     let table = fixture.network();
@@ -200,6 +208,27 @@ fn an_assignment_is_pulled_started_and_gets_traffic_only_when_it_runs() {
 
     fixture.exit(at(10), 0, CRASH);
     assert!(fixture.network().instances.is_empty());
+}
+
+#[test]
+fn an_instance_whose_addresses_cannot_be_opened_says_so() {
+    let mut fixture = Fixture::new(vec![assignment(0, 1)]);
+    fixture.prepared(0);
+    fixture.worker.started(at(5), key(0), fixture.attempt(0));
+    fixture.worker.network_applied(fixture.worker.network_version, Some("the table is locked"));
+    fixture.commit();
+    assert_eq!(fixture.status(0).0, Status::Running);
+    assert!(fixture.status(0).1.contains("the table is locked"), "{}", fixture.status(0).1);
+}
+
+#[test]
+fn a_process_that_ends_before_its_addresses_are_open_is_not_reported_as_running() {
+    let mut fixture = Fixture::new(vec![assignment(0, 1)]);
+    fixture.prepared(0);
+    fixture.worker.started(at(5), key(0), fixture.attempt(0));
+    fixture.exit(at(6), 0, CRASH);
+    fixture.apply_tables();
+    assert_eq!(fixture.status(0).0, Status::Failed);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
+use oak_control::worker::{NetworkTable, TableVersion};
 use oak_control::{Entropy, SeededEntropy};
 
 use super::link::{DownFrame, UpFrame};
@@ -38,6 +39,8 @@ pub enum Event {
     Heal { child: Who },
     /// An operation of a worker comes to its end.
     Operation { worker: usize, epoch: u64, operation: u64 },
+    /// The kernel of a worker takes a network table.
+    Table { worker: usize, epoch: u64, version: TableVersion, table: NetworkTable },
     /// A process ends by itself.
     Exit { worker: usize, process: u64 },
     /// Something is done to the system.
@@ -69,6 +72,7 @@ impl Event {
             | Self::ParentNotices { .. }
             | Self::ChildNotices { .. }
             | Self::Operation { .. }
+            | Self::Table { .. }
             | Self::Exit { .. } => Touched::Below,
             Self::Chaos => Touched::Everything,
         }

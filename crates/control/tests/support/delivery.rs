@@ -2,7 +2,7 @@
 
 use oak_control::cluster::{self, Cluster};
 use oak_control::root::{self, Root};
-use oak_control::worker::{self, Exit, Worker};
+use oak_control::worker::{self, Exit, NetworkTable, TableVersion, Worker};
 use oak_model::message::WorkerHello;
 
 use super::agenda::{Event, Who};
@@ -95,8 +95,10 @@ impl World {
             worker::Effect::Prepare { key, attempt, .. } => (key, attempt, Work::Prepare),
             worker::Effect::Start { key, attempt, assignment, .. } => (key, attempt, Work::Start(assignment)),
             worker::Effect::Stop { key, attempt, .. } => (key, attempt, Work::Stop),
-            worker::Effect::Network(table) => {
-                side.network = table;
+            worker::Effect::Network { version, table } => {
+                let epoch = side.node.epoch;
+                let delay = self.agenda.between(1, 20);
+                self.agenda.after(delay, Event::Table { worker: index, epoch, version, table });
                 return;
             }
             // Measurements decide nothing.
@@ -155,6 +157,21 @@ impl World {
                 }
             }
         }
+    }
+
+    pub fn table_taken(&mut self, index: usize, epoch: u64, version: TableVersion, table: NetworkTable) {
+        let side = &mut self.workers[index];
+        // Tables may overtake each other in this world's kernel; the shell applies only the newest.
+        if side.node.epoch != epoch || side.network_version > version {
+            return;
+        }
+        side.network_version = version;
+        side.network = table;
+        let problem = self.agenda.chance(self.luck.fails).then_some("the kernel is full");
+        side.node.call(&mut self.agenda, |worker, _, _| {
+            worker.network_applied(version, problem);
+            None
+        });
     }
 
     pub fn process_ends(&mut self, index: usize, process: u64) {
@@ -381,6 +398,7 @@ impl World {
                 let (worker, adopted) =
                     Worker::load(worker_settings(), now, &side.node.rows(), &side.runtime.found())
                         .expect("readable rows");
+                side.network_version = TableVersion::default();
                 side.runtime.containers.retain(|key, _| worker.workload(*key).is_some());
                 for (key, attempt) in adopted {
                     let container = side.runtime.containers.get_mut(&key).expect("an adopted container");

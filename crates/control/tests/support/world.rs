@@ -7,7 +7,7 @@ use oak_control::backoff::Backoff;
 use oak_control::cluster::{self, Cluster};
 use oak_control::root::{self, Root};
 use oak_control::token::TokenRole;
-use oak_control::worker::{self, NetworkTable, Worker};
+use oak_control::worker::{self, NetworkTable, TableVersion, Worker};
 use oak_model::message::WorkerToken;
 use oak_model::{Architecture, ClusterId, Resources, WorkerFacts, WorkerId};
 
@@ -32,6 +32,7 @@ pub struct WorkerSide {
     pub link: Link,
     pub runtime: Runtime,
     pub network: NetworkTable,
+    pub network_version: TableVersion,
 }
 
 /// The dimensions of a system.
@@ -159,6 +160,7 @@ impl World {
             link: Link::new(who),
             runtime: Runtime::new(index),
             network: NetworkTable::default(),
+            network_version: TableVersion::default(),
         });
         self.agenda.after(1, Event::Dial { child: who });
     }
@@ -207,6 +209,7 @@ impl World {
             Event::ChildNotices { child, session } => self.child_notices(child, session),
             Event::Heal { child } => self.link(child).blocked = false,
             Event::Operation { worker, epoch, operation } => self.operation_ends(worker, epoch, operation),
+            Event::Table { worker, epoch, version, table } => self.table_taken(worker, epoch, version, table),
             Event::Exit { worker, process } => self.process_ends(worker, process),
             Event::Chaos => self.chaos(),
         }
