@@ -2,8 +2,8 @@
 //! lost sessions, partitions, failing pulls, hanging starts, dying processes. Everything follows from a seed.
 //!
 //! To replay one seed with all events:
-//! `OAK_SIM_SEED=17 OAK_SIM_TRACE=1 cargo test -p oak-control --test system -- --nocapture`.
-//! To run more seeds: `OAK_SIM_SEEDS=10000 cargo test -p oak-control --test system`.
+//! `OAK_SIM_SEED=17 OAK_SIM_TRACE=1 cargo test -p oak-sim --test system -- --nocapture`.
+//! To run more seeds: `OAK_SIM_SEEDS=10000 cargo test -p oak-sim --test system`.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -14,11 +14,9 @@
     reason = "a test program: a panic is how it reports"
 )]
 
-mod support;
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use support::world::{Plan, World};
+use oak_sim::world::{Plan, World};
 
 /// Time for everything to settle: a stalled pull (40 s), the longest back-off (20 s), a hanging start (60 s), a
 /// retry of the cluster and one of the root (30 s each), with room.
@@ -42,7 +40,7 @@ fn for_each_seed(test: &str, seeds: u64, scenario: impl Fn(u64)) {
         .collect();
     assert!(
         failed.is_empty(),
-        "seeds {failed:?} failed; replay one: OAK_SIM_SEED={} OAK_SIM_TRACE=1 cargo test -p oak-control --test system {test} -- --nocapture",
+        "seeds {failed:?} failed; replay one: OAK_SIM_SEED={} OAK_SIM_TRACE=1 cargo test -p oak-sim --test system {test} -- --nocapture",
         failed.first().unwrap_or(&0)
     );
 }
