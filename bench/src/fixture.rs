@@ -68,6 +68,7 @@ fn worker(number: u64) -> WorkerSummary {
         instances: 0,
         connected: true,
         host_ports: Vec::new(),
+        availability: oak_model::Availability::Open,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Events of the link to the workers.
 
-use oak_control::cluster::Cluster;
-use oak_link::{Identity, ParentEvent, Sessions};
+use oak_control::cluster::{Cluster, Parting};
+use oak_link::{CloseReason, Identity, ParentEvent, Sessions};
 use oak_model::message::{WorkerHello, WorkerToCluster};
 use oak_model::{ClusterId, WorkerId};
 use oak_store::{Engine, StoreError};
@@ -68,7 +68,18 @@ async fn handle(
             sessions.remove(session);
             let Some(worker) = worker_of(&peer, cluster) else { return Ok(()) };
             info!(worker = %worker, %reason, "worker disconnected");
-            engine.post(move |machine, now, _| machine.worker_closed(now, worker, session)).await
+            let parting = match reason {
+                CloseReason::Left => Parting::Left,
+                CloseReason::Silent => Parting::Silent,
+                CloseReason::Lost(_)
+                | CloseReason::Superseded
+                | CloseReason::Overflow
+                | CloseReason::Refused(_)
+                | CloseReason::Ended(_)
+                | CloseReason::Protocol(_)
+                | CloseReason::Draining => Parting::Broken,
+            };
+            engine.post(move |machine, now, _| machine.worker_closed(now, worker, session, parting)).await
         }
     }
 }

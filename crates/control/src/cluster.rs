@@ -3,6 +3,9 @@
 //! Every attempt to run an instance somewhere is an *incarnation* with a number that only grows. A worker acts on
 //! and reports incarnations; anything about an older one is history.
 
+mod drain;
+mod holdings;
+mod leases;
 mod load;
 mod place;
 mod root_link;
@@ -13,7 +16,7 @@ mod workers;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -27,7 +30,7 @@ use crate::root::DEFAULT_CPU_OVERCOMMIT;
 use crate::token::Token;
 use crate::{Outbox, Table};
 
-pub use state::{Placed, Placement, Worker};
+pub use state::{Parting, Placed, Placement, Worker};
 pub use tokens::Candidate;
 
 /// Settings of the cluster's decisions.
@@ -35,8 +38,12 @@ pub use tokens::Candidate;
 pub struct Settings {
     /// How long the link of a worker may be down before its instances are placed elsewhere.
     pub lost_after: Duration,
+    /// The same for a worker that said goodbye, as an agent does that restarts or is upgraded.
+    pub restart_grace: Duration,
     /// The same, right after a start of the cluster, when all workers have to come back first.
     pub start_grace: Duration,
+    /// How long a worker may run *at most one* instances without asking again.
+    pub lease: Duration,
     /// CPU that may be reserved per core.
     pub cpu_overcommit: u32,
     /// Longest time between two attempts to place an instance that found no place.
@@ -53,7 +60,9 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             lost_after: Duration::from_secs(3),
+            restart_grace: Duration::from_secs(15),
             start_grace: Duration::from_secs(15),
+            lease: Duration::from_secs(10),
             cpu_overcommit: DEFAULT_CPU_OVERCOMMIT,
             retry_interval: Duration::from_secs(30),
             name: "default".to_owned(),
@@ -103,6 +112,10 @@ pub struct Cluster {
     meta: Meta,
     workers: BTreeMap<WorkerId, Worker>,
     placed: BTreeMap<InstanceKey, Placed>,
+    /// Per worker the instances of which something may be there.
+    held: HashMap<WorkerId, BTreeSet<InstanceKey>>,
+    /// Workers that are being emptied.
+    draining: BTreeSet<WorkerId>,
     tokens: BTreeMap<String, Token>,
     fleet: Fleet,
     /// Instances without a place, or with one on a worker that went silent.
@@ -124,6 +137,8 @@ impl Cluster {
             meta: Meta::default(),
             workers: BTreeMap::new(),
             placed: BTreeMap::new(),
+            held: HashMap::new(),
+            draining: BTreeSet::new(),
             tokens: BTreeMap::new(),
             fleet: Fleet::new(),
             pending: BTreeSet::new(),
@@ -219,6 +234,7 @@ impl Cluster {
             instances,
             connected: worker.session.is_some(),
             host_ports,
+            availability: worker.availability,
         })
     }
 

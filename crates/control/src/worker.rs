@@ -9,11 +9,15 @@
 //!  remove → Stopping → gone           └─ newer incarnation → Stopping → Preparing
 //! ```
 //!
+//! A service of which at most one may run needs its cluster's permission, which ends by itself: between Preparing and
+//! Starting it waits for that (AwaitingLease), and the runtime ends the process when it was not renewed.
+//!
 //! At most one operation per workload is under way; its result carries the number of the attempt, so that the
 //! result of an operation that was overtaken is recognised and ignored. Every phase but Running and Completed has
 //! a deadline.
 
 mod events;
+mod leases;
 mod load;
 mod phase;
 mod report;
@@ -95,6 +99,16 @@ pub enum Effect {
         assignment: Box<Assignment>,
         /// Its address in the node's subnet.
         address: Ipv4Addr,
+        /// Until when it may run, if at most one may; see [`Effect::Lease`].
+        lease: Option<Moment>,
+    },
+    /// The process may run until then, not longer, whatever becomes of this program. A process that exists or is
+    /// being started has had an earlier limit.
+    Lease {
+        /// Which workload.
+        key: InstanceKey,
+        /// The end.
+        until: Moment,
     },
     /// Stop the container and remove everything of it. Answer with `stopped`.
     Stop {
@@ -161,6 +175,8 @@ pub struct Workload {
     next: Option<Assignment>,
     /// It runs, but its addresses answer only once this table is applied.
     opening: Option<TableVersion>,
+    /// Until when it may run, if at most one may.
+    leased_until: Option<Moment>,
     status: oak_model::Status,
     detail: String,
 }
@@ -226,6 +242,7 @@ pub struct Worker {
     workloads: BTreeMap<InstanceKey, Workload>,
     addresses: Option<AddressPool>,
     attempts: u64,
+    leases: leases::Questions,
     network: NetworkTable,
     /// Number of `network`.
     network_version: TableVersion,
@@ -244,6 +261,7 @@ impl Worker {
             workloads: BTreeMap::new(),
             addresses: None,
             attempts: 0,
+            leases: leases::Questions::default(),
             network: NetworkTable::default(),
             network_version: TableVersion::default(),
             network_applied: TableVersion::default(),
@@ -283,7 +301,8 @@ impl Worker {
     /// When [`Worker::tick`] has something to do.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Moment> {
-        self.workloads.values().filter_map(|workload| workload.phase.deadline()).min()
+        let phases = self.workloads.values().filter_map(|workload| workload.phase.deadline());
+        phases.chain(self.leases.ask_at()).min()
     }
 
     fn save(&mut self, key: InstanceKey) {

@@ -20,7 +20,7 @@ pub use ids::{
     WorkerId,
 };
 pub use name::{InvalidName, JobName, Name};
-pub use node::{Architecture, WorkerFacts};
+pub use node::{Architecture, Availability, WorkerFacts};
 pub use resources::Resources;
 pub use service::{PortMapping, Protocol, ServiceSpec, TargetConstraints};
 pub use status::Status;

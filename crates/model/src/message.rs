@@ -12,8 +12,8 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ApplicationId, ClusterId, Generation, Incarnation, InstanceKey, JobName, Resources, ServiceSpec, Status,
-    WorkerFacts, WorkerId,
+    ApplicationId, Availability, ClusterId, Generation, Incarnation, InstanceKey, JobName, Resources,
+    ServiceSpec, Status, WorkerFacts, WorkerId,
 };
 
 /// An instance as its root wants it.
@@ -102,6 +102,13 @@ pub enum RootToCluster {
     Token(WorkerToken),
     /// The address blocks changed.
     NodeBlocks(Vec<Ipv4Net>),
+    /// Open or close a worker for instances.
+    SetAvailability {
+        /// Which worker.
+        worker: WorkerId,
+        /// What it shall be.
+        availability: Availability,
+    },
 }
 
 /// Cluster to root, after the hello.
@@ -143,6 +150,9 @@ pub struct WorkerSummary {
     /// Host ports in use, `80/tcp`.
     #[serde(default)]
     pub host_ports: Vec<String>,
+    /// Whether it takes instances.
+    #[serde(default)]
+    pub availability: Availability,
 }
 
 /// State of one instance as the cluster knows it.
@@ -196,6 +206,16 @@ pub enum ClusterToWorker {
     },
     /// Send all measurements again: whoever shows them has just started and knows none.
     ReportUsage,
+    /// Answers [`WorkerToCluster::RenewLeases`]: these incarnations of *at most one* services may run for so long,
+    /// counted from the moment the worker asked. Nobody's clock is compared with anybody else's.
+    Leases {
+        /// Number of the question.
+        question: u64,
+        /// How long, milliseconds.
+        valid_for_ms: u64,
+        /// What may run.
+        instances: Vec<(InstanceKey, Incarnation)>,
+    },
 }
 
 /// Worker to cluster, after the hello.
@@ -213,6 +233,11 @@ pub enum WorkerToCluster {
     },
     /// Fresh measurements; never stored.
     Usage(UsageReport),
+    /// It has services of which at most one may run, and asks for permission to go on.
+    RenewLeases {
+        /// Number of the question; the answer repeats it.
+        question: u64,
+    },
 }
 
 /// State of one workload on its worker.

@@ -75,6 +75,37 @@ impl FromStr for Architecture {
     }
 }
 
+/// Whether a worker takes instances. Operators set it; it stays until they set it again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Availability {
+    /// It takes instances.
+    #[default]
+    Open,
+    /// It keeps what it has and takes nothing new.
+    Cordoned,
+    /// What it has moves to other workers; it takes nothing new.
+    Draining,
+}
+
+impl Availability {
+    /// The word on the wire and in tables.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Cordoned => "cordoned",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+impl fmt::Display for Availability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// What a worker says about itself when it connects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerFacts {

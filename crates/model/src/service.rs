@@ -25,6 +25,9 @@ pub struct ServiceSpec {
     pub service_address: Option<Ipv4Addr>,
     /// An exit with code 0 completes the instance instead of restarting it.
     pub one_shot: bool,
+    /// Never two processes of one instance, not even while its worker cannot be reached: the worker runs it only as
+    /// long as its cluster keeps permitting it.
+    pub at_most_one: bool,
     /// Run with all capabilities, without seccomp filter, with all devices.
     pub privileged: bool,
     /// Architectures the service runs on; empty means any.

@@ -19,6 +19,7 @@ fn fleet(workers: u64) -> Fleet {
             addresses: 125,
             connected: true,
             cordoned: false,
+            unreliable: false,
         };
         fleet.upsert(WorkerId::from_parts(1, number), state);
         // Different loads, so that the best worker is not the first one.

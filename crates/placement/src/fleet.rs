@@ -202,9 +202,23 @@ impl Fleet {
 
     /// Marks the link of a worker up or down.
     pub fn set_connected(&mut self, id: WorkerId, connected: bool) {
+        self.change(id, |state| state.connected = connected);
+    }
+
+    /// Closes a worker for new instances, or opens it.
+    pub fn set_cordoned(&mut self, id: WorkerId, cordoned: bool) {
+        self.change(id, |state| state.cordoned = cordoned);
+    }
+
+    /// Makes a worker the last choice, or a choice like any other.
+    pub fn set_unreliable(&mut self, id: WorkerId, unreliable: bool) {
+        self.change(id, |state| state.unreliable = unreliable);
+    }
+
+    fn change(&mut self, id: WorkerId, change: impl FnOnce(&mut WorkerState)) {
         let Some(position) = self.index.get(&id).copied() else { return };
         if let Some(details) = self.details.get_mut(position) {
-            details.state.connected = connected;
+            change(&mut details.state);
         }
         self.refresh(position);
     }
@@ -219,16 +233,31 @@ impl Fleet {
         if let Some(best) = self.best_without_instances(request, hosts, avoid) {
             return Ok(best);
         }
-        let candidates = hosts.iter().copied().filter(|position| Some(*position) != avoid);
+        let candidates = hosts
+            .iter()
+            .copied()
+            .filter(|position| Some(*position) != avoid && !self.is_unreliable(*position));
         let best_host =
             candidates.filter(|position| self.reject(*position, request).is_none()).min_by_key(|position| {
                 (self.instances_of(*position, request.service), self.load.get(*position).copied())
             });
         let last_resort = || avoid.filter(|position| self.reject(*position, request).is_none());
-        match best_host.or_else(last_resort).and_then(|position| self.details.get(position)) {
+        let choice = best_host.or_else(|| self.best_unreliable(request, avoid)).or_else(last_resort);
+        match choice.and_then(|position| self.details.get(position)) {
             Some(details) => Ok(details.id),
             None => Err(self.explain(request)),
         }
+    }
+
+    fn is_unreliable(&self, position: usize) -> bool {
+        self.details.get(position).is_some_and(|details| details.state.unreliable)
+    }
+
+    fn best_unreliable(&self, request: &Request<'_>, avoid: Option<usize>) -> Option<usize> {
+        (0..self.details.len())
+            .filter(|position| self.is_unreliable(*position) && Some(*position) != avoid)
+            .filter(|position| self.reject(*position, request).is_none())
+            .min_by_key(|position| self.load.get(*position).copied())
     }
 
     /// Reason why `id` cannot take the instance, `None` when it can.
@@ -447,7 +476,7 @@ impl Fleet {
         let state = &details.state;
         let mut class = architecture_bit(state.architecture);
         class |= if state.connected { CONNECTED } else { 0 };
-        class |= if state.cordoned { 0 } else { OPEN };
+        class |= if state.cordoned || state.unreliable { 0 } else { OPEN };
         class |= if state.runs_containers { CONTAINERS } else { 0 };
         let free = state.capacity.saturating_sub(details.reserved);
         let free_cpu = state.reservable_cpu_millis.saturating_sub(details.reserved.cpu_millis);

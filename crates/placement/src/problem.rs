@@ -21,6 +21,8 @@ pub struct WorkerState {
     pub connected: bool,
     /// Closed for new instances.
     pub cordoned: bool,
+    /// Went away again and again: only if no other can take an instance.
+    pub unreliable: bool,
 }
 
 impl WorkerState {
@@ -36,6 +38,7 @@ impl WorkerState {
             addresses,
             connected: true,
             cordoned: false,
+            unreliable: false,
         }
     }
 }

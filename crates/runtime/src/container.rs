@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::lease::BootMoment;
+
 /// Longest [`ContainerId`] in bytes.
 const ID_BYTES: usize = 64;
 /// Overlayfs accepts at most this many lower directories.
@@ -284,6 +286,9 @@ pub struct ContainerRequest {
     pub log: LogConfig,
     /// Cgroup of all containers of this worker.
     pub cgroup_parent: CgroupParent,
+    /// The shim ends the container then, unless [`crate::Runtime::renew`] moved the moment on; `None`: never.
+    #[serde(default)]
+    pub run_until: Option<BootMoment>,
 }
 
 impl ContainerRequest {
@@ -306,6 +311,7 @@ impl ContainerRequest {
             stop_signal: Signal::TERM,
             log,
             cgroup_parent: CgroupParent::default(),
+            run_until: None,
         }
     }
 

@@ -18,6 +18,9 @@ pub struct ExitStatus {
     pub signal: Option<i32>,
     /// Whether it ended without success after the kernel killed one of its processes for lack of memory.
     pub out_of_memory: bool,
+    /// Whether the shim ended it because [`crate::ContainerRequest::run_until`] had come.
+    #[serde(default)]
+    pub lease_ended: bool,
     /// When.
     #[serde(with = "milliseconds")]
     pub finished_at: SystemTime,
@@ -26,7 +29,13 @@ pub struct ExitStatus {
 impl ExitStatus {
     /// Nobody recorded the end.
     pub(crate) fn unknown() -> Self {
-        Self { code: None, signal: None, out_of_memory: false, finished_at: SystemTime::now() }
+        Self {
+            code: None,
+            signal: None,
+            out_of_memory: false,
+            lease_ended: false,
+            finished_at: SystemTime::now(),
+        }
     }
 
     /// Whether the program ended by itself with code 0.
@@ -45,6 +54,9 @@ impl fmt::Display for ExitStatus {
         }
         if self.out_of_memory {
             formatter.write_str(", out of memory")?;
+        }
+        if self.lease_ended {
+            formatter.write_str(", its time was over")?;
         }
         Ok(())
     }

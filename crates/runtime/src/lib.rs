@@ -26,6 +26,7 @@ mod container;
 mod error;
 mod exit;
 mod footprint;
+mod lease;
 mod logs;
 #[cfg(target_pointer_width = "64")]
 mod oci;
@@ -44,6 +45,7 @@ pub use container::{
 pub use error::{AdoptError, CreateError, DeleteError, FailureKind, SignalError, StatsError};
 pub use exit::{ExitObserver, ExitStatus};
 pub use footprint::{limit_heap, shrink_footprint};
+pub use lease::BootMoment;
 pub use logs::{LogQuery, LogStream, log_tail, read_logs};
 #[cfg(target_pointer_width = "64")]
 pub use oci::{OciConfig, OciRuntime};

@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use crate::container::{ContainerId, ContainerRequest, Signal};
 use crate::error::{AdoptError, CreateError, DeleteError, SignalError, StatsError};
 use crate::exit::{ExitObserver, ExitStatus};
+use crate::lease::BootMoment;
 
 /// A container that was found when the worker started.
 #[derive(Debug)]
@@ -72,6 +73,9 @@ pub trait Runtime: Send + Sync {
 
     /// Sends a signal to the first process of a container.
     fn signal<'a>(&'a self, id: &'a ContainerId, signal: Signal) -> BoxFuture<'a, Result<(), SignalError>>;
+
+    /// Moves the moment on at which a container with [`ContainerRequest::run_until`] is ended.
+    fn renew<'a>(&'a self, id: &'a ContainerId, until: BootMoment) -> BoxFuture<'a, Result<(), SignalError>>;
 
     /// Kills everything of a container, waits for it and removes every trace but its logs.
     /// A container that does not exist is deleted successfully.

@@ -41,6 +41,8 @@ pub enum Event {
     Operation { worker: usize, epoch: u64, operation: u64 },
     /// The kernel of a worker takes a network table.
     Table { worker: usize, epoch: u64, version: TableVersion, table: NetworkTable },
+    /// The permission of a process ends, unless it was renewed meanwhile.
+    LeaseEnds { worker: usize, process: u64 },
     /// A process ends by itself.
     Exit { worker: usize, process: u64 },
     /// Something is done to the system.
@@ -73,6 +75,7 @@ impl Event {
             | Self::ChildNotices { .. }
             | Self::Operation { .. }
             | Self::Table { .. }
+            | Self::LeaseEnds { .. }
             | Self::Exit { .. } => Touched::Below,
             Self::Chaos => Touched::Everything,
         }

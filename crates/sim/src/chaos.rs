@@ -1,7 +1,7 @@
 //! What users, networks and power supplies do to the system.
 
 use oak_model::sla::{ApplicationRequest, ServiceRequest};
-use oak_model::{InstanceKey, PortMapping, Protocol, Resources, ServiceId, ServiceSpec};
+use oak_model::{Availability, InstanceKey, PortMapping, Protocol, Resources, ServiceId, ServiceSpec};
 
 use super::agenda::{Event, Who};
 use super::client::{Answer, Known};
@@ -17,6 +17,7 @@ impl World {
         let end = self.agenda.time + self.plan.faults_ms;
         self.run_until(end);
         self.luck = Luck::GOOD;
+        (0..self.clusters.len()).for_each(|index| self.open_all_workers(index));
     }
 
     /// One thing is done to the system.
@@ -30,7 +31,8 @@ impl World {
             46..=50 => self.create_application(),
             51..=52 => self.delete_some_service(),
             53 => self.delete_some_application(),
-            54..=70 => self.cut_some_link(),
+            54..=56 => self.open_or_close_some_worker(),
+            57..=70 => self.cut_some_link(),
             71..=80 => self.partition_some_link(),
             81..=97 => self.crash_something(),
             _ => self.turn_some_clock(),
@@ -68,6 +70,31 @@ impl World {
     fn crash_something(&mut self) {
         let who = if self.agenda.chance(20) { Who::Root } else { self.some_child() };
         self.crash(who);
+    }
+
+    fn open_or_close_some_worker(&mut self) {
+        let index = self.agenda.pick(self.workers.len());
+        let (id, cluster) = (self.workers[index].id, self.workers[index].cluster);
+        let availability = match self.agenda.pick(3) {
+            0 => Availability::Open,
+            1 => Availability::Cordoned,
+            _ => Availability::Draining,
+        };
+        self.clusters[cluster].node.call(&mut self.agenda, |machine, now, _| {
+            machine.set_availability(now, id, availability);
+            None
+        });
+    }
+
+    pub fn open_all_workers(&mut self, cluster: usize) {
+        self.clusters[cluster].node.call(&mut self.agenda, |machine, now, _| {
+            let closed = machine.workers().filter(|worker| worker.availability != Availability::Open);
+            let closed: Vec<_> = closed.map(|worker| worker.id).collect();
+            for worker in closed {
+                machine.set_availability(now, worker, Availability::Open);
+            }
+            None
+        });
     }
 
     fn turn_some_clock(&mut self) {
@@ -109,6 +136,7 @@ impl World {
             image: "registry/image:1".into(),
             resources: Resources { cpu_millis, memory_mib, storage_mib: 0 },
             one_shot: self.agenda.chance(15),
+            at_most_one: self.agenda.chance(25),
             ..ServiceSpec::default()
         };
         if tight && self.agenda.chance(20) {

@@ -3,7 +3,7 @@
 use oak_control::cluster::{self, Cluster};
 use oak_control::root::{self, Root};
 use oak_control::worker::{self, Exit, NetworkTable, TableVersion, Worker};
-use oak_model::message::WorkerHello;
+use oak_model::message::{ClusterToWorker, WorkerHello};
 
 use super::agenda::{Event, Who};
 use super::link::{DownFrame, UpFrame};
@@ -77,7 +77,12 @@ impl World {
                 self.workers[worker].link.welcome(&mut self.agenda, session, frame);
             }
             cluster::Effect::ToWorker { worker, session, message } => {
-                *self.messages.entry("cluster to worker").or_default() += 1;
+                // Permissions are renewed also while nothing happens.
+                let kind = match message {
+                    ClusterToWorker::Leases { .. } => "permissions",
+                    _ => "cluster to worker",
+                };
+                *self.messages.entry(kind).or_default() += 1;
                 let worker = self.worker_index(worker);
                 self.workers[worker].link.send_down(&mut self.agenda, session, DownFrame::ToWorker(message));
             }
@@ -93,7 +98,13 @@ impl World {
         let side = &mut self.workers[index];
         let (key, attempt, work) = match effect {
             worker::Effect::Prepare { key, attempt, .. } => (key, attempt, Work::Prepare),
-            worker::Effect::Start { key, attempt, assignment, .. } => (key, attempt, Work::Start(assignment)),
+            worker::Effect::Start { key, attempt, assignment, lease, .. } => {
+                (key, attempt, Work::Start(assignment, lease))
+            }
+            worker::Effect::Lease { key, until } => {
+                side.runtime.permit(key, until);
+                return;
+            }
             worker::Effect::Stop { key, attempt, .. } => (key, attempt, Work::Stop),
             worker::Effect::Network { version, table } => {
                 let epoch = side.node.epoch;
@@ -131,12 +142,18 @@ impl World {
                 worker.prepared(now, key, attempt);
                 None
             }),
-            Work::Start(_) if fails => side.node.call(&mut self.agenda, |worker, now, random| {
+            Work::Start(..) if fails => side.node.call(&mut self.agenda, |worker, now, random| {
                 worker.failed(now, random, key, attempt, "no such command");
                 None
             }),
-            Work::Start(assignment) => {
-                side.runtime.create(&mut self.agenda, luck, key, assignment);
+            Work::Start(assignment, lease) => {
+                if !side.runtime.create(&mut self.agenda, luck, key, assignment, lease) {
+                    side.node.call(&mut self.agenda, |worker, now, random| {
+                        worker.failed(now, random, key, attempt, "its permission has ended");
+                        None
+                    });
+                    return;
+                }
                 side.node.call(&mut self.agenda, |worker, now, _| {
                     worker.started(now, key, attempt);
                     None
@@ -183,11 +200,22 @@ impl World {
             .any(|c| c.process == process && c.assignment.desired.spec.one_shot)
             && (self.luck.fails == 0 || self.agenda.chance(60));
         let exit = if well {
-            Exit { code: Some(0), signal: None, out_of_memory: false }
+            Exit { code: Some(0), ..Exit::default() }
         } else {
             let out_of_memory = self.agenda.chance(30);
-            Exit { code: None, signal: Some(9), out_of_memory }
+            Exit { signal: Some(9), out_of_memory, ..Exit::default() }
         };
+        self.tell_exit(index, process, exit);
+    }
+
+    pub fn lease_ends(&mut self, index: usize, process: u64) {
+        if self.workers[index].runtime.lease_ends(&mut self.agenda, process) {
+            self.tell_exit(index, process, Exit { signal: Some(9), lease_ended: true, ..Exit::default() });
+        }
+    }
+
+    fn tell_exit(&mut self, index: usize, process: u64, exit: Exit) {
+        let side = &mut self.workers[index];
         if let Some((key, attempt)) = side.runtime.exit(process, exit) {
             side.node.call(&mut self.agenda, |worker, now, random| {
                 worker.exited(now, random, key, attempt, exit);
@@ -326,7 +354,7 @@ impl World {
             Who::Worker(index) => {
                 let side = &self.workers[index];
                 self.clusters[side.cluster].node.call(&mut self.agenda, |cluster, now, _| {
-                    cluster.worker_closed(now, side.id, session);
+                    cluster.worker_closed(now, side.id, session, cluster::Parting::Broken);
                     None
                 });
             }
@@ -390,6 +418,9 @@ impl World {
                 let cluster =
                     Cluster::load(cluster_settings(index), now, &node.rows()).expect("readable rows");
                 node.start(&mut self.agenda, cluster);
+                if self.luck.fails == 0 {
+                    self.open_all_workers(index);
+                }
                 self.agenda.after(1, Event::Dial { child: who });
             }
             Who::Worker(index) => {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use oak_control::cluster::Cluster;
+use oak_control::cluster::{Cluster, Placed};
 use oak_control::root::{DEFAULT_CPU_OVERCOMMIT, Root};
 use oak_control::worker::Phase;
 use oak_model::{Generation, Incarnation, InstanceKey, Resources, WorkerId};
@@ -60,6 +60,7 @@ impl World {
         }
         if matches!(touched, Touched::Below | Touched::Everything) {
             self.one_cluster_has_an_instance();
+            self.at_most_one_runs();
             self.reservations_fit();
             self.workers_follow_their_cluster();
             self.clusters_have_deadlines();
@@ -106,10 +107,22 @@ impl World {
         }
     }
 
+    /// Real processes, whoever knows of them: of an instance of an *at most one* service there are never two.
+    fn at_most_one_runs(&self) {
+        let mut runs: BTreeMap<InstanceKey, WorkerId> = BTreeMap::new();
+        for worker in &self.workers {
+            for (key, container) in worker.runtime.running() {
+                if container.assignment.desired.spec.at_most_one {
+                    let other = runs.insert(*key, worker.id);
+                    assert!(other.is_none(), "two processes of {key}: on {other:?} and {}", worker.id);
+                }
+            }
+        }
+    }
+
     /// A worker in touch with its cluster (it has heard the welcome of a living session) runs nothing that its
     /// cluster has placed elsewhere. Out of touch it may: it is told when it returns.
     fn workers_follow_their_cluster(&self) {
-        let mut runs: BTreeMap<InstanceKey, WorkerId> = BTreeMap::new();
         for worker in self.workers.iter().filter(|worker| worker.link.is_up()) {
             let Some(cluster) = &self.clusters[worker.cluster].node.machine else { continue };
             let Some(machine) = &worker.node.machine else { continue };
@@ -118,15 +131,10 @@ impl World {
                 if !matches!(workload.phase(), Phase::Starting { .. } | Phase::Running { .. }) {
                     continue;
                 }
-                if matches!(workload.phase(), Phase::Running { .. }) {
-                    let other = runs.insert(key, worker.id);
-                    assert!(other.is_none(), "{key} runs twice: {other:?}, {}", worker.id);
-                }
-                let placement = cluster.instance(key).and_then(|placed| placed.placement);
-                assert_eq!(
-                    placement.map(|placement| placement.worker),
-                    Some(worker.id),
-                    "worker {} runs {key}, its cluster has it at {placement:?}",
+                let places: Vec<_> = cluster.instance(key).into_iter().flat_map(Placed::places).collect();
+                assert!(
+                    places.iter().any(|place| place.worker == worker.id),
+                    "worker {} runs {key}, its cluster has it at {places:?}",
                     worker.facts.name
                 );
             }
@@ -151,8 +159,9 @@ impl World {
             let Some(machine) = &worker.node.machine else { continue };
             for workload in machine.workloads() {
                 let is_final = matches!(workload.phase(), Phase::Running { .. } | Phase::Completed);
+                let asks = matches!(workload.phase(), Phase::AwaitingLease);
                 assert!(
-                    is_final || workload.phase().deadline().is_some(),
+                    is_final || asks || workload.phase().deadline().is_some(),
                     "{} has no deadline",
                     workload.key()
                 );
@@ -196,8 +205,8 @@ fn addresses_are_unique(root: &Root) {
 fn reservations_fit(cluster: &Cluster) {
     let mut sums: BTreeMap<WorkerId, Resources> = BTreeMap::new();
     for placed in cluster.placed().filter(|placed| !placed.completed) {
-        if let Some(placement) = placed.placement {
-            let sum = sums.entry(placement.worker).or_default();
+        for place in placed.places() {
+            let sum = sums.entry(place.worker).or_default();
             *sum = sum.saturating_add(placed.desired.spec.resources);
         }
     }

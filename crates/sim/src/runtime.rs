@@ -4,15 +4,15 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use oak_control::worker::{Attempt, Exit, Found};
-use oak_model::InstanceKey;
 use oak_model::message::Assignment;
+use oak_model::{InstanceKey, Moment};
 
 use super::agenda::{Agenda, Event};
 
 #[derive(Clone, Debug)]
 pub enum Work {
     Prepare,
-    Start(Box<Assignment>),
+    Start(Box<Assignment>, Option<Moment>),
     Stop,
 }
 
@@ -31,6 +31,8 @@ pub struct Container {
     /// Under which attempt the agent watches it.
     pub watched: Option<Attempt>,
     pub ended: Option<Exit>,
+    /// Until when it may run. The shim keeps this: it outlives the agent.
+    pub lease: Option<Moment>,
 }
 
 /// How often things go wrong, percent.
@@ -50,11 +52,13 @@ pub struct Runtime {
     worker: usize,
     pub containers: BTreeMap<InstanceKey, Container>,
     operations: BTreeMap<InstanceKey, VecDeque<Operation>>,
+    /// The newest permissions, as the agent remembers them.
+    leases: BTreeMap<InstanceKey, Moment>,
 }
 
 impl Runtime {
     pub const fn new(worker: usize) -> Self {
-        Self { worker, containers: BTreeMap::new(), operations: BTreeMap::new() }
+        Self { worker, containers: BTreeMap::new(), operations: BTreeMap::new(), leases: BTreeMap::new() }
     }
 
     /// Keys of the processes that run.
@@ -95,14 +99,47 @@ impl Runtime {
         Some(operation)
     }
 
-    /// Replaces whatever is there by a new process.
-    pub fn create(&mut self, agenda: &mut Agenda, luck: Luck, key: InstanceKey, assignment: Box<Assignment>) {
+    /// Replaces whatever is there by a new process; false if its permission has ended already.
+    pub fn create(
+        &mut self,
+        agenda: &mut Agenda,
+        luck: Luck,
+        key: InstanceKey,
+        assignment: Box<Assignment>,
+        lease: Option<Moment>,
+    ) -> bool {
+        let lease = lease.max(self.leases.get(&key).copied());
+        if lease.is_some_and(|Moment(until)| until <= agenda.time) {
+            return false;
+        }
         let process = agenda.number();
         if assignment.desired.spec.one_shot || agenda.chance(luck.dies) {
             let life = agenda.between(0, 20_000);
             agenda.after(life, Event::Exit { worker: self.worker, process });
         }
-        self.containers.insert(key, Container { process, assignment, watched: None, ended: None });
+        if let Some(Moment(until)) = lease {
+            agenda.at(until, Event::LeaseEnds { worker: self.worker, process });
+        }
+        self.containers.insert(key, Container { process, assignment, watched: None, ended: None, lease });
+        true
+    }
+
+    /// The agent passes on a permission.
+    pub fn permit(&mut self, key: InstanceKey, until: Moment) {
+        self.leases.insert(key, until);
+        if let Some(container) = self.containers.get_mut(&key) {
+            container.lease = container.lease.max(Some(until));
+        }
+    }
+
+    /// Whether the permission of a process has ended; if it was renewed, the event comes again.
+    pub fn lease_ends(&self, agenda: &mut Agenda, process: u64) -> bool {
+        let running = self.running().map(|(_, container)| container).find(|c| c.process == process);
+        let Some(Moment(until)) = running.and_then(|container| container.lease) else { return false };
+        if until > agenda.time {
+            agenda.at(until, Event::LeaseEnds { worker: self.worker, process });
+        }
+        until <= agenda.time
     }
 
     /// A process ends; returns whom to tell.
@@ -117,8 +154,8 @@ impl Runtime {
     pub fn agent_crashed(&mut self, agenda: &mut Agenda, luck: Luck) {
         for queue in std::mem::take(&mut self.operations).into_values() {
             match queue.front() {
-                Some(Operation { key, work: Work::Start(assignment), .. }) if agenda.chance(50) => {
-                    self.create(agenda, luck, *key, assignment.clone());
+                Some(Operation { key, work: Work::Start(assignment, lease), .. }) if agenda.chance(50) => {
+                    self.create(agenda, luck, *key, assignment.clone(), *lease);
                 }
                 Some(Operation { key, work: Work::Stop, .. }) if agenda.chance(50) => {
                     self.containers.remove(key);
@@ -126,6 +163,7 @@ impl Runtime {
                 _ => {}
             }
         }
+        self.leases.clear();
         for container in self.containers.values_mut() {
             container.watched = None;
         }

@@ -80,6 +80,9 @@ impl World {
                 require(instance.status == placed.status && instance.detail == placed.detail, || {
                     format!("{key}: cluster says {}, root says {}", placed.status, instance.status)
                 })?;
+                require(placed.successor.is_none() && placed.retiring.is_empty(), || {
+                    format!("{key} has not come to rest: {:?} {:?}", placed.successor, placed.retiring)
+                })?;
                 let worker = placed.placement.map(|placement| placement.worker);
                 require(instance.worker == worker, || {
                     format!("{key}: cluster and root differ in the worker")

@@ -210,6 +210,7 @@ impl World {
             Event::Heal { child } => self.link(child).blocked = false,
             Event::Operation { worker, epoch, operation } => self.operation_ends(worker, epoch, operation),
             Event::Table { worker, epoch, version, table } => self.table_taken(worker, epoch, version, table),
+            Event::LeaseEnds { worker, process } => self.lease_ends(worker, process),
             Event::Exit { worker, process } => self.process_ends(worker, process),
             Event::Chaos => self.chaos(),
         }

@@ -55,7 +55,8 @@ fn survive(seed: u64, plan: Plan) {
     world.run_faults();
     world.run_until_settled(SETTLE_MS);
     // Settled means settled: nothing moves any more, and the links are quiet but for retries.
-    let sent = |world: &World| world.messages.values().sum::<u64>();
+    let kinds = ["root to cluster", "cluster to root", "cluster to worker"];
+    let sent = |world: &World| kinds.iter().filter_map(|kind| world.messages.get(kind)).sum::<u64>();
     let before = sent(&world);
     world.run_until(world.agenda.time + 60_000);
     let talk = sent(&world) - before;

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use oak_control::worker::{Attempt, Effect, Exit, Worker};
 use oak_image::{Image, ImageReference, ImageStore, PullPhase, PullProgress};
 use oak_link::ChildSender;
-use oak_model::InstanceKey;
 use oak_model::message::Assignment;
-use oak_runtime::{ExitObserver, ExitStatus, Runtime, Signal};
-use oak_store::Engine;
+use oak_model::{InstanceKey, Moment};
+use oak_runtime::{BootMoment, ExitObserver, ExitStatus, Runtime, Signal};
+use oak_store::{Engine, SystemClock};
 use tokio::sync::{Notify, SetOnce, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
@@ -34,6 +35,8 @@ pub(crate) struct Operations {
     pub(crate) images: ImageStore,
     pub(crate) network: Arc<Network>,
     pub(crate) ports: HostPorts,
+    pub(crate) leases: Leases,
+    pub(crate) clock: SystemClock,
     pub(crate) places: Places,
     /// The operation under way for each workload.
     pub(crate) running: Mutex<HashMap<InstanceKey, Running>>,
@@ -43,6 +46,24 @@ pub(crate) struct Operations {
     pub(crate) report_usage: Notify,
     /// Poked when the image store may have grown.
     pub(crate) pulled: Notify,
+}
+
+/// Until when the instances may run of which at most one may; known before their containers exist.
+#[derive(Default)]
+pub(crate) struct Leases(Mutex<HashMap<InstanceKey, BootMoment>>);
+
+impl Leases {
+    fn set(&self, key: InstanceKey, until: Option<BootMoment>) {
+        let mut leases = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match until {
+            Some(until) => leases.insert(key, until),
+            None => leases.remove(&key),
+        };
+    }
+
+    fn get(&self, key: InstanceKey) -> Option<BootMoment> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied()
+    }
 }
 
 /// An operation under way.
@@ -66,13 +87,19 @@ impl Operations {
                 let operations = Arc::clone(self);
                 self.begin(key, true, async move { operations.prepare(key, attempt, &image).await });
             }
-            Effect::Start { key, attempt, assignment, address } => {
+            Effect::Start { key, attempt, assignment, address, lease } => {
+                self.leases.set(key, lease.map(|until| self.boot_moment(until)));
                 let operations = Arc::clone(self);
                 self.begin(
                     key,
                     false,
                     async move { operations.start(key, attempt, &assignment, address).await },
                 );
+            }
+            Effect::Lease { key, until } => {
+                let until = self.boot_moment(until);
+                self.leases.set(key, Some(until));
+                self.renew(key, until);
             }
             Effect::Stop { key, attempt, grace, forget } => {
                 let operations = Arc::clone(self);
@@ -105,6 +132,18 @@ impl Operations {
         });
         running.retain(|_, running| !running.task.is_finished());
         running.insert(key, Running { task, droppable });
+    }
+
+    fn boot_moment(&self, moment: Moment) -> BootMoment {
+        BootMoment(self.clock.since_boot(moment))
+    }
+
+    /// Moves the end of a container on. A container that is not there (yet) gets the moment when it is created.
+    fn renew(&self, key: InstanceKey, until: BootMoment) {
+        let Ok(id) = container_id(key) else { return };
+        if let Some(Err(error)) = self.runtime.renew(&id, until).now_or_never() {
+            tracing::debug!(instance = %key, error = chain(&error), "permission not passed on");
+        }
     }
 
     pub(crate) async fn post(
@@ -199,9 +238,14 @@ impl Operations {
         self.runtime.delete(&id).await.map_err(|error| chain(&error))?;
         let attach = oak_net::Attach { id: key.to_string(), address };
         let attached = network.attach(attach).await.map_err(|error| chain(&error))?;
-        let request = request(assignment, &image, address, &attached.namespace, &self.places)
+        let mut request = request(assignment, &image, address, &attached.namespace, &self.places)
             .map_err(|error| chain(&error))?;
+        request.run_until = self.leases.get(key);
         let (started, observer) = self.runtime.create(request).await.map_err(|error| chain(&error))?;
+        // It may have been renewed while the container was created.
+        if let Some(until) = self.leases.get(key) {
+            self.renew(key, until);
+        }
         info!(instance = %key, service = %assignment.desired.job_name, pid = started.pid, "instance runs");
         Ok(observer)
     }
@@ -233,6 +277,7 @@ impl Operations {
     async fn tear_down(&self, key: InstanceKey, grace: Duration, forget: bool) -> Result<(), String> {
         let mut problems = Vec::new();
         self.ports.settle(key);
+        self.leases.set(key, None);
         if let Err(error) = self.end(key, grace).await {
             problems.push(error);
         }
@@ -279,7 +324,12 @@ impl Operations {
 }
 
 pub(crate) fn exit(status: &ExitStatus) -> Exit {
-    Exit { code: status.code, signal: status.signal, out_of_memory: status.out_of_memory }
+    Exit {
+        code: status.code,
+        signal: status.signal,
+        out_of_memory: status.out_of_memory,
+        lease_ended: status.lease_ended,
+    }
 }
 
 fn describe(progress: PullProgress) -> String {

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use crate::container::{INSTANCE_LABEL, Places};
 use crate::network::{Network, NetworkSettings};
-use crate::operations::{Operations, exit};
+use crate::operations::{Leases, Operations, exit};
 use crate::ports::HostPorts;
 use crate::{WorkerConfig, WorkerError, chain, encode, facts, garbage, uplink, usage};
 
@@ -65,7 +65,7 @@ impl BoundWorker {
         let clock = SystemClock::start();
         let directory = &self.config.directory;
         let (store, rows) = FileStore::open(directory)?;
-        let operations = Arc::new(self.operations()?);
+        let operations = Arc::new(self.operations(clock)?);
         let survivors = adopt(operations.runtime.as_ref()).await?;
         let (machine, adopted) =
             Worker::load(self.config.settings.clone(), clock.now(), &rows, &survivors.found)?;
@@ -100,7 +100,7 @@ impl BoundWorker {
         result
     }
 
-    fn operations(&self) -> Result<Operations, WorkerError> {
+    fn operations(&self, clock: SystemClock) -> Result<Operations, WorkerError> {
         let directory = &self.config.directory;
         let containers = directory.join("containers");
         let runtime = OciRuntime::open(OciConfig::new(containers.clone()))
@@ -118,6 +118,8 @@ impl BoundWorker {
                 mtu: self.config.mtu,
                 table: self.config.table.clone(),
             })),
+            leases: Leases::default(),
+            clock,
             ports: HostPorts::new(self.config.claimed_ports.clone()),
             places,
             running: Mutex::new(HashMap::new()),

@@ -1,9 +1,9 @@
 //! Starting from stored rows.
 
-use oak_model::Now;
+use oak_model::{Availability, Now};
 use oak_placement::WorkerState;
 
-use super::{Cluster, Meta, Placed, Settings, Worker, addresses_of};
+use super::{Cluster, Meta, Placed, Settings, Worker};
 use crate::token::Token;
 use crate::{CorruptRow, Row, Table};
 
@@ -42,24 +42,26 @@ impl Cluster {
             }
         }
         let grace = now.moment + cluster.settings.start_grace;
+        let leased_until = now.moment + cluster.settings.lease;
         for worker in cluster.workers.values_mut() {
             worker.lost_at = Some(grace);
-            let state =
-                WorkerState::new(&worker.facts, cluster.settings.cpu_overcommit, addresses_of(worker.subnet));
+            // What was permitted before is not known any more.
+            worker.leased_until = leased_until;
+            let state = worker.state(cluster.settings.cpu_overcommit);
             cluster.fleet.upsert(worker.id, WorkerState { connected: false, ..state });
+            if worker.availability == Availability::Draining {
+                cluster.draining.insert(worker.id);
+            }
         }
-        for placed in cluster.placed.values() {
-            let spec = &placed.desired.spec;
-            match placed.placement {
-                Some(placement) if !placed.completed => {
-                    let name = placed.desired.job_name.to_string();
-                    let service = placed.desired.key.service;
-                    cluster.fleet.reserve(placement.worker, service, &name, spec.resources, &spec.ports);
-                }
-                Some(_) => {}
-                None => {
-                    cluster.pending.insert(placed.desired.key);
-                }
+        let keys: Vec<_> = cluster.placed.keys().copied().collect();
+        for key in keys {
+            let Some(placed) = cluster.placed.get(&key) else { continue };
+            if placed.placement.is_none() && !placed.removing {
+                cluster.pending.insert(key);
+            }
+            let places: Vec<_> = placed.places().collect();
+            for place in places {
+                cluster.hold(key, place);
             }
         }
         cluster.retry_soon(now);

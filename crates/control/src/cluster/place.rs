@@ -1,13 +1,13 @@
 //! Choosing the worker of an instance, and trying again.
 
 use std::ops::Bound;
-use std::sync::Arc;
 use std::time::Duration;
 
 use oak_model::message::{ClusterToWorker, DesiredInstance};
-use oak_model::{InstanceKey, Moment, Now, Status, WorkerId};
+use oak_model::{Incarnation, InstanceKey, Moment, Now, Status, WorkerId};
 use oak_placement::Request;
 
+use super::state::Reliability;
 use super::{Cluster, Placement};
 
 /// Freed capacity is offered to waiting instances after this time, so that a burst of changes costs one pass.
@@ -20,11 +20,9 @@ impl Cluster {
     /// When [`Cluster::tick`] has something to do.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Moment> {
-        let lost = self.workers.values().filter_map(|worker| worker.lost_at).min();
-        match (lost, self.retry_at) {
-            (Some(lost), Some(retry)) => Some(lost.min(retry)),
-            (lost, retry) => lost.or(retry),
-        }
+        let lost = self.workers.values().filter_map(|worker| worker.lost_at);
+        let probation = self.workers.values().filter_map(|worker| worker.record.probation);
+        lost.chain(probation).chain(self.retry_at).min()
     }
 
     /// Does what is due: gives up silent workers, tries waiting instances again.
@@ -38,6 +36,7 @@ impl Cluster {
         for worker in lost {
             self.give_up(now, worker);
         }
+        self.end_probations(now);
         if self.retry_at.is_none_or(|at| at > now.moment) {
             return;
         }
@@ -50,6 +49,9 @@ impl Cluster {
         for key in waiting {
             self.pending.remove(&key);
             self.place(now, key);
+        }
+        for worker in self.draining.clone() {
+            self.continue_drain(now, worker);
         }
         if !self.pending.is_empty() {
             let pause = if self.retried_up_to.is_none() { self.settings.retry_interval } else { SETTLE };
@@ -69,16 +71,26 @@ impl Cluster {
     fn give_up(&mut self, now: Now, id: WorkerId) {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.lost_at = None;
+            worker.record.count_loss(now.moment);
         }
-        let orphans: Vec<_> = self
-            .placed
-            .values()
-            .filter(|placed| placed.placement.is_some_and(|placement| placement.worker == id))
-            .filter(|placed| !placed.removing && !placed.completed)
-            .map(|placed| placed.desired.key)
-            .collect();
-        for key in orphans {
-            self.place(now, key);
+        for key in self.held_by(id) {
+            let Some(placed) = self.placed.get(&key) else { continue };
+            if placed.successor.is_some_and(|place| place.worker == id) {
+                self.abandon_move(key);
+                continue;
+            }
+            if placed.removing || placed.completed || placed.placement.is_some_and(|place| place.worker != id)
+            {
+                continue;
+            }
+            match placed.successor {
+                // It was about to leave anyway.
+                Some(_) => {
+                    self.promote(key);
+                    self.report_instance(key);
+                }
+                None => self.place(now, key),
+            }
         }
     }
 
@@ -89,17 +101,24 @@ impl Cluster {
         if placed.removing || placed.completed {
             return;
         }
-        let previous = placed.placement;
-        let is_back =
-            |worker: WorkerId| self.workers.get(&worker).is_some_and(|worker| worker.session.is_some());
-        if previous.is_some_and(|previous| is_back(previous.worker)) {
+        let previous = placed.placement.and_then(|previous| self.workers.get(&previous.worker));
+        if previous.is_some_and(|worker| worker.session.is_some()) {
             return;
         }
-        let choice = self.fleet.place(&request(&placed.desired, previous.map(|previous| previous.worker)));
+        if previous.is_some_and(|worker| worker.lost_at.is_some_and(|at| at > now.moment)) {
+            // It may still come back in time; if not, it is given up and this is asked again.
+            return;
+        }
+        if let Some(until) = self.fenced_until(now, key) {
+            self.wait_for_fence(now, key, until);
+            self.report_instance(key);
+            return;
+        }
+        let choice = self.fleet.place(&request(&placed.desired, previous.map(|worker| worker.id)));
         match choice {
             Ok(worker) => self.assign(key, worker),
             Err(refusal) => {
-                let detail = match previous.and_then(|previous| self.workers.get(&previous.worker)) {
+                let detail = match previous {
                     Some(lost) => format!(
                         "worker {} is unreachable and no other can take it: {refusal}",
                         lost.facts.name
@@ -116,22 +135,33 @@ impl Cluster {
     /// Its removal was confirmed, but the root wanted it back meanwhile.
     pub(super) fn place_again(&mut self, now: Now, key: InstanceKey) {
         let Some(placed) = self.placed.get_mut(&key) else { return };
-        let placement = placed.placement.take();
-        let counted = !std::mem::replace(&mut placed.completed, false);
+        placed.completed = false;
         placed.removing = false;
         placed.wanted_again = false;
-        let spec = Arc::clone(&placed.desired.spec);
-        if let Some(placement) = placement.filter(|_| counted) {
-            self.fleet.release(placement.worker, key.service, spec.resources, &spec.ports);
-            self.report_worker(placement.worker);
-        }
         self.save_placed(key);
         self.place(now, key);
         self.retry_soon(now);
     }
 
+    /// At most one may run, and the former one may still do so.
+    fn wait_for_fence(&mut self, now: Now, key: InstanceKey, until: Option<Moment>) {
+        let Some(placed) = self.placed.get(&key) else { return };
+        let names: Vec<_> = placed.places().map(|place| self.worker_name(place.worker)).collect();
+        let names = names.join(", ");
+        let detail = match until {
+            Some(_) => format!(
+                "worker {names} is unreachable; placed elsewhere when its permission has ended, because at most one may run"
+            ),
+            None => format!("waiting until worker {names} has stopped it, because at most one may run"),
+        };
+        self.wait(now, key, Status::ClusterScheduled, detail);
+        if let Some(until) = until {
+            self.retry_at = Some(self.retry_at.map_or(until, |at| at.min(until)));
+        }
+    }
+
     /// Leaves an instance waiting for a place.
-    fn wait(&mut self, now: Now, key: InstanceKey, status: Status, detail: String) {
+    pub(super) fn wait(&mut self, now: Now, key: InstanceKey, status: Status, detail: String) {
         self.pending.insert(key);
         let later = now.moment + self.settings.retry_interval;
         self.retry_at = Some(self.retry_at.map_or(later, |at| at.min(later)));
@@ -144,30 +174,74 @@ impl Cluster {
     }
 
     fn assign(&mut self, key: InstanceKey, worker: WorkerId) {
-        self.meta.incarnation.0 += 1;
-        let placement = Placement { worker, incarnation: self.meta.incarnation };
-        self.save_meta();
+        let former = self.placed.get(&key).and_then(|placed| placed.placement);
+        if let Some(former) = former {
+            self.let_go(key, former);
+            if let Some(placed) = self.placed.get_mut(&key) {
+                placed.placement = None;
+            }
+        }
+        self.superseded(key, worker);
+        self.pending.remove(&key);
+        let placement = Placement { worker, incarnation: self.next_incarnation() };
         let Some(placed) = self.placed.get_mut(&key) else { return };
-        let previous = placed.placement.replace(placement);
+        placed.placement = Some(placement);
         placed.status = Status::NodeScheduled;
         "waiting for the worker".clone_into(&mut placed.detail);
-        let desired = placed.desired.clone();
-        let assignment = placed.assignment();
+        let assignment = placed.assignment(placement);
+        self.hold(key, placement);
         self.save_placed(key);
-        if let Some(previous) = previous {
-            self.fleet.release(previous.worker, key.service, desired.spec.resources, &desired.spec.ports);
-            self.report_worker(previous.worker);
+        self.send_to_worker(worker, ClusterToWorker::Assign(assignment));
+        for worker in former.map(|former| former.worker).into_iter().chain([worker]) {
+            self.report_worker(worker);
         }
-        let name = desired.job_name.to_string();
-        self.fleet.reserve(worker, key.service, &name, desired.spec.resources, &desired.spec.ports);
-        if let Some(assignment) = assignment {
-            self.send_to_worker(worker, ClusterToWorker::Assign(assignment));
+    }
+
+    pub(super) fn next_incarnation(&mut self) -> Incarnation {
+        self.meta.incarnation.0 += 1;
+        self.save_meta();
+        self.meta.incarnation
+    }
+
+    pub(super) fn worker_name(&self, id: WorkerId) -> String {
+        self.workers.get(&id).map_or_else(|| id.to_string(), |worker| worker.facts.name.clone())
+    }
+
+    fn end_probations(&mut self, now: Now) {
+        for worker in self.workers.values_mut() {
+            if worker.record.probation.is_some_and(|until| until <= now.moment) {
+                worker.record.probation = None;
+                self.fleet.set_unreliable(worker.id, false);
+            }
         }
-        self.report_worker(worker);
     }
 }
 
-fn request(desired: &DesiredInstance, avoid: Option<WorkerId>) -> Request<'_> {
+/// First probation of a worker that was given up; doubles with every further loss.
+const PROBATION: Duration = Duration::from_secs(15);
+
+/// Longest probation.
+const LONGEST_PROBATION: Duration = Duration::from_secs(600);
+
+/// A worker that was not lost for so long starts over.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(1_800);
+
+impl Reliability {
+    fn count_loss(&mut self, now: Moment) {
+        let forgiven = self.lost.is_none_or(|lost| now - lost > FORGIVEN_AFTER);
+        self.losses = if forgiven { 1 } else { self.losses.saturating_add(1) };
+        self.lost = Some(now);
+    }
+
+    /// How long a worker that comes back gets nothing it need not take: none after the first loss, which is usually
+    /// a reboot.
+    pub(super) fn probation(&self) -> Option<Duration> {
+        let doublings = self.losses.checked_sub(2)?;
+        Some((PROBATION * 2_u32.saturating_pow(doublings.min(16))).min(LONGEST_PROBATION))
+    }
+}
+
+pub(super) fn request(desired: &DesiredInstance, avoid: Option<WorkerId>) -> Request<'_> {
     Request {
         service: desired.key.service,
         resources: desired.spec.resources,

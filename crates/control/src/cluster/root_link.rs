@@ -1,7 +1,6 @@
 //! What the root wants of this cluster.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use oak_model::message::{
     ClusterHello, ClusterToRoot, ClusterToWorker, ClusterWelcome, DesiredInstance, RootToCluster,
@@ -63,6 +62,9 @@ impl Cluster {
                 }
             }
             RootToCluster::Token(token) => self.token_received(now, token, true),
+            RootToCluster::SetAvailability { worker, availability } => {
+                self.set_availability(now, worker, availability);
+            }
             RootToCluster::NodeBlocks(blocks) => {
                 self.block_requested = false;
                 self.node_blocks_received(now, blocks);
@@ -83,16 +85,7 @@ impl Cluster {
             Some(placed) if placed.desired.generation >= desired.generation => {}
             Some(_) => self.change_desired(desired),
             None => {
-                let placed = Placed {
-                    desired,
-                    placement: None,
-                    removing: false,
-                    wanted_again: false,
-                    completed: false,
-                    status: Status::ClusterScheduled,
-                    detail: "waiting for a worker".to_owned(),
-                };
-                self.placed.insert(key, placed);
+                self.placed.insert(key, Placed::new(desired));
                 self.place(now, key);
             }
         }
@@ -102,72 +95,88 @@ impl Cluster {
     fn change_desired(&mut self, desired: DesiredInstance) {
         let key = desired.key;
         let Some(placed) = self.placed.get_mut(&key) else { return };
-        let former = std::mem::replace(&mut placed.desired, desired.clone());
-        let same = DesiredInstance { generation: desired.generation, ..former.clone() } == desired;
         placed.wanted_again = placed.removing;
-        if let Some(placement) = placed.placement.filter(|_| !same) {
-            let (old, new) = (&former.spec, Arc::clone(&desired.spec));
-            if !placed.completed {
-                self.fleet.release(placement.worker, key.service, old.resources, &old.ports);
-            }
-            placed.completed = false;
-            let name = desired.job_name.to_string();
-            self.fleet.reserve(placement.worker, key.service, &name, new.resources, &new.ports);
-            if !placed.removing {
-                self.renew(key);
-            }
+        let same = DesiredInstance { generation: desired.generation, ..placed.desired.clone() } == desired;
+        if same {
+            placed.desired = desired;
+        } else {
+            self.replace_desired(key, desired);
         }
         self.save_placed(key);
         self.report_instance(key);
     }
 
-    /// Has the present worker run the changed instance, as a new incarnation.
-    fn renew(&mut self, key: InstanceKey) {
-        self.meta.incarnation.0 += 1;
-        self.save_meta();
+    fn replace_desired(&mut self, key: InstanceKey, desired: DesiredInstance) {
+        self.abandon_move(key);
+        let places: Vec<_> = self.placed.get(&key).into_iter().flat_map(Placed::places).collect();
+        // Everything is counted by the newest wish, so that it is taken back as it was counted.
+        for place in &places {
+            self.let_go(key, *place);
+        }
         let Some(placed) = self.placed.get_mut(&key) else { return };
-        let Some(placement) = placed.placement.as_mut() else { return };
-        placement.incarnation = self.meta.incarnation;
-        let worker = placement.worker;
-        placed.status = Status::NodeScheduled;
-        "waiting for the worker to replace it".clone_into(&mut placed.detail);
-        if let Some(assignment) = placed.assignment() {
-            self.send_to_worker(worker, ClusterToWorker::Assign(assignment));
+        placed.desired = desired;
+        placed.completed = false;
+        let renews = placed.placement.is_some() && !placed.removing;
+        for place in places {
+            self.hold(key, place);
+        }
+        if renews {
+            self.renew(key);
         }
     }
 
-    /// Takes an instance down; its row stays until its worker has confirmed.
+    /// Has the present worker run the changed instance, as a new incarnation.
+    fn renew(&mut self, key: InstanceKey) {
+        let incarnation = self.next_incarnation();
+        let Some(placed) = self.placed.get_mut(&key) else { return };
+        let Some(placement) = placed.placement.as_mut() else { return };
+        placement.incarnation = incarnation;
+        let placement = *placement;
+        placed.status = Status::NodeScheduled;
+        "waiting for the worker to replace it".clone_into(&mut placed.detail);
+        let assignment = placed.assignment(placement);
+        self.send_to_worker(placement.worker, ClusterToWorker::Assign(assignment));
+    }
+
+    /// Takes an instance down; its row stays until every worker that may have it has confirmed.
     fn remove_instance(&mut self, now: Now, key: InstanceKey) {
-        let Some(placed) = self.placed.get_mut(&key) else {
+        if !self.placed.contains_key(&key) {
             // Not here (any more): the root waits for exactly this answer.
             self.outbox.emit(Effect::ToRoot(ClusterToRoot::Removed(vec![key])));
             return;
-        };
-        match placed.placement {
-            None => self.forget_instance(now, key),
-            Some(placement) => {
-                if !placed.removing || placed.wanted_again {
-                    placed.removing = true;
-                    placed.wanted_again = false;
-                    self.pending.remove(&key);
-                    self.save_placed(key);
-                }
-                let message = ClusterToWorker::Remove { key, incarnation: placement.incarnation };
-                self.send_to_worker(placement.worker, message);
-            }
+        }
+        self.abandon_move(key);
+        let Some(placed) = self.placed.get_mut(&key) else { return };
+        if placed.places().next().is_none() {
+            self.forget_instance(now, key);
+            return;
+        }
+        let was_kept = !placed.removing || placed.wanted_again;
+        placed.removing = true;
+        placed.wanted_again = false;
+        let places: Vec<_> = placed.places().collect();
+        if was_kept {
+            self.pending.remove(&key);
+            self.save_placed(key);
+        }
+        for place in places {
+            let message = ClusterToWorker::Remove { key, incarnation: place.incarnation };
+            self.send_to_worker(place.worker, message);
         }
     }
 
     pub(super) fn forget_instance(&mut self, now: Now, key: InstanceKey) {
-        let Some(placed) = self.placed.remove(&key) else { return };
+        let places: Vec<_> = self.placed.get(&key).into_iter().flat_map(Placed::places).collect();
+        for place in &places {
+            self.let_go(key, *place);
+        }
+        if self.placed.remove(&key).is_none() {
+            return;
+        }
         self.pending.remove(&key);
         self.outbox.delete(Table::Placement, key);
-        if let Some(placement) = placed.placement {
-            let spec = &placed.desired.spec;
-            if !placed.completed {
-                self.fleet.release(placement.worker, key.service, spec.resources, &spec.ports);
-            }
-            self.report_worker(placement.worker);
+        for place in places {
+            self.report_worker(place.worker);
         }
         self.outbox.emit(Effect::ToRoot(ClusterToRoot::Removed(vec![key])));
         self.retry_soon(now);

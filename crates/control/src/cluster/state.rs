@@ -2,7 +2,7 @@
 
 use ipnet::Ipv4Net;
 use oak_model::message::{Assignment, DesiredInstance};
-use oak_model::{Incarnation, Moment, Status, WorkerFacts, WorkerId};
+use oak_model::{Availability, Incarnation, Moment, Status, WorkerFacts, WorkerId};
 use serde::{Deserialize, Serialize};
 
 /// A worker of this cluster.
@@ -14,6 +14,9 @@ pub struct Worker {
     pub facts: WorkerFacts,
     /// Addresses of its instances, for life. Absent while the cluster has no block to give from.
     pub subnet: Option<Ipv4Net>,
+    /// Whether it takes instances.
+    #[serde(default)]
+    pub availability: Availability,
     /// Open session.
     #[serde(skip)]
     pub session: Option<u64>,
@@ -23,6 +26,34 @@ pub struct Worker {
     /// Its hello waits for a subnet.
     #[serde(skip)]
     pub(super) waiting: bool,
+    /// Until when it may run *at most one* instances by the last permission; they go nowhere else before.
+    #[serde(skip)]
+    pub(super) leased_until: Moment,
+    /// How reliable it was lately.
+    #[serde(skip)]
+    pub(super) record: Reliability,
+}
+
+/// What is remembered of a worker that went away again and again.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Reliability {
+    /// Losses in a row, without a long quiet time between them.
+    pub(super) losses: u32,
+    /// When it was last given up.
+    pub(super) lost: Option<Moment>,
+    /// Until then it gets instances only if no other worker can take them.
+    pub(super) probation: Option<Moment>,
+}
+
+/// How the link to a worker ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parting {
+    /// It said goodbye: its agent restarts, or is upgraded.
+    Left,
+    /// The connection broke.
+    Broken,
+    /// No sign of life for as long as it takes to be sure.
+    Silent,
 }
 
 /// Where an instance runs.
@@ -41,6 +72,12 @@ pub struct Placed {
     pub desired: DesiredInstance,
     /// Where it is.
     pub placement: Option<Placement>,
+    /// Where it is moving to: takes over once it runs there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub successor: Option<Placement>,
+    /// Where it was and may still be: workers that have not confirmed that nothing is left.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retiring: Vec<Placement>,
     /// It shall go; the worker has not confirmed yet.
     #[serde(default)]
     pub removing: bool,
@@ -58,9 +95,28 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// What its worker is told.
-    pub(super) fn assignment(&self) -> Option<Assignment> {
-        let incarnation = self.placement?.incarnation;
-        Some(Assignment { incarnation, desired: self.desired.clone() })
+    /// An instance without a place.
+    pub(super) fn new(desired: DesiredInstance) -> Self {
+        Self {
+            desired,
+            placement: None,
+            successor: None,
+            retiring: Vec::new(),
+            removing: false,
+            wanted_again: false,
+            completed: false,
+            status: Status::ClusterScheduled,
+            detail: "waiting for a worker".to_owned(),
+        }
+    }
+
+    /// Every place where something of it may be.
+    pub fn places(&self) -> impl Iterator<Item = Placement> + '_ {
+        self.placement.into_iter().chain(self.successor).chain(self.retiring.iter().copied())
+    }
+
+    /// What the worker of one of its places is told.
+    pub(super) fn assignment(&self, place: Placement) -> Assignment {
+        Assignment { incarnation: place.incarnation, desired: self.desired.clone() }
     }
 }

@@ -1,8 +1,11 @@
 //! Join tokens of workers, and the workers that enrol with them.
 
 use oak_model::message::{ClusterToRoot, WorkerToken};
-use oak_model::{Architecture, ClusterId, Now, Resources, WallTime, WorkerFacts, WorkerId};
+use oak_model::{
+    Architecture, Availability, ClusterId, Moment, Now, Resources, WallTime, WorkerFacts, WorkerId,
+};
 
+use super::state::Reliability;
 use super::{Cluster, Effect, Worker};
 use crate::token::{Token, TokenRefused, TokenRole, TokenUse};
 use crate::{Entropy, Table};
@@ -76,9 +79,12 @@ impl Cluster {
                 version: String::new(),
             },
             subnet: None,
+            availability: Availability::Open,
             session: None,
             lost_at: None,
             waiting: false,
+            leased_until: Moment::default(),
+            record: Reliability::default(),
         };
         self.workers.insert(id, worker);
         self.save_worker(id);

@@ -1,12 +1,12 @@
 //! Workers: sessions and what they report.
 
 use oak_model::message::{
-    Assignment, ClusterToRoot, UsageReport, WorkerHello, WorkerToCluster, WorkerWelcome, WorkloadReport,
+    ClusterToRoot, ClusterToWorker, UsageReport, WorkerHello, WorkerToCluster, WorkerWelcome, WorkloadReport,
 };
-use oak_model::{Incarnation, InstanceKey, Now, Status, WorkerId};
+use oak_model::{Availability, Incarnation, InstanceKey, Now, Status, WorkerId};
 use oak_placement::WorkerState;
 
-use super::{Cluster, Effect, Placement, addresses_of};
+use super::{Cluster, Effect, Parting, Placement, Worker, addresses_of};
 use crate::counter::LARGEST_LEAP;
 
 impl Cluster {
@@ -36,13 +36,15 @@ impl Cluster {
         worker.session = Some(session);
         worker.lost_at = None;
         worker.waiting = subnet.is_none();
-        self.fleet.upsert(id, WorkerState::new(&worker.facts, overcommit, addresses_of(subnet)));
+        worker.record.probation = worker.record.probation().map(|probation| now.moment + probation);
+        self.fleet.upsert(id, worker.state(overcommit));
+        self.expect_the_others(now, id);
         if changed {
             self.save_worker(id);
         }
         for report in hello.workloads {
             self.saw_incarnation(id, &report);
-            self.workload_reported(id, report);
+            self.workload_reported(now, id, report);
         }
         self.keep_returned(id);
         if subnet.is_some() {
@@ -51,7 +53,20 @@ impl Cluster {
             self.request_node_block();
         }
         self.report_worker(id);
+        self.continue_drain(now, id);
         self.retry_soon(now);
+    }
+
+    /// The first worker that comes back after all were away: probably this machine was cut off, and the others come
+    /// back as well. The first one shall not get everything.
+    fn expect_the_others(&mut self, now: Now, first: WorkerId) {
+        if self.workers.values().any(|worker| worker.session.is_some() && worker.id != first) {
+            return;
+        }
+        let grace = now.moment + self.settings.start_grace;
+        for worker in self.workers.values_mut().filter(|worker| worker.id != first) {
+            worker.lost_at = Some(worker.lost_at.map_or(grace, |at| at.max(grace)));
+        }
     }
 
     /// A cluster restored from an old copy continues above every incarnation its workers have seen.
@@ -74,10 +89,7 @@ impl Cluster {
     /// Instances that found no other place while their worker was silent stay with it.
     fn keep_returned(&mut self, id: WorkerId) {
         let is_here = |key: &InstanceKey| {
-            self.placed
-                .get(key)
-                .and_then(|placed| placed.placement)
-                .is_some_and(|placement| placement.worker == id)
+            self.placed.get(key).and_then(|p| p.placement).is_some_and(|p| p.worker == id)
         };
         let returned: Vec<_> = self.pending.iter().copied().filter(is_here).collect();
         for key in returned {
@@ -94,29 +106,26 @@ impl Cluster {
     fn welcome_worker(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id) else { return };
         let (Some(session), Some(subnet)) = (worker.session, worker.subnet) else { return };
-        let assignments: Vec<Assignment> = self
-            .placed
-            .values()
-            .filter(|placed| {
-                placed.placement.is_some_and(|placement| placement.worker == id) && !placed.removing
-            })
-            .filter_map(super::Placed::assignment)
-            .collect();
+        let mut assignments = Vec::new();
+        let mut removals = Vec::new();
+        for placed in self.held.get(&id).into_iter().flatten().filter_map(|key| self.placed.get(key)) {
+            let here = |place: &Placement| place.worker == id;
+            let current = placed.placement.into_iter().chain(placed.successor).find(here);
+            match current {
+                Some(place) if !placed.removing => assignments.push(placed.assignment(place)),
+                Some(place) => removals.push((placed.desired.key, place.incarnation)),
+                None => {}
+            }
+            removals.extend(
+                placed.retiring.iter().filter(|p| here(p)).map(|p| (placed.desired.key, p.incarnation)),
+            );
+        }
         let welcome = WorkerWelcome { subnet, assignments };
         self.outbox.emit(Effect::Welcome { worker: id, session, welcome });
         // What is being removed is not in the welcome; the worker confirms each removal it still has to do, and
         // this asks for the confirmation of those it has already done.
-        let removals: Vec<_> = self
-            .placed
-            .values()
-            .filter(|placed| placed.removing)
-            .filter_map(|placed| Some((placed.desired.key, placed.placement?)))
-            .filter(|(_, placement)| placement.worker == id)
-            .collect();
-        for (key, placement) in removals {
-            let message =
-                oak_model::message::ClusterToWorker::Remove { key, incarnation: placement.incarnation };
-            self.send_to_worker(id, message);
+        for (key, incarnation) in removals {
+            self.send_to_worker(id, ClusterToWorker::Remove { key, incarnation });
         }
     }
 
@@ -139,7 +148,7 @@ impl Cluster {
             worker.waiting = false;
             worker.subnet = Some(subnet);
             let connected = worker.session.is_some();
-            self.fleet.upsert(id, WorkerState::new(&worker.facts, overcommit, addresses_of(Some(subnet))));
+            self.fleet.upsert(id, worker.state(overcommit));
             self.fleet.set_connected(id, connected);
             self.save_worker(id);
             self.welcome_worker(id);
@@ -148,13 +157,18 @@ impl Cluster {
         self.retry_soon(now);
     }
 
-    /// The link to a worker ended: suspect at once, given up when it is not back in time.
-    pub fn worker_closed(&mut self, now: Now, id: WorkerId, session: u64) {
+    /// The link to a worker ended: suspect at once, given up when it is not back in time. Silence has lasted long
+    /// enough to be sure.
+    pub fn worker_closed(&mut self, now: Now, id: WorkerId, session: u64, parting: Parting) {
         let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.session == Some(session)) else {
             return;
         };
         worker.session = None;
-        worker.lost_at = Some(now.moment + self.settings.lost_after);
+        worker.lost_at = Some(match parting {
+            Parting::Left => now.moment + self.settings.restart_grace.max(self.settings.lost_after),
+            Parting::Broken => now.moment + self.settings.lost_after,
+            Parting::Silent => now.moment,
+        });
         self.fleet.set_connected(id, false);
         self.report_worker(id);
     }
@@ -165,46 +179,78 @@ impl Cluster {
             return;
         }
         match message {
-            WorkerToCluster::Workload(report) => self.workload_reported(id, report),
+            WorkerToCluster::Workload(report) => self.workload_reported(now, id, report),
             WorkerToCluster::Removed { key, incarnation } => self.workload_removed(now, id, key, incarnation),
             WorkerToCluster::Usage(usage) => self.usage_reported(id, usage),
+            WorkerToCluster::RenewLeases { question } => self.renew_leases(now, id, question),
         }
     }
 
-    fn workload_reported(&mut self, id: WorkerId, report: WorkloadReport) {
+    fn workload_reported(&mut self, now: Now, id: WorkerId, report: WorkloadReport) {
         let key = report.key;
-        let placement = Placement { worker: id, incarnation: report.incarnation };
-        let Some(placed) = self.placed.get_mut(&key).filter(|placed| placed.placement == Some(placement))
-        else {
+        let place = Placement { worker: id, incarnation: report.incarnation };
+        let Some(placed) = self.placed.get_mut(&key).filter(|placed| !placed.removing) else { return };
+        if placed.successor == Some(place) && report.status == Status::Running {
+            let former = placed.placement.map(|former| former.worker);
+            placed.status = report.status;
+            placed.detail = report.detail;
+            self.promote(key);
+            self.report_instance(key);
+            if let Some(former) = former {
+                self.continue_drain(now, former);
+            }
             return;
-        };
-        if placed.removing || (placed.status == report.status && placed.detail == report.detail) {
+        }
+        let unchanged = placed.status == report.status && placed.detail == report.detail;
+        if placed.placement != Some(place) || unchanged {
             return;
         }
         placed.status = report.status;
         placed.detail = report.detail;
         self.pending.remove(&key);
         if report.status == Status::Completed && !placed.completed {
-            placed.completed = true;
-            let spec = std::sync::Arc::clone(&placed.desired.spec);
-            self.fleet.release(id, key.service, spec.resources, &spec.ports);
-            self.save_placed(key);
-            self.report_worker(id);
+            self.complete(key, place);
         }
         self.report_instance(key);
     }
 
+    /// A one-shot instance ended well: it keeps its place, but no capacity.
+    fn complete(&mut self, key: InstanceKey, place: Placement) {
+        self.abandon_move(key);
+        let Some(placed) = self.placed.get_mut(&key) else { return };
+        placed.completed = true;
+        let spec = std::sync::Arc::clone(&placed.desired.spec);
+        self.fleet.release(place.worker, key.service, spec.resources, &spec.ports);
+        self.save_placed(key);
+        self.report_worker(place.worker);
+    }
+
     fn workload_removed(&mut self, now: Now, id: WorkerId, key: InstanceKey, incarnation: Incarnation) {
-        let Some(placed) = self.placed.get(&key).filter(|placed| placed.removing) else { return };
-        let current = placed.placement.is_some_and(|p| p.worker == id && p.incarnation <= incarnation);
-        if !current {
+        let Some(placed) = self.placed.get(&key) else { return };
+        let gone = |place: &Placement| place.worker == id && place.incarnation <= incarnation;
+        if let Some(place) = placed.retiring.iter().copied().find(gone) {
+            self.let_go(key, place);
+            if let Some(placed) = self.placed.get_mut(&key) {
+                placed.retiring.retain(|other| *other != place);
+            }
+        } else if let Some(place) = placed.placement.filter(|place| placed.removing && gone(place)) {
+            self.let_go(key, place);
+            if let Some(placed) = self.placed.get_mut(&key) {
+                placed.placement = None;
+            }
+        } else {
             return;
         }
-        if placed.wanted_again {
-            self.place_again(now, key);
-        } else {
-            self.forget_instance(now, key);
+        self.save_placed(key);
+        self.report_worker(id);
+        let Some(placed) = self.placed.get(&key) else { return };
+        match (placed.removing && placed.places().next().is_none(), placed.wanted_again) {
+            (true, true) => self.place_again(now, key),
+            (true, false) => self.forget_instance(now, key),
+            (false, _) => self.unfence(now, key),
         }
+        self.continue_drain(now, id);
+        self.retry_soon(now);
     }
 
     fn usage_reported(&mut self, id: WorkerId, mut usage: UsageReport) {
@@ -218,5 +264,16 @@ impl Cluster {
                 .is_some_and(|placement| placement.worker == id)
         });
         self.outbox.emit(Effect::ToRoot(ClusterToRoot::Usage(usage)));
+    }
+}
+
+impl Worker {
+    /// What placement must know about it, with its link up.
+    pub(super) fn state(&self, cpu_overcommit: u32) -> WorkerState {
+        WorkerState {
+            cordoned: self.availability != Availability::Open,
+            unreliable: self.record.probation.is_some(),
+            ..WorkerState::new(&self.facts, cpu_overcommit, addresses_of(self.subnet))
+        }
     }
 }

@@ -6,7 +6,7 @@ use oak_model::message::{
     ClusterHello, ClusterToRoot, ClusterWelcome, InstanceReport, RootToCluster, UsageReport, WorkerSummary,
     WorkerToken,
 };
-use oak_model::{ClusterId, InstanceKey, Now, Status, WorkerId};
+use oak_model::{Availability, ClusterId, InstanceKey, Now, Status, WorkerId};
 use oak_placement::{Fleet, WorkerState};
 
 use super::state::{HistorySample, push_sample};
@@ -194,6 +194,7 @@ impl Root {
         let Some(cluster) = self.clusters.get_mut(&id) else { return };
         let mut state = WorkerState::new(&worker.facts, overcommit, ADDRESSES_PER_WORKER);
         state.connected = worker.connected;
+        state.cordoned = worker.availability != Availability::Open;
         cluster.fleet.upsert(worker.id, state);
         if !worker.connected {
             cluster.usage.remove(&worker.id);

@@ -161,6 +161,7 @@ fn summary(number: u64, memory_mib: u32) -> WorkerSummary {
         instances: 0,
         connected: true,
         host_ports: Vec::new(),
+        availability: oak_model::Availability::Open,
     }
 }
 

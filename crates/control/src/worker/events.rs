@@ -10,7 +10,7 @@ use crate::address::AddressPool;
 use crate::{Entropy, Table};
 
 /// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Exit {
     /// Exit code, if it ended by itself.
     pub code: Option<i32>,
@@ -18,14 +18,20 @@ pub struct Exit {
     pub signal: Option<i32>,
     /// The kernel ended it because it used more memory than it may.
     pub out_of_memory: bool,
+    /// The runtime ended it because it may run only with permission, and the permission was not renewed.
+    pub lease_ended: bool,
 }
 
 impl Exit {
     pub(super) const fn is_success(self) -> bool {
-        matches!(self.code, Some(0)) && !self.out_of_memory
+        matches!(self.code, Some(0)) && !self.out_of_memory && !self.lease_ended
     }
 
     fn describe(self, memory_mib: u32) -> String {
+        if self.lease_ended {
+            return "stopped, because the cluster could not renew its permission and at most one may run"
+                .to_owned();
+        }
         match (self.out_of_memory, self.signal, self.code) {
             (true, ..) => format!("out of memory: killed at its limit of {memory_mib} MiB"),
             (false, Some(signal), _) => format!("killed by signal {signal}"),
@@ -57,6 +63,7 @@ impl Worker {
             self.assign(now, assignment);
         }
         self.update_network();
+        self.ask_for_leases(now);
         self.outbox.emit(Effect::ReportUsage);
     }
 
@@ -72,6 +79,9 @@ impl Worker {
                 }
             }
             ClusterToWorker::ReportUsage => self.outbox.emit(Effect::ReportUsage),
+            ClusterToWorker::Leases { question, valid_for_ms, instances } => {
+                self.leases_received(now, question, Duration::from_millis(valid_for_ms), &instances);
+            }
         }
         self.update_network();
     }
@@ -102,6 +112,7 @@ impl Worker {
                 workload.stored.assignment = assignment;
                 self.save(key);
                 self.report(key);
+                self.needs_answer(now, key);
             }
             return;
         }
@@ -120,11 +131,13 @@ impl Worker {
             failures: 0,
             next: None,
             opening: None,
+            leased_until: None,
             status: Status::NodeScheduled,
             detail: String::new(),
         };
         self.workloads.insert(key, workload);
         self.save(key);
+        self.needs_answer(now, key);
         self.prepare(now, key);
     }
 
@@ -175,10 +188,20 @@ impl Worker {
 
     /// The image is here.
     pub fn prepared(&mut self, now: Now, key: InstanceKey, attempt: Attempt) {
-        let deadline = now.moment + self.settings.start_timeout;
         if self.current(key, attempt).is_none_or(|w| !matches!(w.phase, Phase::Preparing { .. })) {
             return;
         }
+        self.start(now, key);
+    }
+
+    /// Starts what is prepared, if it may run.
+    pub(super) fn start(&mut self, now: Now, key: InstanceKey) {
+        let deadline = now.moment + self.settings.start_timeout;
+        let Some(lease) = self.workloads.get(&key).map(|workload| workload.lease(now)) else { return };
+        let Ok(lease) = lease else {
+            self.await_lease(now, key);
+            return;
+        };
         // A workload that came before the node had a subnet gets its address here.
         let missing = self.workloads.get(&key).is_some_and(|workload| workload.stored.address.is_none());
         if missing {
@@ -198,7 +221,7 @@ impl Worker {
         workload.attempt = attempt;
         workload.phase = Phase::Starting { deadline };
         let assignment = Box::new(workload.stored.assignment.clone());
-        self.outbox.emit(Effect::Start { key, attempt, assignment, address });
+        self.outbox.emit(Effect::Start { key, attempt, assignment, address, lease });
         self.set_status(key, Status::Creating, "creating the container".to_owned());
     }
 
@@ -289,7 +312,7 @@ impl Worker {
         let healthy_after = self.settings.healthy_after;
         let Some(workload) = self.current(key, attempt) else { return };
         let Phase::Running { since } = workload.phase else { return };
-        if now.moment - since >= healthy_after {
+        if now.moment - since >= healthy_after || exit.lease_ended {
             workload.failures = 0;
         }
         workload.stored.restarts = workload.stored.restarts.saturating_add(1);
@@ -303,7 +326,11 @@ impl Worker {
             self.set_status(key, Status::Completed, format!("{text} at {}", clock_text(now.wall)));
             return;
         }
-        let status = if exit.is_success() { Status::Dead } else { Status::Failed };
+        let status = match (exit.lease_ended, exit.is_success()) {
+            (true, _) => Status::NodeScheduled,
+            (false, true) => Status::Dead,
+            (false, false) => Status::Failed,
+        };
         self.wait(now, entropy, key, status, &text);
         self.update_network();
     }
@@ -379,9 +406,10 @@ impl Worker {
                     let forget = self.workloads.get(&key).is_some_and(|workload| workload.stored.removing);
                     self.stop(now, key, forget);
                 }
-                Phase::Running { .. } | Phase::Completed => {}
+                Phase::AwaitingLease | Phase::Running { .. } | Phase::Completed => {}
             }
         }
+        self.ask_when_due(now);
     }
 }
 

@@ -74,6 +74,7 @@ impl Worker {
                 failures: 0,
                 next: None,
                 opening: None,
+                leased_until: None,
                 status,
                 detail: detail.to_owned(),
             };

@@ -10,6 +10,8 @@ pub enum Phase {
         /// Without progress until then the pull counts as failed.
         deadline: Moment,
     },
+    /// At most one may run: it waits for the permission of its cluster, and asks again and again.
+    AwaitingLease,
     /// Network and container are being created.
     Starting {
         /// After this it counts as failed.
@@ -43,7 +45,7 @@ impl Phase {
                 Some(*deadline)
             }
             Self::Waiting { until } => Some(*until),
-            Self::Running { .. } | Self::Completed => None,
+            Self::AwaitingLease | Self::Running { .. } | Self::Completed => None,
         }
     }
 }

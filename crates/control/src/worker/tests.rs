@@ -8,8 +8,9 @@ use oak_model::{ApplicationId, Generation, JobName, Now, Protocol, ServiceId, Se
 use super::*;
 use crate::{Row, SeededEntropy};
 
-const OK: Exit = Exit { code: Some(0), signal: None, out_of_memory: false };
-const CRASH: Exit = Exit { code: Some(3), signal: None, out_of_memory: false };
+const NONE: Exit = Exit { code: None, signal: None, out_of_memory: false, lease_ended: false };
+const OK: Exit = Exit { code: Some(0), signal: None, ..NONE };
+const CRASH: Exit = Exit { code: Some(3), signal: None, ..NONE };
 
 fn at(ms: u64) -> Now {
     Now { moment: Moment(ms), wall: WallTime(1_000_000 + ms) }
@@ -273,8 +274,8 @@ fn an_exit_is_explained() {
     for (exit, status, text) in [
         (OK, Status::Dead, "exited with code 0"),
         (CRASH, Status::Failed, "exited with code 3"),
-        (Exit { code: None, signal: Some(9), out_of_memory: false }, Status::Failed, "killed by signal 9"),
-        (Exit { code: None, signal: Some(9), out_of_memory: true }, Status::Failed, "out of memory"),
+        (Exit { code: None, signal: Some(9), ..NONE }, Status::Failed, "killed by signal 9"),
+        (Exit { code: None, signal: Some(9), out_of_memory: true, ..NONE }, Status::Failed, "out of memory"),
     ] {
         let mut fixture = Fixture::new(vec![assignment(0, 1)]);
         fixture.run(0);

@@ -39,7 +39,8 @@ pub struct ParentConfig {
     pub authority: Arc<Authority>,
     /// Wall clock, for validities.
     pub clock: Clock,
-    /// Heartbeat interval of sessions, 50 ms to 60 s, default 2 s.
+    /// Heartbeat interval of sessions, 50 ms to 60 s, default 1.5 s: three missing ones leave a second of the six
+    /// in which a cut link must be found out.
     pub heartbeat: Duration,
     /// Events the shell may be behind before the children are slowed down.
     pub event_queue: usize,

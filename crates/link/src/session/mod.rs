@@ -32,7 +32,7 @@ pub(crate) const MAX_FRAME: usize = 1024 * 1024;
 pub(crate) const MAX_BULK_REQUEST: usize = 64 * 1024;
 
 /// Heartbeat interval until the welcome sets another.
-pub(crate) const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(2);
+pub(crate) const DEFAULT_HEARTBEAT: Duration = Duration::from_millis(1_500);
 
 /// A peer that is silent for this many intervals is gone.
 pub(crate) const MISSED_HEARTBEATS: u32 = 3;

@@ -19,6 +19,7 @@ fn state(name: &str, cores: u32, memory_mib: u32) -> WorkerState {
         addresses: 100,
         connected: true,
         cordoned: false,
+        unreliable: false,
     }
 }
 

@@ -354,6 +354,7 @@ fn hello(name: &str) -> ClusterHello {
         instances: 0,
         connected: true,
         host_ports: Vec::new(),
+        availability: oak_model::Availability::Open,
     };
     ClusterHello {
         name: name.into(),

@@ -18,6 +18,7 @@ use crate::cgroup::Hierarchies;
 use crate::container::{ContainerId, ContainerRequest, Signal};
 use crate::error::{AdoptError, CreateError, DeleteError, SignalError, StatsError};
 use crate::exit::ExitObserver;
+use crate::lease::BootMoment;
 use crate::record::ContainerDirectory;
 use crate::runtime::{Adopted, Runtime, Started, Stats};
 use stats::StatsCache;
@@ -58,6 +59,7 @@ impl OciConfig {
 /// | `config.json`, `oci/` | shim | OCI configuration, files of libcontainer |
 /// | `upper/`, `work/`, `l/` | kernel, shim | writable layer, links to the image's layers |
 /// | `rootfs/` | shim | mount point; a mount only in the mount namespace of the shim |
+/// | `lease.sock` | shim | renewals of a container that may run only until some moment |
 /// | `shim.log` | shim | errors of the shim and of libcontainer |
 ///
 /// The worker may die between any two of these. No `state.json` of this boot with a living shim and no
@@ -107,6 +109,11 @@ impl Runtime for OciRuntime {
 
     fn signal<'a>(&'a self, id: &'a ContainerId, signal: Signal) -> BoxFuture<'a, Result<(), SignalError>> {
         async move { self.send_signal(id, signal) }.boxed()
+    }
+
+    fn renew<'a>(&'a self, id: &'a ContainerId, until: BootMoment) -> BoxFuture<'a, Result<(), SignalError>> {
+        let sent = crate::lease::renew(&self.directory(id), until);
+        async move { sent.map_err(|source| SignalError::Send { id: id.clone(), source }) }.boxed()
     }
 
     fn delete<'a>(&'a self, id: &'a ContainerId) -> BoxFuture<'a, Result<(), DeleteError>> {

@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use seccompiler::BpfProgram;
 
 use crate::error::FailureKind;
+use crate::lease::BootMoment;
 use crate::record::Failure;
 use crate::sys;
 
@@ -26,6 +27,8 @@ pub(super) struct Plan {
     pub(super) filter: Option<BpfProgram>,
     /// Takes a [`Failure`]; closes by itself when the program is executed.
     pub(super) failures: OwnedFd,
+    /// Not executed after this.
+    pub(super) run_until: Option<BootMoment>,
 }
 
 /// Carries out a [`Plan`] as the first process of the container.
@@ -63,6 +66,10 @@ impl Plan {
         }
         if self.shim_is_gone() {
             sys::exit_now(1);
+        }
+        if self.run_until.is_some_and(|until| BootMoment::now() >= until) {
+            let message = "it took so long that its permission to run has ended";
+            return Failure::new(FailureKind::Other, message);
         }
         if let Some(filter) = &self.filter
             && let Err(error) = seccompiler::apply_filter(filter)

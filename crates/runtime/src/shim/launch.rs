@@ -58,7 +58,7 @@ pub(super) fn launch(
     let pid = create_and_start(directory, request, executor, (stdout_inside, stderr_inside))?;
     await_execution(failures)?;
     let cgroup = hierarchies.container(&request.cgroup_parent, &request.id);
-    Ok(Started { pid, stdout, stderr, log, cgroup })
+    Ok(Started { pid, stdout, stderr, log, cgroup, lease: None })
 }
 
 /// Better told here by name than by a failing mount later.
@@ -124,6 +124,7 @@ fn plan(request: &ContainerRequest, environment: Vec<String>, failures: OwnedFd)
         environment: c_strings(environment)?,
         filter,
         failures,
+        run_until: request.run_until,
     })
 }
 

@@ -28,6 +28,7 @@ use rustix::mount::{MountPropagationFlags, mount_change};
 
 use crate::cgroup::Hierarchies;
 use crate::error::FailureKind;
+use crate::lease::Lease;
 use crate::process::{ProcessRef, boot_id};
 use crate::record::{ContainerDirectory, Failure, Report, State, write_json};
 use crate::sys;
@@ -79,8 +80,11 @@ fn start(directory: &ContainerDirectory) -> Result<supervise::Started, Failure> 
     let request = directory
         .read_request()
         .ok_or_else(|| Failure::new(FailureKind::Other, "request.json is missing or unreadable"))?;
+    let lease = request.run_until.map(|until| Lease::bind(until, request.stop_signal.kernel())).transpose();
+    let lease = lease.map_err(|error| other("cannot listen for renewals of its lease", &error))?;
     let hierarchies = Hierarchies::detect().map_err(|error| other("cannot find cgroups", &error))?;
-    let started = launch::launch(directory, &request, &hierarchies)?;
+    let mut started = launch::launch(directory, &request, &hierarchies)?;
+    started.lease = lease;
     let init = ProcessRef::of(started.pid)
         .map_err(|error| other("container ended before it could be recorded", &error))?;
     state.init = Some(init);

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -13,12 +13,13 @@ use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
 use crate::cgroup::ContainerCgroup;
 use crate::exit::ExitStatus;
 use crate::footprint;
+use crate::lease::Lease;
 use crate::logs::{LogStream, LogWriter};
 use crate::process::ProcessHandle;
 use crate::record::{ContainerDirectory, write_json};
 
 /// How long a line may lack its end before what there is of it goes to the log.
-const PENDING_LINE: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+const PENDING_LINE: Duration = Duration::from_millis(500);
 /// Read at once from the container; a pipe holds 64 KiB.
 const BLOCK: usize = 32 << 10;
 /// Blocks read after the end, at most: descriptors may have been passed to processes that live on and write.
@@ -33,20 +34,23 @@ pub(super) struct Started {
     pub(super) stderr: OwnedFd,
     pub(super) log: LogWriter,
     pub(super) cgroup: ContainerCgroup,
+    /// Until when it may run, if not for ever.
+    pub(super) lease: Option<Lease>,
 }
 
 /// Copies output until the container ends and leaves `exit.json`.
 pub(super) fn until_exit(started: Started, directory: &ContainerDirectory) -> ExitCode {
-    let Started { pid, stdout, stderr, mut log, cgroup } = started;
+    let Started { pid, stdout, stderr, mut log, cgroup, mut lease } = started;
     footprint::shrink_alone();
     let status = match ProcessHandle::of_pid(pid) {
         Ok(handle) => {
-            copy_output(&handle, (stdout, stderr), &mut log);
+            copy_output(&handle, (stdout, stderr), &mut log, &mut lease);
             wait_for(pid)
         }
         Err(_) => wait_for(pid),
     };
-    let exit = exit_status(status, &cgroup);
+    let lease_ended = lease.is_some_and(|lease| lease.has_ended());
+    let exit = ExitStatus { lease_ended, ..exit_status(status, &cgroup) };
     match write_json(&directory.exit(), &exit) {
         Ok(()) => ExitCode::SUCCESS,
         // the disk is full or gone; the worker sees an end without record
@@ -54,13 +58,21 @@ pub(super) fn until_exit(started: Started, directory: &ContainerDirectory) -> Ex
     }
 }
 
-fn copy_output(init: &ProcessHandle, (stdout, stderr): (OwnedFd, OwnedFd), log: &mut LogWriter) {
+fn copy_output(
+    init: &ProcessHandle,
+    (stdout, stderr): (OwnedFd, OwnedFd),
+    log: &mut LogWriter,
+    lease: &mut Option<Lease>,
+) {
     let mut streams = [(LogStream::Stdout, Some(stdout)), (LogStream::Stderr, Some(stderr))];
     for (_, pipe) in &streams {
         let _ = pipe.as_ref().map_or(Ok(()), make_non_blocking);
     }
     let mut block = Vec::new();
-    while !wait_for_output(init, &streams, log) {
+    while !wait_for_output(init, &streams, log, lease.as_ref()) {
+        if let Some(lease) = lease {
+            lease.enforce(init);
+        }
         for (stream, pipe) in &mut streams {
             if let Some(open) = pipe
                 && copy_block(open, *stream, log, &mut block) == Copied::Closed
@@ -89,12 +101,16 @@ fn wait_for_output(
     init: &ProcessHandle,
     streams: &[(LogStream, Option<OwnedFd>); 2],
     log: &mut LogWriter,
+    lease: Option<&Lease>,
 ) -> bool {
     let mut events = vec![PollFd::new(init, PollFlags::IN)];
     let open = streams.iter().filter_map(|(_, pipe)| pipe.as_ref());
     events.extend(open.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
-    let timeout = log.has_pending().then_some(&PENDING_LINE);
-    match poll(&mut events, timeout) {
+    events.extend(lease.map(|lease| PollFd::new(lease, PollFlags::IN)));
+    let pending = log.has_pending().then_some(PENDING_LINE);
+    let timeout = pending.into_iter().chain(lease.map(Lease::timeout)).min();
+    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+    match poll(&mut events, timeout.as_ref()) {
         Ok(0) => log.flush_pending(),
         Ok(_) | Err(Errno::INTR) => {}
         // cannot happen with valid descriptors; going on would spin
@@ -144,5 +160,5 @@ fn exit_status(status: Option<WaitStatus>, cgroup: &ContainerCgroup) -> ExitStat
     let signal = status.and_then(WaitStatus::terminating_signal);
     // a program that survived the loss of a helper and ended well did not fail for lack of memory
     let out_of_memory = code != Some(0) && cgroup.out_of_memory_kills() > 0;
-    ExitStatus { code, signal, out_of_memory, finished_at: SystemTime::now() }
+    ExitStatus { code, signal, out_of_memory, lease_ended: false, finished_at: SystemTime::now() }
 }

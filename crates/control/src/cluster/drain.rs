@@ -1,0 +1,137 @@
+//! Opening and closing workers, and moving instances on purpose: the new one starts before the old one stops.
+//!
+//! A service of which at most one may run is stopped first. A one-shot instance is left to finish.
+
+use oak_model::message::ClusterToWorker;
+use oak_model::{Availability, InstanceKey, Now, Status, WorkerId};
+
+use super::place::request;
+use super::{Cluster, Placement};
+
+/// Instances of one worker that move at the same time: a drain must not load the others with everything at once.
+const MOVES: usize = 10;
+
+impl Cluster {
+    /// Opens or closes a worker for instances; draining moves away what it has. False if there is no such worker.
+    pub fn set_availability(&mut self, now: Now, id: WorkerId, availability: Availability) -> bool {
+        let Some(worker) = self.workers.get_mut(&id) else { return false };
+        if worker.availability != availability {
+            worker.availability = availability;
+            self.save_worker(id);
+            self.fleet.set_cordoned(id, availability != Availability::Open);
+        }
+        if availability == Availability::Draining {
+            self.draining.insert(id);
+        } else {
+            self.draining.remove(&id);
+        }
+        // Told also when nothing changed: whoever asked waits for this.
+        self.report_worker(id);
+        self.continue_drain(now, id);
+        self.retry_soon(now);
+        true
+    }
+
+    /// Moves the next instances away from a worker that is being drained.
+    pub(super) fn continue_drain(&mut self, now: Now, id: WorkerId) {
+        if !self.draining.contains(&id) {
+            return;
+        }
+        let keys = self.held_by(id);
+        let mut under_way = keys.iter().filter(|key| self.is_moving_from(**key, id)).count();
+        for key in keys {
+            if under_way >= MOVES {
+                return;
+            }
+            if self.start_move(now, key, id) {
+                under_way += 1;
+            }
+        }
+    }
+
+    fn is_moving_from(&self, key: InstanceKey, id: WorkerId) -> bool {
+        self.placed.get(&key).is_some_and(|placed| {
+            placed.successor.is_some() || placed.retiring.iter().any(|place| place.worker == id)
+        })
+    }
+
+    fn start_move(&mut self, now: Now, key: InstanceKey, from: WorkerId) -> bool {
+        let Some(placed) = self.placed.get(&key) else { return false };
+        let Some(place) = placed.placement.filter(|place| place.worker == from) else { return false };
+        let finishes_by_itself = placed.desired.spec.one_shot;
+        if placed.successor.is_some() || placed.removing || placed.completed || finishes_by_itself {
+            return false;
+        }
+        let worker = match self.fleet.place(&request(&placed.desired, Some(from))) {
+            Ok(worker) => worker,
+            Err(refusal) => {
+                self.say_it_cannot_move(now, key, &refusal.to_string());
+                return false;
+            }
+        };
+        if placed.desired.spec.at_most_one {
+            self.stop_before_move(now, key, place);
+        } else {
+            self.start_successor(key, worker);
+        }
+        true
+    }
+
+    fn start_successor(&mut self, key: InstanceKey, worker: WorkerId) {
+        self.superseded(key, worker);
+        let successor = Placement { worker, incarnation: self.next_incarnation() };
+        let Some(placed) = self.placed.get_mut(&key) else { return };
+        placed.successor = Some(successor);
+        let assignment = placed.assignment(successor);
+        self.hold(key, successor);
+        self.save_placed(key);
+        self.send_to_worker(worker, ClusterToWorker::Assign(assignment));
+        self.report_worker(worker);
+    }
+
+    fn stop_before_move(&mut self, now: Now, key: InstanceKey, place: Placement) {
+        let name = self.worker_name(place.worker);
+        let Some(placed) = self.placed.get_mut(&key) else { return };
+        placed.placement = None;
+        placed.retiring.push(place);
+        let detail = format!("moving: stopping on worker {name} first, because at most one may run");
+        self.wait(now, key, Status::ClusterScheduled, detail);
+        let message = ClusterToWorker::Remove { key, incarnation: place.incarnation };
+        self.send_to_worker(place.worker, message);
+        self.report_instance(key);
+    }
+
+    fn say_it_cannot_move(&mut self, now: Now, key: InstanceKey, refusal: &str) {
+        let later = now.moment + self.settings.retry_interval;
+        self.retry_at = Some(self.retry_at.map_or(later, |at| at.min(later)));
+        let Some(placed) = self.placed.get_mut(&key) else { return };
+        let detail = format!("cannot leave the worker that is being drained: {refusal}");
+        if placed.detail != detail {
+            placed.detail = detail;
+            self.report_instance(key);
+        }
+    }
+
+    /// The successor serves now; what it replaces goes.
+    pub(super) fn promote(&mut self, key: InstanceKey) {
+        let Some(placed) = self.placed.get_mut(&key) else { return };
+        let Some(successor) = placed.successor.take() else { return };
+        let former = placed.placement.replace(successor);
+        placed.retiring.extend(former);
+        self.save_placed(key);
+        if let Some(former) = former {
+            let message = ClusterToWorker::Remove { key, incarnation: former.incarnation };
+            self.send_to_worker(former.worker, message);
+        }
+    }
+
+    /// Gives up a move: what was started elsewhere goes again.
+    pub(super) fn abandon_move(&mut self, key: InstanceKey) {
+        let Some(placed) = self.placed.get_mut(&key) else { return };
+        let Some(successor) = placed.successor.take() else { return };
+        placed.retiring.push(successor);
+        self.save_placed(key);
+        let message = ClusterToWorker::Remove { key, incarnation: successor.incarnation };
+        self.send_to_worker(successor.worker, message);
+    }
+}
