@@ -39,6 +39,15 @@ impl Health {
         matches!(self, Self::Ok)
     }
 
+    /// What does not work, if anything does not.
+    #[must_use]
+    pub fn reason(&self) -> Option<Arc<str>> {
+        match self {
+            Self::Ok => None,
+            Self::Degraded { reason, .. } => Some(Arc::clone(reason)),
+        }
+    }
+
     /// Whether steps wait for the disk.
     #[must_use]
     pub const fn is_stalled(&self) -> bool {
