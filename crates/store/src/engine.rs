@@ -3,77 +3,17 @@
 use std::time::Duration;
 
 use oak_control::{Entropy, Outbox};
-use oak_model::{Moment, Now};
+use oak_model::Now;
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::clock::SystemClock;
-use crate::journal::{Committed, Journal, StoreError};
-
-/// A state machine as the engine drives it.
-pub trait Machine: Send + 'static {
-    /// What it asks to be done.
-    type Effect: Send + 'static;
-
-    /// Takes what the last call asked for.
-    fn take_outbox(&mut self) -> Outbox<Self::Effect>;
-
-    /// When it wants to be called next.
-    fn next_deadline(&self) -> Option<Moment>;
-
-    /// Its deadline has come.
-    fn tick(&mut self, now: Now, entropy: &mut dyn Entropy);
-}
-
-impl Machine for oak_control::root::Root {
-    type Effect = oak_control::root::Effect;
-
-    fn take_outbox(&mut self) -> Outbox<Self::Effect> {
-        self.take_outbox()
-    }
-
-    fn next_deadline(&self) -> Option<Moment> {
-        self.next_deadline()
-    }
-
-    fn tick(&mut self, now: Now, _entropy: &mut dyn Entropy) {
-        self.tick(now);
-    }
-}
-
-impl Machine for oak_control::cluster::Cluster {
-    type Effect = oak_control::cluster::Effect;
-
-    fn take_outbox(&mut self) -> Outbox<Self::Effect> {
-        self.take_outbox()
-    }
-
-    fn next_deadline(&self) -> Option<Moment> {
-        self.next_deadline()
-    }
-
-    fn tick(&mut self, now: Now, _entropy: &mut dyn Entropy) {
-        self.tick(now);
-    }
-}
-
-impl Machine for oak_control::worker::Worker {
-    type Effect = oak_control::worker::Effect;
-
-    fn take_outbox(&mut self) -> Outbox<Self::Effect> {
-        self.take_outbox()
-    }
-
-    fn next_deadline(&self) -> Option<Moment> {
-        self.next_deadline()
-    }
-
-    fn tick(&mut self, now: Now, entropy: &mut dyn Entropy) {
-        self.tick(now, entropy);
-    }
-}
+use crate::complete::{Completion, Reply, Step};
+use crate::health::Health;
+use crate::journal::{Journal, StoreError};
+use crate::machine::Machine;
 
 /// Cryptographically strong randomness from the operating system, once per engine.
 struct SystemEntropy(StdRng);
@@ -86,20 +26,20 @@ impl Entropy for SystemEntropy {
 
 /// The engine has ended: the process is shutting down or its store failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this node is shutting down or cannot write its state")]
+#[error("this node is shutting down, or its store is damaged")]
 pub struct EngineStopped;
 
-type Reply = Box<dyn FnOnce() + Send>;
 type Call<M> = Box<dyn FnOnce(&mut M, Now, &mut dyn Entropy) -> Option<Reply> + Send>;
 
 /// A handle to a running state machine.
 pub struct Engine<M> {
     calls: mpsc::Sender<Call<M>>,
+    health: watch::Receiver<Health>,
 }
 
 impl<M> Clone for Engine<M> {
     fn clone(&self) -> Self {
-        Self { calls: self.calls.clone() }
+        Self { calls: self.calls.clone(), health: self.health.clone() }
     }
 }
 
@@ -112,14 +52,8 @@ impl<M> std::fmt::Debug for Engine<M> {
 /// Calls that may wait; when full, callers wait.
 const CALLS: usize = 1_024;
 
-/// Steps between the machine and the end of their commit; when full, the machine waits for the disk.
-const STEPS: usize = 4_096;
-
-struct Step<E> {
-    committed: Option<Committed>,
-    effects: Vec<E>,
-    reply: Option<Reply>,
-}
+/// Steps handed over between the two halves of the engine; when full, the machine waits.
+const STEPS: usize = 1_024;
 
 impl<M: Machine> Engine<M> {
     /// Starts the machine in `tasks`. `perform` carries out effects in order; it must not block.
@@ -133,9 +67,17 @@ impl<M: Machine> Engine<M> {
     ) -> Self {
         let (calls, inbox) = mpsc::channel(CALLS);
         let (steps, committing) = mpsc::channel(STEPS);
+        let health = journal.health();
         tasks.spawn(drive(machine, journal, clock, inbox, steps));
-        tasks.spawn(complete(committing, perform));
-        Self { calls }
+        tasks.spawn(Completion::<M, _>::new(perform, health.clone()).run(committing));
+        Self { calls, health }
+    }
+
+    /// Whether the disk below takes everything. While it takes nothing, calls that change something are answered
+    /// only when it does again; those that change nothing are answered from memory.
+    #[must_use]
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.health.clone()
     }
 
     /// Calls the machine; resolves with the result when everything the call changed is committed.
@@ -218,25 +160,8 @@ async fn submit<E>(
     if outbox.is_empty() && reply.is_none() {
         return Ok(());
     }
+    let keys: Vec<String> = outbox.rows.iter().map(|row| row.key.clone()).collect();
     let committed = if outbox.rows.is_empty() { None } else { Some(journal.submit(outbox.rows)?) };
-    let step = Step { committed, effects: outbox.effects, reply };
+    let step = Step { committed, keys, effects: outbox.effects, reply };
     steps.send(step).await.map_err(|_| StoreError::WriterGone)
-}
-
-async fn complete<E: Send>(
-    mut steps: mpsc::Receiver<Step<E>>,
-    mut perform: impl FnMut(E) + Send,
-) -> Result<(), StoreError> {
-    while let Some(step) = steps.recv().await {
-        if let Some(committed) = step.committed {
-            committed.wait().await?;
-        }
-        for effect in step.effects {
-            perform(effect);
-        }
-        if let Some(reply) = step.reply {
-            reply();
-        }
-    }
-    Ok(())
 }

@@ -1,10 +1,14 @@
 //! What the engine needs of a store.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use oak_control::Row;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+
+use crate::health::Health;
 
 /// Why the database does not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +22,7 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// The file is damaged.
-    #[error("the database {path} is damaged: {detail}; restore a backup or remove the file to start empty")]
+    #[error("the database {path} is damaged: {detail}; {}", way_out(.path))]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -50,9 +54,47 @@ pub enum StoreError {
     /// The writer ended, the reason is in the log.
     #[error("the database writer has stopped: the disk is full or broken, see the log")]
     WriterGone,
-    /// The commit failed; nothing of this step is stored.
-    #[error("cannot write to the database: {0}")]
-    Write(String),
+    /// The write failed for a reason that does not pass; nothing of this step is stored.
+    #[error("cannot write to {path}: {detail}")]
+    Write {
+        /// File or directory.
+        path: PathBuf,
+        /// What SQLite or the operating system said.
+        detail: String,
+    },
+}
+
+impl StoreError {
+    /// Whether a full disk is the reason.
+    pub(crate) fn is_full_disk(&self) -> bool {
+        match self {
+            Self::Open { source, .. } | Self::Migrate(source) | Self::Read(source) => {
+                source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+                    // The index of the log could not grow.
+                    || source.sqlite_error().is_some_and(|error| {
+                        error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
+                            || error.extended_code == rusqlite::ffi::SQLITE_IOERR_WRITE
+                    })
+            }
+            Self::Files { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
+            Self::Damaged { .. } | Self::TooNew { .. } | Self::WriterGone | Self::Write { .. } => false,
+        }
+    }
+}
+
+/// What helps when the database of a role is damaged. The role is told by the directory, `<data directory>/<role>`.
+fn way_out(path: &Path) -> String {
+    let role = path.parent().unwrap_or(Path::new("."));
+    let data = role.parent().unwrap_or(Path::new(".")).display();
+    let lost = match role.file_name().and_then(|name| name.to_str()) {
+        Some("cluster") => "its workers then have to join again, each with a new token",
+        _ => "users, tokens and everything that no cluster holds are then lost",
+    };
+    format!(
+        "put the last backup back with `oak restore FILE --data-dir {data} --replace`, or, without one, move the \
+         file away with `mv {path} {path}.damaged` to start empty: {lost}",
+        path = path.display()
+    )
 }
 
 /// Resolves when a step is on disk.
@@ -72,7 +114,16 @@ impl Committed {
     /// # Errors
     /// The step is not stored.
     pub async fn wait(self) -> Result<(), StoreError> {
-        self.0.await.unwrap_or(Err(StoreError::WriterGone))
+        self.await
+    }
+}
+
+/// Cancel-safe: polling it again later goes on waiting for the same commit.
+impl Future for Committed {
+    type Output = Result<(), StoreError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map(|outcome| outcome.unwrap_or(Err(StoreError::WriterGone)))
     }
 }
 
@@ -83,11 +134,18 @@ pub trait Journal: Send + Sync + 'static {
     /// # Errors
     /// The store has stopped working.
     fn submit(&self, rows: Vec<Row>) -> Result<Committed, StoreError>;
+
+    /// Whether the disk takes what is submitted.
+    fn health(&self) -> watch::Receiver<Health>;
 }
 
 /// One store may serve several machines, as long as each keeps to its own tables.
 impl<J: Journal> Journal for Arc<J> {
     fn submit(&self, rows: Vec<Row>) -> Result<Committed, StoreError> {
         J::submit(self, rows)
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        J::health(self)
     }
 }

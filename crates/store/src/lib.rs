@@ -4,17 +4,28 @@
 //! keep them: [`Store`], one SQLite file with a writer thread and group commit, for root and cluster;
 //! [`FileStore`], one small file per row, for the worker. [`Engine`] owns a state machine, feeds it one call at a
 //! time and carries out the effects of a step only after its rows are committed: *acknowledged means committed*.
+//!
+//! A disk that is full, read-only or failing stops nothing: steps wait for it in order, [`Health`] says so, reading
+//! goes on. See `writer` (patience), `ballast` (room kept back), `complete` (what need not wait).
 #![forbid(unsafe_code)]
 
+mod ballast;
 mod clock;
+mod complete;
 mod engine;
 mod files;
+mod health;
 mod journal;
+mod machine;
 mod migration;
 mod sqlite;
+mod trouble;
+mod writer;
 
 pub use clock::SystemClock;
-pub use engine::{Engine, EngineStopped, Machine};
+pub use engine::{Engine, EngineStopped};
 pub use files::FileStore;
+pub use health::{Health, Writes};
 pub use journal::{Committed, Journal, StoreError};
+pub use machine::{Concern, Machine};
 pub use sqlite::Store;

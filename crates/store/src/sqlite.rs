@@ -1,34 +1,25 @@
 //! The SQLite back-end.
 
-use std::path::Path;
-use std::sync::mpsc;
-use std::thread::JoinHandle;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use oak_control::{Row, Table};
 use rusqlite::{Connection, OpenFlags, params};
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 
+use crate::ballast::Ballast;
+use crate::health::Health;
 use crate::journal::{Committed, Journal, StoreError};
 use crate::migration::migrate;
-
-struct Step {
-    rows: Vec<Row>,
-    done: oneshot::Sender<Result<(), StoreError>>,
-}
+use crate::trouble::{self, WriteError};
+use crate::writer::{Backend, WriterHandle};
 
 /// A handle to the open database.
 #[derive(Debug)]
-pub struct Store {
-    steps: Option<mpsc::SyncSender<Step>>,
-    writer: Option<JoinHandle<()>>,
-}
+pub struct Store(WriterHandle);
 
-/// Steps that may wait for the writer. When full, submitting blocks: that is the back-pressure of a slow disk.
-const QUEUE: usize = 4_096;
-
-/// Steps in one transaction at most, so that the first of a long burst does not wait for the last.
-const GROUP: usize = 1_024;
+/// Kept back for bad times, bytes.
+const BALLAST: u64 = 4 << 20;
 
 impl Store {
     /// Opens or creates the database, checks it, and returns every stored row.
@@ -36,18 +27,74 @@ impl Store {
     /// # Errors
     /// The file cannot be opened, is damaged, or is newer than this program.
     pub fn open(path: &Path) -> Result<(Self, Vec<Row>), StoreError> {
-        let open = |source| StoreError::Open { path: path.to_owned(), source };
+        let mut ballast = Ballast::new(path.parent().unwrap_or(Path::new(".")), BALLAST);
+        let (database, rows) = match Database::open(path) {
+            // Even reading needs a little room: the index of the log is a file.
+            Err(error) if error.is_full_disk() && ballast.release() => Database::open(path),
+            opened => opened,
+        }?;
+        Ok((Self(WriterHandle::start("store-writer", database, ballast)?), rows))
+    }
+}
+
+impl Journal for Store {
+    fn submit(&self, rows: Vec<Row>) -> Result<Committed, StoreError> {
+        self.0.submit(rows)
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.0.health()
+    }
+}
+
+/// Opens a database for reading only, checks it and returns every stored row: for backups.
+///
+/// # Errors
+/// As [`Store::open`].
+pub(crate) fn read_rows(path: &Path) -> Result<Vec<Row>, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = connect(path, flags)?;
+    check(&connection, path)?;
+    read_all(&connection)
+}
+
+/// Opens the file without looking into it.
+pub(crate) fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+    let open = |source| StoreError::Open { path: path.to_owned(), source };
+    let connection = Connection::open_with_flags(path, flags).map_err(open)?;
+    connection.busy_timeout(Duration::from_secs(5)).map_err(open)?;
+    Ok(connection)
+}
+
+/// Looks for damage.
+fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let found = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+    let detail = match found {
+        Ok(found) if found == "ok" => return Ok(()),
+        Ok(found) => found,
+        Err(source) => match trouble::of_sqlite(&source, path) {
+            // The disk, not the file: nothing is known about what is in it.
+            WriteError::Passing(_) => return Err(StoreError::Open { path: path.to_owned(), source }),
+            WriteError::Fatal(_) => source.to_string(),
+        },
+    };
+    Err(StoreError::Damaged { path: path.to_owned(), detail })
+}
+
+/// The connection of the writer.
+struct Database {
+    path: PathBuf,
+    connection: Connection,
+}
+
+impl Database {
+    fn open(path: &Path) -> Result<(Self, Vec<Row>), StoreError> {
+        refuse_lone_log(path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut connection = Connection::open_with_flags(path, flags).map_err(open)?;
-        connection.busy_timeout(Duration::from_secs(5)).map_err(open)?;
-        let check: String = connection
-            .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
-            .map_err(|source| StoreError::Damaged { path: path.to_owned(), detail: source.to_string() })?;
-        if check != "ok" {
-            return Err(StoreError::Damaged { path: path.to_owned(), detail: check });
-        }
+        let mut connection = connect(path, flags)?;
+        check(&connection, path)?;
         // FULL: a commit survives a power cut, not only a crash of this process.
         connection
             .execute_batch(
@@ -57,35 +104,33 @@ impl Store {
                  PRAGMA temp_store = MEMORY;
                  PRAGMA journal_size_limit = 4194304;",
             )
-            .map_err(open)?;
+            .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
         migrate(&mut connection)?;
         let rows = read_all(&connection)?;
-        let (steps, inbox) = mpsc::sync_channel(QUEUE);
-        let writer = std::thread::Builder::new()
-            .name("store-writer".to_owned())
-            .stack_size(256 * 1024)
-            .spawn(move || write_loop(connection, &inbox))
-            .map_err(|_| StoreError::WriterGone)?;
-        Ok((Self { steps: Some(steps), writer: Some(writer) }, rows))
+        Ok((Self { path: path.to_owned(), connection }, rows))
     }
 }
 
-impl Journal for Store {
-    fn submit(&self, rows: Vec<Row>) -> Result<Committed, StoreError> {
-        let (done, committed) = Committed::pending();
-        let steps = self.steps.as_ref().ok_or(StoreError::WriterGone)?;
-        steps.send(Step { rows, done }).map_err(|_| StoreError::WriterGone)?;
-        Ok(committed)
+/// Without its database a write-ahead log says nothing, and SQLite would throw it away and begin anew: then
+/// somebody lost the file, and an empty start would make it final.
+fn refuse_lone_log(path: &Path) -> Result<(), StoreError> {
+    let length = |path: &Path| std::fs::metadata(path).map_or(0, |facts| facts.len());
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    if length(path) == 0 && length(Path::new(&log)) > 0 {
+        let detail = "the file is missing or empty, but its write-ahead log is there".to_owned();
+        return Err(StoreError::Damaged { path: path.to_owned(), detail });
     }
+    Ok(())
 }
 
-impl Drop for Store {
-    fn drop(&mut self) {
-        self.steps.take();
-        if let Some(writer) = self.writer.take() {
-            // A panic of the writer was already reported by the steps it left unanswered.
-            let _ = writer.join();
-        }
+impl Backend for Database {
+    fn write(&mut self, rows: &[Row]) -> Result<(), WriteError> {
+        write(&mut self.connection, rows).map_err(|error| trouble::of_sqlite(&error, &self.path))
+    }
+
+    fn place(&self) -> PathBuf {
+        self.path.clone()
     }
 }
 
@@ -128,32 +173,8 @@ fn table(kind: u8) -> Option<Table> {
     TABLES.into_iter().find(|table| *table as u8 == kind)
 }
 
-fn write_loop(mut connection: Connection, inbox: &mpsc::Receiver<Step>) {
-    let mut group = Vec::new();
-    while let Ok(first) = inbox.recv() {
-        group.push(first);
-        while group.len() < GROUP
-            && let Ok(step) = inbox.try_recv()
-        {
-            group.push(step);
-        }
-        let result = write_group(&mut connection, &group);
-        if let Err(error) = &result {
-            tracing::error!(%error, steps = group.len(), "cannot write to the database");
-        }
-        for step in group.drain(..) {
-            let outcome = match &result {
-                Ok(()) => Ok(()),
-                Err(error) => Err(StoreError::Write(error.to_string())),
-            };
-            // Nobody waits any more: the caller was cancelled, the rows are stored all the same.
-            let _ = step.done.send(outcome);
-        }
-    }
-}
-
-fn write_group(connection: &mut Connection, group: &[Step]) -> rusqlite::Result<()> {
-    if group.iter().all(|step| step.rows.is_empty()) {
+fn write(connection: &mut Connection, rows: &[Row]) -> rusqlite::Result<()> {
+    if rows.is_empty() {
         return Ok(());
     }
     let transaction = connection.transaction()?;
@@ -163,7 +184,7 @@ fn write_group(connection: &mut Connection, group: &[Step]) -> rusqlite::Result<
              ON CONFLICT (kind, key) DO UPDATE SET doc = excluded.doc",
         )?;
         let mut delete = transaction.prepare_cached("DELETE FROM object WHERE kind = ?1 AND key = ?2")?;
-        for row in group.iter().flat_map(|step| &step.rows) {
+        for row in rows {
             match &row.document {
                 Some(document) => put.execute(params![row.table as u8, row.key, document])?,
                 None => delete.execute(params![row.table as u8, row.key])?,

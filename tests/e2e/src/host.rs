@@ -6,11 +6,15 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::cable::{Cable, Tap};
 use crate::process::child_of;
 use crate::{cgroup, eventually, pause, soon};
 
@@ -30,7 +34,8 @@ done || exit 1
 exec unshare --mount --net --pid --cgroup --uts --ipc --fork --mount-proc --kill-child --propagation private "$@"
 "#;
 
-/// First process of the machine: shows it its own cgroups only, then reaps orphans until its input ends.
+/// First process of the machine: shows it its own cgroups only and a boot id of its own, then reaps orphans until its
+/// input ends.
 const INIT: &str = r#"
 set -eu
 hostname "$1"
@@ -52,6 +57,8 @@ if [ -e /sys/fs/cgroup/cgroup.procs ]; then
     mkdir /sys/fs/cgroup/system
     echo 0 >/sys/fs/cgroup/system/cgroup.procs
 fi
+cat /proc/sys/kernel/random/uuid >"$2"
+mount --bind "$2" /proc/sys/kernel/random/boot_id
 ip link set lo up
 echo ready
 read -r _ || true
@@ -84,39 +91,96 @@ pub struct Output {
 #[derive(Debug)]
 pub struct Host {
     name: String,
-    init: Child,
-    pid: u32,
+    /// What ends when the machine does; `None` while it is switched off.
+    init: Mutex<Option<Child>>,
+    /// 0 while it is switched off.
+    pid: AtomicU32,
     address: Ipv4Addr,
     directory: PathBuf,
     cgroup: String,
+    cable: Option<Cable>,
 }
 
 impl Host {
-    /// Makes a machine without cables whose files are in `directory`.
-    pub(crate) fn create(name: &str, directory: &Path, address: Ipv4Addr) -> anyhow::Result<Self> {
+    /// Makes a machine that is not plugged in yet and whose files are in `directory`. Without a `cable` of its own it
+    /// gets a perfect one from the kernel.
+    pub(crate) fn create(
+        name: &str,
+        directory: &Path,
+        address: Ipv4Addr,
+        cable: Option<Cable>,
+    ) -> anyhow::Result<Self> {
         let directory = directory.join(name);
         fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
-        let cgroup = cgroup::host_group(name);
-        let mut init = Command::new("sh")
-            .args(["-euc", OUTER, "sh", &cgroup, "bash", "-c", INIT, "init", name])
+        let host = Self {
+            name: name.to_owned(),
+            init: Mutex::new(None),
+            pid: AtomicU32::new(0),
+            address,
+            directory,
+            cgroup: cgroup::host_group(name),
+            cable,
+        };
+        host.boot()?;
+        Ok(host)
+    }
+
+    /// Makes the namespaces of the machine.
+    pub(crate) fn boot(&self) -> anyhow::Result<()> {
+        ensure!(self.pid() == 0, "machine {} is switched on already", self.name);
+        let boot_id = self.directory.join("boot_id");
+        let mut child = Command::new("sh")
+            .args(["-euc", OUTER, "sh", &self.cgroup, "bash", "-c", INIT, "init", &self.name])
+            .arg(boot_id)
             .env_clear()
             .env("PATH", PATH)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .context("cannot start a shell for a machine")?;
-        let output = init.stdout.take().context("the machine has no output")?;
+        let (output, outer) = (child.stdout.take().context("the machine has no output")?, child.id());
         // From here on dropping the value ends the process, whatever fails.
-        let mut host = Self { name: name.to_owned(), init, pid: 0, address, directory, cgroup };
+        *self.lock_init() = Some(child);
         let mut line = String::new();
         BufReader::new(output).read_line(&mut line)?;
         ensure!(
             line.trim() == "ready",
-            "machine {name} did not start: are you root, and is util-linux there?"
+            "machine {} did not start: are you root, and is util-linux there?",
+            self.name
         );
-        let child = child_of(host.init.id()).context("the machine has no first process")?;
-        host.pid = u32::try_from(child)?;
-        Ok(host)
+        let first = child_of(outer).context("the machine has no first process")?;
+        self.pid.store(u32::try_from(first)?, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Switches the machine off as a power cut does: its processes, mounts, network and cgroups are gone, its files
+    /// stay. (What was written and not synced stays too, because the kernel goes on.) The kernel still says goodbye
+    /// to the other ends of connections; cut the cable first if nobody shall hear that.
+    ///
+    /// # Errors
+    /// It is off already, or does not end.
+    pub fn power_off(&self) -> anyhow::Result<()> {
+        let child = self.lock_init().take();
+        let mut child = child.with_context(|| format!("machine {} is switched off already", self.name))?;
+        let first = i32::try_from(self.pid.swap(0, Ordering::SeqCst))?;
+        let first = Pid::from_raw(first).context("the machine has no first process")?;
+        // The kernel ends everything in the process namespace with it.
+        kill_process(first, Signal::KILL).context("cannot end the machine")?;
+        child.wait()?;
+        cgroup::remove(&self.cgroup);
+        Ok(())
+    }
+
+    /// The cable the machine was made with.
+    ///
+    /// # Errors
+    /// It has an ordinary one.
+    pub fn cable(&self) -> anyhow::Result<&Cable> {
+        self.cable.as_ref().with_context(|| format!("machine {} has an ordinary cable", self.name))
+    }
+
+    fn lock_init(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
+        self.init.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its name.
@@ -134,9 +198,9 @@ impl Host {
         &self.directory
     }
 
-    /// Its first process, seen from outside.
+    /// Its first process, seen from outside; 0 while it is switched off.
     pub fn pid(&self) -> u32 {
-        self.pid
+        self.pid.load(Ordering::SeqCst)
     }
 
     /// The name of its cgroup in each hierarchy of the real machine.
@@ -148,7 +212,7 @@ impl Host {
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command
-            .args(["--target", &self.pid.to_string()])
+            .args(["--target", &self.pid().to_string()])
             .args([
                 "--mount", "--net", "--pid", "--cgroup", "--uts", "--ipc", "--", "sh", "-euc", JOIN, "sh",
                 program,
@@ -200,7 +264,7 @@ impl Host {
     /// # Errors
     /// The network cannot be entered.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
-        let file = File::open(format!("/proc/{}/ns/net", self.pid))
+        let file = File::open(format!("/proc/{}/ns/net", self.pid()))
             .with_context(|| format!("the network of {} is gone", self.name))?;
         std::thread::scope(|scope| {
             let thread = scope.spawn(move || {
@@ -214,31 +278,36 @@ impl Host {
         })
     }
 
-    /// Connects the machine to a switch with a cable whose end here is `eth0`.
+    /// Connects the machine to a switch; the end of the cable here is `eth0`.
     pub(crate) fn plug_into(&self, switch: &Self) -> anyhow::Result<()> {
-        let (port, here) = (format!("p-{}", self.pid), self.pid.to_string());
-        switch.check(&["ip", "link", "add", "name", &port, "type", "veth", "peer", "name", "eth0"])?;
-        // `ip` on the switch does not know our process ids, the one outside does.
-        let moved = Command::new("nsenter")
-            .args([
-                "--target",
-                &switch.pid.to_string(),
-                "--net",
-                "--",
-                "ip",
-                "link",
-                "set",
-                "eth0",
-                "netns",
-                &here,
-            ])
-            .status()?;
-        ensure!(moved.success(), "cannot plug the cable into {}", self.name);
+        let port = format!("p-{}", self.pid());
+        match &self.cable {
+            Some(cable) => {
+                let here = self.within(|| Tap::create("eth0"))??;
+                cable.plug(here, switch.within(|| Tap::create(&port))??)?;
+            }
+            None => self.plug_pair_into(switch, &port)?,
+        }
         switch.check(&["ip", "link", "set", &port, "master", "br0", "up"])?;
+        let [.., third, fourth] = self.address.octets();
+        // The same after every boot, as with a real device: neighbours remember it.
+        let hardware = format!("02:00:00:00:{third:02x}:{fourth:02x}");
+        self.check(&["ip", "link", "set", "eth0", "address", &hardware])?;
         let address = format!("{}/24", self.address);
         self.check(&["ip", "address", "add", &address, "dev", "eth0"])?;
         self.check(&["ip", "link", "set", "eth0", "up"])?;
         self.check(&["ip", "route", "add", "default", "via", &switch.address.to_string()])?;
+        Ok(())
+    }
+
+    fn plug_pair_into(&self, switch: &Self, port: &str) -> anyhow::Result<()> {
+        let (target, here) = (switch.pid().to_string(), self.pid().to_string());
+        switch.check(&["ip", "link", "add", "name", port, "type", "veth", "peer", "name", "eth0"])?;
+        // `ip` on the switch does not know our process ids, the one outside does.
+        let moved = Command::new("nsenter")
+            .args(["--target", &target, "--net", "--", "ip", "link", "set", "eth0", "netns", &here])
+            .status()?;
+        ensure!(moved.success(), "cannot plug the cable into {}", self.name);
         Ok(())
     }
 
@@ -256,13 +325,14 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        drop(self.init.stdin.take());
+        let Some(mut init) = self.lock_init().take() else { return };
+        drop(init.stdin.take());
         let deadline = Instant::now() + Duration::from_secs(5);
-        while matches!(self.init.try_wait(), Ok(None)) {
+        while matches!(init.try_wait(), Ok(None)) {
             if Instant::now() >= deadline {
                 // Its child is killed with it.
-                let _ = self.init.kill();
-                let _ = self.init.wait();
+                let _ = init.kill();
+                let _ = init.wait();
                 break;
             }
             pause();

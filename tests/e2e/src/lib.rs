@@ -11,16 +11,17 @@
 //! ```
 //!
 //! * [`World::run`] is the frame of every scenario: one at a time, a fresh directory, kept when the scenario fails.
-//! * [`Host`] runs commands, tells which processes, mounts, devices, rules and cgroups it has ([`Footprint`]).
+//! * [`Host`] can be switched off and on, runs commands, tells which processes, mounts, devices, rules and cgroups it has ([`Footprint`]).
+//! * [`Cable`] is a bad line of a machine: slow, lossy, cut.
 //! * [`Oak`] is one running `oak`: killed, ended and started again at will.
 //! * [`Api`] speaks to a root as a client on its machine would, without any code of the product.
 //! * [`eventually`] waits for a condition. Nothing here waits for a time.
 //!
 //! Environment: `OAK_BINARY` is the program under test, `OAK_E2E_LOG` its log filter. A failed scenario prints where
 //! its files are: `e2e/<scenario>` in cargo's output directory.
-#![forbid(unsafe_code)]
 
 mod api;
+mod cable;
 mod cgroup;
 mod descriptor;
 mod footprint;
@@ -34,6 +35,7 @@ mod wait;
 mod world;
 
 pub use api::{Api, Instance, Refused};
+pub use cable::{Cable, Conditions, Counters, Direction, Passage};
 pub use cgroup::{container_cgroups, cpu_time, favour, processes_of};
 pub use descriptor::{Microservice, application};
 pub use footprint::Footprint;

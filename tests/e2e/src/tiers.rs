@@ -37,10 +37,22 @@ impl Machines {
     /// # Errors
     /// The kernel refuses.
     pub fn create(world: &World, workers: u8) -> anyhow::Result<Self> {
-        let worker = |index| world.host(&format!("worker-{}", char::from(b'a' + index)), 20 + index);
+        Self::with(workers, |name, number| world.host(name, number))
+    }
+
+    /// The same, each machine on a [`Cable`](crate::Cable).
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn on_cables(world: &World, workers: u8) -> anyhow::Result<Self> {
+        Self::with(workers, |name, number| world.host_on_cable(name, number))
+    }
+
+    fn with(workers: u8, host: impl Fn(&str, u8) -> anyhow::Result<Host>) -> anyhow::Result<Self> {
+        let worker = |index| host(&format!("worker-{}", char::from(b'a' + index)), 20 + index);
         Ok(Self {
-            root: world.host("root", 10)?,
-            cluster: world.host("cluster", 11)?,
+            root: host("root", 10)?,
+            cluster: host("cluster", 11)?,
             workers: (0..workers).map(worker).collect::<anyhow::Result<_>>()?,
         })
     }

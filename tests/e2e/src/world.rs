@@ -9,6 +9,7 @@ use xtask::images::{self, Layout, build_all, push_all};
 use xtask::registry::{Options, Registry};
 use xtask::workspace::target_directory;
 
+use crate::cable::Cable;
 use crate::oak::tails;
 use crate::variant::{Variant, push};
 use crate::{Host, Oak, cgroup};
@@ -64,7 +65,7 @@ impl World {
                 .with_context(|| format!("cannot remove {}", directory.display()))?;
         }
         let layout = build_all(&images::default_directory())?;
-        let switch = Host::create("switch", &directory, Ipv4Addr::new(10, 99, 0, 1))?;
+        let switch = Host::create("switch", &directory, Ipv4Addr::new(10, 99, 0, 1), None)?;
         for words in [
             &["ip", "link", "add", "name", "br0", "type", "bridge"][..],
             &["ip", "address", "add", "10.99.0.1/24", "dev", "br0"],
@@ -94,9 +95,30 @@ impl World {
     /// # Errors
     /// The kernel refuses.
     pub fn host(&self, name: &str, number: u8) -> anyhow::Result<Host> {
-        let host = Host::create(name, &self.directory, Ipv4Addr::new(10, 99, 0, number))?;
+        self.plugged(name, number, None)
+    }
+
+    /// A new machine on a [`Cable`], whose conditions can be changed and which can be cut.
+    ///
+    /// # Errors
+    /// As [`World::host`].
+    pub fn host_on_cable(&self, name: &str, number: u8) -> anyhow::Result<Host> {
+        self.plugged(name, number, Some(Cable::new(number.into())))
+    }
+
+    fn plugged(&self, name: &str, number: u8, cable: Option<Cable>) -> anyhow::Result<Host> {
+        let host = Host::create(name, &self.directory, Ipv4Addr::new(10, 99, 0, number), cable)?;
         host.plug_into(&self.switch)?;
         Ok(host)
+    }
+
+    /// Switches a machine on again after [`Host::power_off`]. Nothing runs on it yet.
+    ///
+    /// # Errors
+    /// It is on already, or the kernel refuses.
+    pub fn power_on(&self, host: &Host) -> anyhow::Result<()> {
+        host.boot()?;
+        host.plug_into(&self.switch)
     }
 
     /// Address of the registry on the network of the machines.

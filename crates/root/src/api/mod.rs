@@ -1,7 +1,7 @@
 //! The REST API of the root (client contract, sections 1.1 to 1.5), one file per group of endpoints.
 //!
 //! ```text
-//! request → guard (CORS, limits, panics) → router → extractors (body, caller) → handler → engine → record → answer
+//! request → guard (CORS, limits, panics) → disk → router → extractors (body, caller) → handler → engine → record → answer
 //! ```
 //!
 //! Every error is a JSON object with `code`, `status` and `message`, made in `error`.
@@ -14,6 +14,7 @@ mod caller;
 mod clusters;
 mod confirmations;
 mod cors;
+mod disk;
 mod error;
 mod guard;
 mod health;

@@ -6,8 +6,8 @@ use axum::routing::{MethodRouter, delete, get, post};
 
 use super::error::ApiError;
 use super::{
-    Shared, applications, auth, clusters, cors, guard, health, instances, logs, organizations, services,
-    tokens, users,
+    Shared, applications, auth, clusters, cors, disk, guard, health, instances, logs, organizations,
+    services, tokens, users,
 };
 use crate::dashboard;
 
@@ -49,6 +49,7 @@ pub(super) fn build(api: Shared) -> Router {
     router
         .fallback(|| async { ApiError::not_found("there is nothing at this path") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
+        .layer(from_fn_with_state(api.clone(), disk::refuse_changes))
         .layer(from_fn_with_state(api.clone(), guard::guard))
         .layer(from_fn(cors::allow_every_origin))
         .with_state(api)

@@ -7,6 +7,7 @@ mod applications;
 mod client;
 mod clusters;
 mod dashboard;
+mod disk;
 mod http;
 mod instances;
 mod logs;

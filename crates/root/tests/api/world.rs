@@ -93,6 +93,22 @@ impl World {
         let (store, mut rows) = Store::open(&directory.path().join("root.db")).unwrap();
         store.submit(users.clone()).unwrap().wait().await.unwrap();
         rows.extend(users);
+        Self::on(directory, passwords, rows, store).await
+    }
+
+    /// A root on a disk that the test plays.
+    pub(crate) async fn on_disk(disk: impl Journal) -> Self {
+        let passwords = Passwords::new().unwrap();
+        let rows = users(&passwords);
+        Self::on(Arc::new(tempfile::tempdir().unwrap()), passwords, rows, disk).await
+    }
+
+    async fn on(
+        directory: Arc<tempfile::TempDir>,
+        passwords: Passwords,
+        rows: Vec<Row>,
+        store: impl Journal,
+    ) -> Self {
         let (store, clock) = (Arc::new(store), SystemClock::start());
         let mut tasks = JoinSet::new();
         let confirmations = TokenConfirmations::default();
