@@ -47,7 +47,7 @@ pub(crate) fn root(now: Now, seed: u64, workers: u64, services: u32) -> anyhow::
         port: 10100,
         generation: Generation(0),
         workers: (0..workers).map(worker).collect(),
-        instances: Vec::new(),
+        ..ClusterHello::default()
     };
     let opened = root.cluster_opened(now, cluster, SESSION, "127.0.0.1", hello);
     opened.map_err(|attention| anyhow!("the cluster is refused: {attention:?}"))?;

@@ -21,7 +21,7 @@ pub(crate) async fn join(
     config: &ClusterConfig,
     shutdown: &CancellationToken,
 ) -> Result<(Arc<Credentials>, ClusterId), ClusterError> {
-    let attributes = EnrolAttributes { location: config.settings.location.clone() };
+    let attributes = EnrolAttributes { location: config.settings.location.clone(), former: None };
     let joining = Joining {
         kind: NodeKind::Cluster,
         endpoint: config.root.clone(),

@@ -103,6 +103,120 @@ impl AddressPool {
     }
 }
 
+/// Service and instance addresses of the whole system, less the blocks that clusters give out by themselves.
+#[derive(Clone, Debug)]
+pub struct ServicePool {
+    /// Everything in use; all addresses of reserved blocks count as used here.
+    pool: AddressPool,
+    network: Ipv4Net,
+    blocks: BTreeSet<Ipv4Net>,
+    /// What is really in use inside the blocks.
+    in_blocks: BTreeSet<Ipv4Addr>,
+}
+
+impl ServicePool {
+    /// All addresses of a network except its first and last one.
+    #[must_use]
+    pub fn new(network: Ipv4Net) -> Self {
+        let (blocks, in_blocks) = (BTreeSet::new(), BTreeSet::new());
+        Self { pool: AddressPool::hosts_of(network), network, blocks, in_blocks }
+    }
+
+    /// Whether the address is in use, or not for the taking because it is in a block.
+    #[must_use]
+    pub fn is_used(&self, address: Ipv4Addr) -> bool {
+        self.pool.is_used(address)
+    }
+
+    /// Whether the address belongs to a block.
+    #[must_use]
+    pub fn is_in_block(&self, address: Ipv4Addr) -> bool {
+        self.blocks.iter().any(|block| block.contains(&address))
+    }
+
+    /// Addresses in use.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        let reserved: usize = self.blocks.iter().map(|block| self.hosts(*block).count()).sum();
+        self.pool.used() - reserved + self.in_blocks.len()
+    }
+
+    /// Addresses that can still be allocated.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        (self.pool.capacity() as usize).saturating_sub(self.pool.used())
+    }
+
+    /// Where the next search begins; store it to keep the quarantine over restarts.
+    #[must_use]
+    pub fn cursor(&self) -> Ipv4Addr {
+        self.pool.cursor()
+    }
+
+    /// Restores a stored cursor; one outside the pool is ignored.
+    pub fn set_cursor(&mut self, cursor: Ipv4Addr) {
+        self.pool.set_cursor(cursor);
+    }
+
+    /// Takes a given address, also one in a block; false when it is in use or outside the pool.
+    pub fn claim(&mut self, address: Ipv4Addr) -> bool {
+        if self.is_in_block(address) { self.in_blocks.insert(address) } else { self.pool.claim(address) }
+    }
+
+    /// Takes the next free address outside the blocks, `None` when all are in use.
+    pub fn allocate(&mut self) -> Option<Ipv4Addr> {
+        self.pool.allocate()
+    }
+
+    /// Gives an address back.
+    pub fn release(&mut self, address: Ipv4Addr) {
+        if self.is_in_block(address) {
+            self.in_blocks.remove(&address);
+        } else {
+            self.pool.release(address);
+        }
+    }
+
+    /// Reserves the highest block of which nothing is in use, in the upper half of the network; `None` when there is
+    /// none.
+    pub fn reserve_block(&mut self) -> Option<Ipv4Net> {
+        let halves: Vec<_> = self.network.subnets(self.network.prefix_len() + 1).ok()?.collect();
+        let blocks: Vec<_> = halves.last()?.subnets(plan::LOCAL_PREFIX).ok()?.collect();
+        let free = |block: &&Ipv4Net| !self.hosts(**block).any(|address| self.pool.is_used(address));
+        let block = *blocks.iter().rev().find(free)?;
+        self.claim_block(block);
+        Some(block)
+    }
+
+    /// Reserves a given block; what is in use there stays in use. False when it is reserved already.
+    pub fn claim_block(&mut self, block: Ipv4Net) -> bool {
+        let fits = self.network.contains(&block) && block.prefix_len() >= plan::LOCAL_PREFIX;
+        if !fits || !self.blocks.insert(block) {
+            return false;
+        }
+        for address in self.hosts(block).collect::<Vec<_>>() {
+            if !self.pool.claim(address) {
+                self.in_blocks.insert(address);
+            }
+        }
+        true
+    }
+
+    /// What is in use in a block.
+    #[must_use]
+    pub fn used_in(&self, block: Ipv4Net) -> Vec<Ipv4Addr> {
+        self.in_blocks.iter().copied().filter(|address| block.contains(address)).collect()
+    }
+
+    /// Addresses of a block that the pool knows.
+    fn hosts(&self, block: Ipv4Net) -> impl Iterator<Item = Ipv4Addr> + use<> {
+        let (first, last) = (self.pool.first, self.pool.last);
+        (u32::from(block.network())..=u32::from(block.broadcast()))
+            .filter(move |address| (first..=last).contains(address))
+            .map(Ipv4Addr::from)
+    }
+}
+
 /// Equal blocks of one range of addresses.
 #[derive(Clone, Debug)]
 pub struct BlockPool {
@@ -118,9 +232,9 @@ impl BlockPool {
         Self { range: (first, last), prefix, used: BTreeSet::new() }
     }
 
-    /// Marks a block as used.
-    pub fn claim(&mut self, block: Ipv4Net) {
-        self.used.insert(block);
+    /// Marks a block as used; false when it was so already.
+    pub fn claim(&mut self, block: Ipv4Net) -> bool {
+        self.used.insert(block)
     }
 
     /// Gives a block back.
@@ -157,6 +271,8 @@ pub mod plan {
     pub const NODES_LAST: Ipv4Addr = Ipv4Addr::new(10, 29, 255, 255);
     /// Size of the block a cluster gets for its workers: 32 workers.
     pub const CLUSTER_PREFIX: u8 = 20;
+    /// Size of the block from which a cluster gives service addresses while it has no root: 256.
+    pub const LOCAL_PREFIX: u8 = 24;
     /// Size of the subnet of one worker: 125 instances.
     pub const WORKER_PREFIX: u8 = 25;
 }

@@ -7,7 +7,9 @@ mod drain;
 mod holdings;
 mod leases;
 mod load;
+mod local;
 mod place;
+mod records;
 mod root_link;
 mod state;
 mod tokens;
@@ -17,11 +19,14 @@ mod workers;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use oak_model::message::{ClusterToRoot, ClusterToWorker, InstanceReport, WorkerSummary, WorkerWelcome};
-use oak_model::{Generation, Incarnation, InstanceKey, Moment, WorkerId};
+use oak_model::message::{
+    ClusterToRoot, ClusterToWorker, InstanceReport, Lineage, WorkerSummary, WorkerWelcome,
+};
+use oak_model::{ApplicationId, Generation, Incarnation, InstanceKey, Moment, Service, ServiceId, WorkerId};
 use oak_placement::Fleet;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +35,8 @@ use crate::root::DEFAULT_CPU_OVERCOMMIT;
 use crate::token::Token;
 use crate::{Outbox, Table};
 
+pub use local::{LOCAL_OWNER, LocalRefusal};
+pub use records::KnownApplication;
 pub use state::{Parting, Placed, Placement, Worker};
 pub use tokens::Candidate;
 
@@ -54,6 +61,8 @@ pub struct Settings {
     pub location: String,
     /// Port of its API.
     pub port: u16,
+    /// Fingerprint of the root authority its workers know.
+    pub authority: Option<String>,
 }
 
 impl Default for Settings {
@@ -68,6 +77,7 @@ impl Default for Settings {
             name: "default".to_owned(),
             location: String::new(),
             port: 10100,
+            authority: None,
         }
     }
 }
@@ -103,6 +113,14 @@ struct Meta {
     generation: Generation,
     incarnation: Incarnation,
     node_blocks: Vec<Ipv4Net>,
+    /// The root whose complete wishes are known here.
+    #[serde(default)]
+    lineage: Option<Lineage>,
+    /// Service and instance addresses that are given out here, and those of them the root has in use.
+    #[serde(default)]
+    local_block: Option<Ipv4Net>,
+    #[serde(default)]
+    local_addresses: BTreeSet<Ipv4Addr>,
 }
 
 /// The state of a cluster.
@@ -112,6 +130,9 @@ pub struct Cluster {
     meta: Meta,
     workers: BTreeMap<WorkerId, Worker>,
     placed: BTreeMap<InstanceKey, Placed>,
+    /// What the instances belong to.
+    applications: BTreeMap<ApplicationId, KnownApplication>,
+    services: BTreeMap<ServiceId, Service>,
     /// Per worker the instances of which something may be there.
     held: HashMap<WorkerId, BTreeSet<InstanceKey>>,
     /// Workers that are being emptied.
@@ -137,6 +158,8 @@ impl Cluster {
             meta: Meta::default(),
             workers: BTreeMap::new(),
             placed: BTreeMap::new(),
+            applications: BTreeMap::new(),
+            services: BTreeMap::new(),
             held: HashMap::new(),
             draining: BTreeSet::new(),
             tokens: BTreeMap::new(),

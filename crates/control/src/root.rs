@@ -1,9 +1,11 @@
 //! The root: what exists, which cluster runs it, and what is known about it.
 
+mod adopt;
 mod applications;
 mod clusters;
 mod instances;
 mod load;
+mod lost;
 mod schedule;
 mod state;
 mod tokens;
@@ -15,17 +17,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use oak_model::message::{ClusterWelcome, RootToCluster};
+use oak_model::message::{ClusterWelcome, Lineage, RootToCluster};
 use oak_model::{ApplicationId, ClusterId, Generation, InstanceKey, Moment, Name, ServiceId};
 use serde::{Deserialize, Serialize};
 
-use crate::address::{AddressPool, BlockPool, plan};
+use crate::address::{BlockPool, ServicePool, plan};
 use crate::token::Token;
 use crate::{Outbox, Table};
 
 pub use applications::Refusal;
 pub use clusters::Attention;
-pub use state::{Application, Cluster, Departure, HistorySample, Instance, Service, Usage};
+pub use oak_model::{Application, Service};
+pub use state::{Cluster, Departure, HistorySample, Instance, Usage};
 pub use tokens::Candidate;
 
 /// Settings of the root's decisions.
@@ -33,13 +36,20 @@ pub use tokens::Candidate;
 pub struct Settings {
     /// Longest time between two attempts to place an instance that found no place.
     pub retry_interval: Duration,
+    /// How long a cluster may be away before its instances are placed in other clusters; `None`: for ever. A cluster
+    /// that is only cut off goes on running them, and stops them when it is back.
+    pub cluster_lost_after: Option<Duration>,
     /// CPU that may be reserved per core; must be the value the clusters use, so that both decide alike.
     pub cpu_overcommit: u32,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { retry_interval: Duration::from_secs(30), cpu_overcommit: DEFAULT_CPU_OVERCOMMIT }
+        Self {
+            retry_interval: Duration::from_secs(30),
+            cluster_lost_after: Some(Duration::from_secs(300)),
+            cpu_overcommit: DEFAULT_CPU_OVERCOMMIT,
+        }
     }
 }
 
@@ -80,6 +90,8 @@ pub enum Effect {
 struct Meta {
     generation: Generation,
     address_cursor: Option<Ipv4Addr>,
+    #[serde(default)]
+    lineage: Option<Lineage>,
 }
 
 /// The state of the root.
@@ -95,7 +107,7 @@ pub struct Root {
     departures: BTreeMap<InstanceKey, Departure>,
     clusters: BTreeMap<ClusterId, Cluster>,
     tokens: BTreeMap<String, Token>,
-    addresses: AddressPool,
+    addresses: ServicePool,
     node_blocks: BlockPool,
     /// Instances without a place.
     pending: BTreeSet<InstanceKey>,
@@ -119,7 +131,7 @@ impl Root {
             departures: BTreeMap::new(),
             clusters: BTreeMap::new(),
             tokens: BTreeMap::new(),
-            addresses: AddressPool::hosts_of(plan::SERVICES),
+            addresses: ServicePool::new(plan::SERVICES),
             node_blocks: BlockPool::new(plan::NODES_FIRST, plan::NODES_LAST, plan::CLUSTER_PREFIX),
             pending: BTreeSet::new(),
             retry_at: None,

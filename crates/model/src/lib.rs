@@ -5,6 +5,7 @@
 //! beyond parsing and rendering: rules live in `placement` and `control`.
 #![forbid(unsafe_code)]
 
+pub mod application;
 pub mod ids;
 pub mod message;
 pub mod name;
@@ -15,6 +16,7 @@ pub mod sla;
 pub mod status;
 pub mod time;
 
+pub use application::{Application, Service};
 pub use ids::{
     ApplicationId, ClusterId, Generation, Incarnation, InstanceKey, OrganizationId, ServiceId, UserId,
     WorkerId,

@@ -12,8 +12,8 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ApplicationId, Availability, ClusterId, Generation, Incarnation, InstanceKey, JobName, Resources,
-    ServiceSpec, Status, WorkerFacts, WorkerId,
+    Application, ApplicationId, Availability, ClusterId, Generation, Incarnation, InstanceKey, JobName,
+    Resources, Service, ServiceSpec, Status, WorkerFacts, WorkerId,
 };
 
 /// An instance as its root wants it.
@@ -55,8 +55,39 @@ pub struct WorkerToken {
     pub valid_for_ms: u64,
 }
 
-/// First message of a cluster: who it is and what it has.
+/// Which life of which root: a root that starts with an empty disk is another one, and one that was restored from a
+/// backup has another life. What a cluster was told in another life is not gone just because this one does not
+/// know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lineage {
+    /// Random number of the root.
+    pub root: u64,
+    /// How often it was put back to an older state.
+    pub restored: u32,
+}
+
+/// Things a cluster holds, complete enough for a root that does not know them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Holdings {
+    /// Applications.
+    pub applications: Vec<Application>,
+    /// Services.
+    pub services: Vec<Service>,
+    /// Instances.
+    pub instances: Vec<HeldInstance>,
+}
+
+/// An instance and what became of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldInstance {
+    /// What is wanted.
+    pub desired: DesiredInstance,
+    /// What is.
+    pub report: InstanceReport,
+}
+
+/// First message of a cluster: who it is and what it has.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ClusterHello {
     /// Name.
     pub name: String,
@@ -70,10 +101,25 @@ pub struct ClusterHello {
     pub workers: Vec<WorkerSummary>,
     /// State of every instance it holds.
     pub instances: Vec<InstanceReport>,
+    /// The root it last followed.
+    #[serde(default)]
+    pub lineage: Option<Lineage>,
+    /// Applications that were deployed here while no root was there, and that no root has taken over yet.
+    #[serde(default)]
+    pub local: Vec<ApplicationId>,
+    /// Address blocks its workers have their subnets from.
+    #[serde(default)]
+    pub node_blocks: Vec<Ipv4Net>,
+    /// Addresses it gives out by itself.
+    #[serde(default)]
+    pub local_block: Option<Ipv4Net>,
+    /// Fingerprint of the root authority its workers know.
+    #[serde(default)]
+    pub authority: Option<String>,
 }
 
-/// Answer of the root: everything it wants. What is not listed must go.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Answer of the root: everything it wants. What is not listed must go, unless `take_over` is set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ClusterWelcome {
     /// Version of this whole state.
     pub generation: Generation,
@@ -83,10 +129,29 @@ pub struct ClusterWelcome {
     pub instances: Vec<DesiredInstance>,
     /// All worker tokens that are still open.
     pub tokens: Vec<WorkerToken>,
+    /// Who speaks.
+    #[serde(default)]
+    pub lineage: Option<Lineage>,
+    /// This root does not know what another one has told: the cluster keeps everything and sends its
+    /// [`ClusterToRoot::Holdings`]; a complete [`RootToCluster::Welcome`] follows.
+    #[serde(default)]
+    pub take_over: bool,
+    /// Applications of the instances.
+    #[serde(default)]
+    pub applications: Vec<Application>,
+    /// Services of the instances.
+    #[serde(default)]
+    pub services: Vec<Service>,
+    /// Service and instance addresses the cluster may give out by itself while the root is away.
+    #[serde(default)]
+    pub local_block: Option<Ipv4Net>,
+    /// Those of them that are in use.
+    #[serde(default)]
+    pub local_addresses: Vec<Ipv4Addr>,
 }
 
 /// Root to cluster, after the welcome.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RootToCluster {
     /// Run this instance, or change it.
@@ -109,6 +174,17 @@ pub enum RootToCluster {
         /// What it shall be.
         availability: Availability,
     },
+    /// What the following instances belong to.
+    Records {
+        /// New or changed applications.
+        applications: Vec<Application>,
+        /// New or changed services.
+        services: Vec<Service>,
+    },
+    /// Everything that is wanted, again.
+    Welcome(Box<ClusterWelcome>),
+    /// These applications are the root's from now on.
+    Adopted(Vec<ApplicationId>),
 }
 
 /// Cluster to root, after the hello.
@@ -132,6 +208,8 @@ pub enum ClusterToRoot {
     },
     /// All address blocks are in use.
     NeedsNodeBlock,
+    /// What the root does not know: everything if it asked for it, otherwise what was deployed locally.
+    Holdings(Holdings),
 }
 
 /// A worker as the root sees it.
@@ -314,6 +392,8 @@ pub enum BulkRequest {
 pub struct EnrolAttributes {
     /// Place of a cluster; empty for a worker.
     pub location: String,
+    /// Identity a cluster had under a root that is lost. Its workers know it by that, so it keeps it.
+    pub former: Option<ClusterId>,
 }
 
 /// Cluster identity and name as the parent knows it.

@@ -52,6 +52,7 @@ impl Enroller for ClusterEnroller {
                     key_fingerprint: &request.public_key_fingerprint.to_string(),
                     name: &request.proposed_name,
                     location: &attributes.location,
+                    former: attributes.former,
                 };
                 root.enrol_cluster(now, entropy, candidate)
             })

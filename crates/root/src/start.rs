@@ -129,6 +129,9 @@ pub struct BoundRoot {
     address: SocketAddr,
 }
 
+/// File in the root's directory that says that its state was restored from a backup; `oak restore` makes it.
+pub const RESTORED: &str = "restored";
+
 /// How often the certificate of the root is looked at; it is renewed at half its life.
 const CERTIFICATE_CHECK: Duration = Duration::from_secs(24 * 3600);
 
@@ -178,6 +181,7 @@ impl BoundRoot {
             let (sessions, confirmations) = (sessions.clone(), confirmations.clone());
             move |effect| clusters::perform(effect, &sessions, &confirmations)
         });
+        self.begin_life(&engine).await?;
         let accounts = Engine::start(&mut tasks, accounts, store, clock, |()| {});
         let passwords = Passwords::new()?;
         seed_accounts(&accounts, &passwords).await?;
@@ -221,6 +225,22 @@ impl BoundRoot {
         link.drained().await;
         tasks.shutdown().await;
         result
+    }
+
+    /// A root that was restored from a backup knows less than its clusters: it takes over what they have.
+    async fn begin_life(&self, engine: &Engine<Root>) -> Result<(), RootError> {
+        let marker = self.config.directory.join(RESTORED);
+        let was_restored = marker.exists();
+        engine
+            .call(move |root, _, entropy| root.begin_life(entropy, was_restored))
+            .await
+            .map_err(|_| RootError::Store(StoreError::WriterGone))?;
+        if was_restored {
+            info!("restored from a backup: clusters are asked for what they hold");
+            std::fs::remove_file(&marker)
+                .map_err(|source| RootError::Directory { path: marker.clone(), source })?;
+        }
+        Ok(())
     }
 
     fn second_port(

@@ -95,10 +95,12 @@ impl Machine for oak_control::worker::Worker {
             }
             // Carries its own number; the newest wins.
             Effect::Network { .. } | Effect::ReportUsage => Concern::Nothing,
+            // Its moment only moves on, and it must not come late.
+            Effect::Lease { .. } => Concern::Nothing,
             Effect::ToCluster(message) => match message {
                 WorkerToCluster::Workload(report) => Concern::News(report.key.to_string()),
                 WorkerToCluster::Removed { key, .. } => Concern::News(key.to_string()),
-                WorkerToCluster::Usage(_) => Concern::Nothing,
+                WorkerToCluster::Usage(_) | WorkerToCluster::RenewLeases { .. } => Concern::Nothing,
             },
         }
     }

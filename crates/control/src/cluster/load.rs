@@ -1,9 +1,9 @@
 //! Starting from stored rows.
 
-use oak_model::{Availability, Now};
+use oak_model::{Availability, Now, Service};
 use oak_placement::WorkerState;
 
-use super::{Cluster, Meta, Placed, Settings, Worker};
+use super::{Cluster, KnownApplication, Meta, Placed, Settings, Worker};
 use crate::token::Token;
 use crate::{CorruptRow, Row, Table};
 
@@ -30,10 +30,16 @@ impl Cluster {
                     let token: Token = row.parse()?;
                     cluster.tokens.insert(token.id.clone(), token);
                 }
+                Table::Application => {
+                    let known: KnownApplication = row.parse()?;
+                    cluster.applications.insert(known.application.id, known);
+                }
+                Table::Service => {
+                    let service: Service = row.parse()?;
+                    cluster.services.insert(service.id, service);
+                }
                 // Kept by other machines.
-                Table::Application
-                | Table::Service
-                | Table::Instance
+                Table::Instance
                 | Table::Departure
                 | Table::Cluster
                 | Table::User

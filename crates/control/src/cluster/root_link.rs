@@ -7,6 +7,7 @@ use oak_model::message::{
 };
 use oak_model::{Generation, InstanceKey, Now, Status};
 
+use super::records::Extent;
 use super::{Cluster, Effect, Placed};
 use crate::Table;
 
@@ -21,17 +22,29 @@ impl Cluster {
             generation: self.meta.generation,
             workers: self.workers.keys().filter_map(|id| self.worker_summary(*id)).collect(),
             instances: self.placed.keys().filter_map(|key| self.instance_report(*key)).collect(),
+            lineage: self.meta.lineage,
+            local: self.applications.values().filter(|k| k.local).map(|k| k.application.id).collect(),
+            node_blocks: self.meta.node_blocks.clone(),
+            local_block: self.meta.local_block,
+            authority: self.settings.authority.clone(),
         }
     }
 
     /// The root answered with everything it wants.
-    pub fn root_welcome(&mut self, now: Now, welcome: ClusterWelcome) {
+    pub fn root_welcome(&mut self, now: Now, mut welcome: ClusterWelcome) {
         self.block_requested = false;
+        if welcome.take_over {
+            // It does not know what is here; nothing may go before it does.
+            self.send_holdings(Extent::Everything);
+            return;
+        }
+        self.welcome_records(&mut welcome);
         let wanted: HashSet<_> = welcome.instances.iter().map(|desired| desired.key).collect();
         for desired in welcome.instances {
             self.set_desired(now, desired);
         }
-        let unwanted: Vec<_> = self.placed.keys().copied().filter(|key| !wanted.contains(key)).collect();
+        let unwanted: Vec<_> =
+            self.placed.keys().copied().filter(|key| !wanted.contains(key) && !self.is_local(*key)).collect();
         for key in unwanted {
             self.remove_instance(now, key);
         }
@@ -40,6 +53,7 @@ impl Cluster {
         }
         self.node_blocks_received(now, welcome.node_blocks);
         self.saw_generation(welcome.generation);
+        self.send_holdings(Extent::Local);
         let connected: Vec<_> = self.workers.values().filter(|w| w.session.is_some()).map(|w| w.id).collect();
         for worker in connected {
             self.send_to_worker(worker, ClusterToWorker::ReportUsage);
@@ -65,6 +79,11 @@ impl Cluster {
             RootToCluster::SetAvailability { worker, availability } => {
                 self.set_availability(now, worker, availability);
             }
+            RootToCluster::Records { applications, services } => {
+                self.records_received(applications, services);
+            }
+            RootToCluster::Welcome(welcome) => self.root_welcome(now, *welcome),
+            RootToCluster::Adopted(applications) => self.adopted(&applications),
             RootToCluster::NodeBlocks(blocks) => {
                 self.block_requested = false;
                 self.node_blocks_received(now, blocks);
@@ -139,7 +158,7 @@ impl Cluster {
     }
 
     /// Takes an instance down; its row stays until every worker that may have it has confirmed.
-    fn remove_instance(&mut self, now: Now, key: InstanceKey) {
+    pub(super) fn remove_instance(&mut self, now: Now, key: InstanceKey) {
         if !self.placed.contains_key(&key) {
             // Not here (any more): the root waits for exactly this answer.
             self.outbox.emit(Effect::ToRoot(ClusterToRoot::Removed(vec![key])));
@@ -175,6 +194,7 @@ impl Cluster {
         }
         self.pending.remove(&key);
         self.outbox.delete(Table::Placement, key);
+        self.forget_records(key.service);
         for place in places {
             self.report_worker(place.worker);
         }

@@ -71,8 +71,10 @@ impl Fixture {
     fn root_welcome(&mut self, generation: u64, instances: Vec<DesiredInstance>, blocks: &[&str]) {
         let node_blocks = blocks.iter().map(|block| block.parse().unwrap()).collect();
         let generation = Generation(generation);
-        self.cluster
-            .root_welcome(at(0), ClusterWelcome { generation, node_blocks, instances, tokens: Vec::new() });
+        self.cluster.root_welcome(
+            at(0),
+            ClusterWelcome { generation, node_blocks, instances, ..ClusterWelcome::default() },
+        );
         self.commit();
     }
 

@@ -191,13 +191,16 @@ impl Root {
                 wanted += 1;
             }
         }
-        if self.addresses.used() + wanted > self.addresses.capacity() as usize {
+        if wanted > self.addresses.free() {
             return Err(Refusal::AddressesExhausted);
         }
         Ok(())
     }
 
     fn holder(&self, address: Ipv4Addr) -> String {
+        if self.addresses.is_in_block(address) {
+            return "a cluster, for what is deployed there while the root is away".to_owned();
+        }
         let service = self.services.values().find(|service| service.address == address);
         let instance = self.instances.values().find(|instance| instance.address == address);
         match (service, instance) {

@@ -3,13 +3,13 @@
 use std::collections::{HashMap, HashSet};
 
 use oak_model::message::{
-    ClusterHello, ClusterToRoot, ClusterWelcome, InstanceReport, RootToCluster, UsageReport, WorkerSummary,
-    WorkerToken,
+    ClusterHello, ClusterToRoot, ClusterWelcome, DesiredInstance, InstanceReport, RootToCluster, UsageReport,
+    WorkerSummary, WorkerToken,
 };
-use oak_model::{Availability, ClusterId, InstanceKey, Now, Status, WorkerId};
+use oak_model::{Availability, ClusterId, Generation, InstanceKey, Now, Status, WorkerId};
 use oak_placement::{Fleet, WorkerState};
 
-use super::state::{HistorySample, push_sample};
+use super::state::{HistorySample, desired, push_sample};
 use super::{Effect, Root};
 use crate::Table;
 use crate::counter::LARGEST_LEAP;
@@ -40,11 +40,18 @@ impl Root {
         address: &str,
         hello: ClusterHello,
     ) -> Result<(), Attention> {
+        if !self.clusters.contains_key(&id) {
+            return Err(Attention::UnknownCluster(id));
+        }
+        let take_over = self.must_take_over(id, &hello);
+        self.settle_blocks(id, &hello);
         let Some(cluster) = self.clusters.get_mut(&id) else {
             return Err(Attention::UnknownCluster(id));
         };
         cluster.session = Some(session);
+        cluster.asked_for_holdings = take_over;
         cluster.lost_since = None;
+        cluster.given_up = false;
         cluster.last_seen = now.wall;
         cluster.location.clone_from(&hello.location);
         address.clone_into(&mut cluster.address);
@@ -74,7 +81,7 @@ impl Root {
         self.ensure_node_block(id);
         let generation = self.next_generation();
         self.save_cluster(id);
-        let welcome = self.welcome(now, id, generation);
+        let welcome = ClusterWelcome { take_over, ..self.welcome(now, id, generation) };
         self.outbox.emit(Effect::Welcome { cluster: id, session, welcome });
         self.retry_soon(now);
         Ok(())
@@ -103,22 +110,17 @@ impl Root {
         }
     }
 
-    fn welcome(&mut self, now: Now, id: ClusterId, generation: oak_model::Generation) -> ClusterWelcome {
-        let Some(cluster) = self.clusters.get(&id) else {
-            return ClusterWelcome {
-                generation,
-                node_blocks: Vec::new(),
-                instances: Vec::new(),
-                tokens: Vec::new(),
-            };
-        };
-        let instances = cluster
+    pub(super) fn welcome(&self, now: Now, id: ClusterId, generation: Generation) -> ClusterWelcome {
+        let empty = ClusterWelcome { generation, lineage: self.meta.lineage, ..ClusterWelcome::default() };
+        let Some(cluster) = self.clusters.get(&id) else { return empty };
+        let instances: Vec<DesiredInstance> = cluster
             .instances
             .iter()
             .filter_map(|key| self.instances.get(key))
             .filter(|instance| !instance.moving)
-            .filter_map(|instance| Some(self.services.get(&instance.key.service)?.desired(instance)))
+            .filter_map(|instance| Some(desired(self.services.get(&instance.key.service)?, instance)))
             .collect();
+        let (applications, services) = self.records_of(instances.iter().map(|desired| desired.key));
         let tokens = self
             .tokens
             .values()
@@ -129,7 +131,17 @@ impl Root {
                 valid_for_ms: token.expires.0 - now.wall.0,
             })
             .collect();
-        ClusterWelcome { generation, node_blocks: cluster.node_blocks.clone(), instances, tokens }
+        let local_block = cluster.local_block;
+        ClusterWelcome {
+            node_blocks: cluster.node_blocks.clone(),
+            instances,
+            tokens,
+            applications,
+            services,
+            local_block,
+            local_addresses: local_block.map(|block| self.addresses.used_in(block)).unwrap_or_default(),
+            ..empty
+        }
     }
 
     /// The link to a cluster ended.
@@ -137,6 +149,7 @@ impl Root {
         if let Some(cluster) = self.clusters.get_mut(&id).filter(|cluster| cluster.session == Some(session)) {
             cluster.session = None;
             cluster.lost_since = Some(now.moment);
+            cluster.asked_for_holdings = false;
         }
     }
 
@@ -184,6 +197,7 @@ impl Root {
             ClusterToRoot::WorkerRemoved(worker) => self.worker_removed(id, worker),
             ClusterToRoot::Usage(usage) => self.usage_reported(now, id, usage),
             ClusterToRoot::TokenStored { id } => self.outbox.emit(Effect::TokenReady { id }),
+            ClusterToRoot::Holdings(holdings) => self.holdings_received(now, id, holdings),
             ClusterToRoot::NeedsNodeBlock => return self.add_node_block(id),
         }
         Ok(())

@@ -93,7 +93,7 @@ impl Root {
         }
     }
 
-    fn forget_in_cluster(&mut self, cluster: ClusterId, key: InstanceKey) {
+    pub(super) fn forget_in_cluster(&mut self, cluster: ClusterId, key: InstanceKey) {
         if let Some(cluster) = self.clusters.get_mut(&cluster) {
             cluster.instances.remove(&key);
         }

@@ -34,6 +34,9 @@ impl Root {
                 cluster.instances.insert(departure.key);
             }
         }
+        for cluster in root.clusters.values_mut() {
+            cluster.lost_since = Some(now.moment);
+        }
         root.retry_soon(now);
         Ok(root)
     }
@@ -67,6 +70,9 @@ impl Root {
                 let cluster: Cluster = row.parse()?;
                 for block in &cluster.node_blocks {
                     self.node_blocks.claim(*block);
+                }
+                if let Some(block) = cluster.local_block {
+                    self.addresses.claim_block(block);
                 }
                 self.clusters.insert(cluster.id, cluster);
             }

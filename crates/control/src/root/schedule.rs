@@ -16,20 +16,23 @@ const SETTLE: Duration = Duration::from_millis(100);
 const BATCH: usize = 1_000;
 
 /// Why no cluster can take an instance.
-struct NoCluster {
+pub(super) struct NoCluster {
     status: Status,
-    detail: String,
+    pub(super) detail: String,
 }
 
 impl Root {
     /// When [`Root::tick`] has something to do.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Moment> {
-        self.retry_at
+        self.retry_at.into_iter().chain(self.next_loss()).min()
     }
 
     /// Tries waiting instances again when their time has come.
     pub fn tick(&mut self, now: Now) {
+        if self.next_loss().is_some_and(|at| at <= now.moment) {
+            self.give_up_clusters(now);
+        }
         if self.retry_at.is_none_or(|at| at > now.moment) {
             return;
         }
@@ -43,6 +46,7 @@ impl Root {
             self.pending.remove(&key);
             self.schedule(now, key);
         }
+        self.give_up_clusters(now);
         if !self.pending.is_empty() {
             let pause = if self.retried_up_to.is_none() { self.settings.retry_interval } else { SETTLE };
             self.retry_at = Some(now.moment + pause);
@@ -62,27 +66,7 @@ impl Root {
         let Some(instance) = self.instances.get(&key) else { return };
         let Some(service) = self.services.get(&key.service) else { return };
         match self.choose(service, instance.avoid) {
-            Ok((cluster, worker)) => {
-                let generation = self.next_generation();
-                let Some(instance) = self.instances.get_mut(&key) else { return };
-                instance.generation = generation;
-                instance.changed = now.wall;
-                instance.cluster = Some(cluster);
-                instance.status = Status::ClusterScheduled;
-                "waiting for the cluster to choose a worker".clone_into(&mut instance.detail);
-                if let Some(cluster) = self.clusters.get_mut(&cluster) {
-                    cluster.instances.insert(key);
-                }
-                self.count(key, Some(worker));
-                let desired = self
-                    .instances
-                    .get(&key)
-                    .and_then(|instance| Some(self.services.get(&key.service)?.desired(instance)));
-                if let Some(desired) = desired {
-                    self.send(cluster, RootToCluster::Set(desired));
-                }
-                self.save_instance(key);
-            }
+            Ok((cluster, worker)) => self.assign(now, key, cluster, worker),
             Err(refusal) => self.wait(now, key, refusal),
         }
     }
@@ -128,7 +112,7 @@ impl Root {
         self.send(current, RootToCluster::Remove { key, generation });
     }
 
-    fn choose(
+    pub(super) fn choose(
         &self,
         service: &Service,
         avoid: Option<ClusterId>,

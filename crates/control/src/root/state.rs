@@ -5,53 +5,12 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
-use oak_model::message::{DesiredInstance, NodeUsage, WorkerSummary};
+use oak_model::message::{DesiredInstance, Lineage, NodeUsage, WorkerSummary};
 use oak_model::{
-    ApplicationId, ClusterId, Generation, InstanceKey, JobName, Moment, Name, ServiceId, ServiceSpec, Status,
-    WallTime, WorkerId,
+    ApplicationId, ClusterId, Generation, InstanceKey, Moment, Service, Status, WallTime, WorkerId,
 };
 use oak_placement::Fleet;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-
-/// A set of services of one owner.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Application {
-    /// Identity.
-    pub id: ApplicationId,
-    /// Name of the user it belongs to.
-    pub owner: String,
-    /// Name, unique with the namespace for one owner.
-    pub name: Name,
-    /// Namespace.
-    pub namespace: Name,
-    /// Free text.
-    pub description: String,
-    /// Further fields as sent.
-    #[serde(default)]
-    pub other: Map<String, Value>,
-    /// Its services in order of creation.
-    pub services: Vec<ServiceId>,
-}
-
-/// A service.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Service {
-    /// Identity.
-    pub id: ServiceId,
-    /// Where it belongs.
-    pub application: ApplicationId,
-    /// Its four names.
-    pub job_name: JobName,
-    /// What to run.
-    pub spec: Arc<ServiceSpec>,
-    /// The descriptor as the API shows it.
-    pub document: Map<String, Value>,
-    /// Address balanced over its instances.
-    pub address: Ipv4Addr,
-    /// Number of the next instance.
-    pub next_number: u32,
-}
 
 /// An instance that shall run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -161,9 +120,28 @@ pub struct Cluster {
     /// Address blocks for its workers.
     #[serde(default)]
     pub node_blocks: Vec<Ipv4Net>,
+    /// Service and instance addresses the cluster gives out by itself while the root is away.
+    #[serde(default)]
+    pub local_block: Option<Ipv4Net>,
+    /// The life of this root in which everything the cluster had was taken over.
+    #[serde(default)]
+    pub(super) taken_over: Option<Lineage>,
+    /// Local applications that were taken over, until the cluster has heard of it: they must not come back after
+    /// they were deleted here.
+    #[serde(default)]
+    pub(super) adopted: BTreeSet<ApplicationId>,
+    /// Fingerprint of the authority its workers know, if that is not this root.
+    #[serde(default)]
+    pub authority: Option<String>,
     /// Open session.
     #[serde(skip)]
     pub session: Option<u64>,
+    /// Its whole holdings were asked for in this session.
+    #[serde(skip)]
+    pub(super) asked_for_holdings: bool,
+    /// It was away for so long that its instances were placed elsewhere where possible.
+    #[serde(skip)]
+    pub(super) given_up: bool,
     /// Since when it is away; absent before it came for the first time after a start of the root.
     #[serde(skip)]
     pub lost_since: Option<Moment>,
@@ -207,18 +185,16 @@ impl Cluster {
     }
 }
 
-impl Service {
-    /// What a cluster is told about one of its instances.
-    #[must_use]
-    pub(super) fn desired(&self, instance: &Instance) -> DesiredInstance {
-        DesiredInstance {
-            key: instance.key,
-            generation: instance.generation,
-            application: self.application,
-            job_name: self.job_name.clone(),
-            spec: Arc::clone(&self.spec),
-            service_addresses: vec![self.address],
-            instance_address: instance.address,
-        }
+/// What a cluster is told about an instance.
+#[must_use]
+pub(super) fn desired(service: &Service, instance: &Instance) -> DesiredInstance {
+    DesiredInstance {
+        key: instance.key,
+        generation: instance.generation,
+        application: service.application,
+        job_name: service.job_name.clone(),
+        spec: Arc::clone(&service.spec),
+        service_addresses: vec![service.address],
+        instance_address: instance.address,
     }
 }

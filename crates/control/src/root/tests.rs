@@ -99,8 +99,14 @@ impl Fixture {
     }
 
     fn enrol(&mut self, name: &str, token: &str, key: &str) -> Result<ClusterId, TokenRefused> {
-        let candidate =
-            Candidate { token_id: token, secret_hash: "hash", key_fingerprint: key, name, location: "here" };
+        let candidate = Candidate {
+            token_id: token,
+            secret_hash: "hash",
+            key_fingerprint: key,
+            name,
+            location: "here",
+            former: None,
+        };
         self.root.enrol_cluster(at(0), &mut self.entropy, candidate)
     }
 
@@ -119,6 +125,7 @@ impl Fixture {
             generation,
             workers: vec![summary(1, memory_mib)],
             instances,
+            ..ClusterHello::default()
         };
         self.root.cluster_opened(at(0), id, session, "192.0.2.1", hello).unwrap();
         self.commit();
@@ -194,7 +201,9 @@ fn a_deploy_without_cluster_waits_with_the_reason_and_is_placed_when_one_comes()
     fixture.root.tick(Now { moment: due, ..at(0) });
     fixture.commit();
     assert_eq!(fixture.status(key).0, Status::ClusterScheduled);
-    assert!(matches!(&fixture.sent[..], [(to, RootToCluster::Set(set))] if *to == cluster && set.key == key));
+    assert!(
+        matches!(&fixture.sent[..], [(_, RootToCluster::Records { .. }), (to, RootToCluster::Set(set))] if *to == cluster && set.key == key)
+    );
 }
 
 #[test]

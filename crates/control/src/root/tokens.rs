@@ -24,6 +24,8 @@ pub struct Candidate<'a> {
     pub name: &'a str,
     /// Place it says it is at.
     pub location: &'a str,
+    /// The identity it had under a root that is lost.
+    pub former: Option<ClusterId>,
 }
 
 impl Root {
@@ -71,7 +73,12 @@ impl Root {
         if existing.is_some_and(Cluster::is_active) {
             return Err(TokenRefused::NameInUse);
         }
-        let id = existing.map_or_else(|| ClusterId::new(now.wall, entropy.next_u64()), |cluster| cluster.id);
+        let former = candidate.former.filter(|id| !self.clusters.contains_key(id));
+        let id = match (existing, former) {
+            (Some(cluster), _) => cluster.id,
+            (None, Some(former)) => former,
+            (None, None) => ClusterId::new(now.wall, entropy.next_u64()),
+        };
         self.clusters.entry(id).or_insert_with(|| Cluster {
             id,
             name: candidate.name.to_owned(),
@@ -79,7 +86,13 @@ impl Root {
             address: String::new(),
             port: 0,
             node_blocks: Vec::new(),
+            local_block: None,
+            taken_over: None,
+            adopted: BTreeSet::new(),
+            authority: None,
             session: None,
+            asked_for_holdings: false,
+            given_up: false,
             lost_since: None,
             last_seen: WallTime(0),
             workers: BTreeMap::new(),

@@ -378,7 +378,7 @@ fn hello(name: &str) -> ClusterHello {
         port: 10_100,
         generation: Generation(0),
         workers: vec![worker],
-        instances: Vec::new(),
+        ..ClusterHello::default()
     }
 }
 

@@ -1,0 +1,242 @@
+//! Taking over what clusters hold and this root does not know: applications that were deployed at a cluster while it
+//! was cut off, and everything when the root has lost its disk or was put back to an older state.
+//!
+//! ```text
+//!  another life of the root:  hello(lineage) → welcome(take_over) → holdings → import → Welcome, complete
+//!  local applications:        … welcome      →                      holdings → import → Records, Set …, Adopted
+//! ```
+//!
+//! What was taken over is remembered until the cluster has heard of it: an application that is deleted here in
+//! between must not come back with the next hello.
+
+use std::collections::BTreeSet;
+
+use oak_model::message::{ClusterHello, HeldInstance, Holdings, Lineage, RootToCluster};
+use oak_model::{Application, ApplicationId, ClusterId, InstanceKey, JobName, Name, Now, Service, ServiceId};
+
+use super::state::desired;
+use super::{Instance, Root, Usage};
+use crate::{Entropy, Table};
+
+impl Root {
+    /// Gives this root a number when it starts for the first time, and another life when it was put back to an
+    /// older state.
+    pub fn begin_life(&mut self, entropy: &mut dyn Entropy, was_restored: bool) {
+        let lineage = match self.meta.lineage {
+            Some(lineage) if was_restored => Lineage { restored: lineage.restored + 1, ..lineage },
+            Some(_) => return,
+            None => Lineage { root: entropy.next_u64(), restored: 0 },
+        };
+        self.meta.lineage = Some(lineage);
+        self.save_meta();
+    }
+
+    /// Whether a cluster followed another life of the root and holds what this one may not know.
+    pub(super) fn must_take_over(&mut self, id: ClusterId, hello: &ClusterHello) -> bool {
+        let (Some(theirs), Some(ours)) = (hello.lineage, self.meta.lineage) else { return false };
+        if theirs == ours && hello.generation > self.meta.generation {
+            // Nobody said so, but this disk is older than what the cluster was told.
+            self.meta.lineage = Some(Lineage { restored: ours.restored + 1, ..ours });
+            self.save_meta();
+        }
+        let ours = self.meta.lineage;
+        Some(theirs) != ours && self.clusters.get(&id).is_some_and(|cluster| cluster.taken_over != ours)
+    }
+
+    /// Marks as used what a cluster has given out, and gives it a block of service addresses if it has none.
+    pub(super) fn settle_blocks(&mut self, id: ClusterId, hello: &ClusterHello) {
+        let Some(cluster) = self.clusters.get_mut(&id) else { return };
+        for block in &hello.node_blocks {
+            if !cluster.node_blocks.contains(block) && self.node_blocks.claim(*block) {
+                cluster.node_blocks.push(*block);
+            }
+        }
+        let theirs = hello.local_block.filter(|block| self.addresses.claim_block(*block));
+        if cluster.local_block.is_none() {
+            cluster.local_block = theirs.or_else(|| self.addresses.reserve_block());
+        }
+        cluster.adopted.retain(|application| hello.local.contains(application));
+        cluster.authority.clone_from(&hello.authority);
+    }
+
+    /// A cluster sent what it holds.
+    pub(super) fn holdings_received(&mut self, now: Now, id: ClusterId, holdings: Holdings) {
+        let Some(cluster) = self.clusters.get_mut(&id) else { return };
+        let everything = std::mem::take(&mut cluster.asked_for_holdings);
+        if everything {
+            cluster.taken_over = self.meta.lineage;
+            self.import(now, id, holdings, &BTreeSet::new());
+            self.save_cluster(id);
+            let generation = self.next_generation();
+            let welcome = self.welcome(now, id, generation);
+            self.send(id, RootToCluster::Welcome(Box::new(welcome)));
+        } else {
+            self.adopt_local(now, id, holdings);
+        }
+    }
+
+    fn adopt_local(&mut self, now: Now, id: ClusterId, holdings: Holdings) {
+        let Some(cluster) = self.clusters.get_mut(&id) else { return };
+        let ids: Vec<_> = holdings.applications.iter().map(|application| application.id).collect();
+        // Taken over before and not here any more: deleted meanwhile.
+        let deleted: BTreeSet<_> = ids
+            .iter()
+            .copied()
+            .filter(|application| cluster.adopted.contains(application))
+            .filter(|application| !self.applications.contains_key(application))
+            .collect();
+        cluster.adopted.extend(&ids);
+        let keys: Vec<_> = holdings.instances.iter().map(|held| held.desired.key).collect();
+        self.import(now, id, holdings, &deleted);
+        self.save_cluster(id);
+        self.send_records(id, &keys);
+        for key in keys {
+            let here = self.instances.get(&key).filter(|instance| instance.cluster == Some(id));
+            let wish = here.and_then(|instance| Some(desired(self.services.get(&key.service)?, instance)));
+            match wish {
+                Some(desired) => self.send(id, RootToCluster::Set(desired)),
+                None => {
+                    let generation = self.next_generation();
+                    self.send(id, RootToCluster::Remove { key, generation });
+                }
+            }
+        }
+        self.send(id, RootToCluster::Adopted(ids));
+    }
+
+    /// Tells a cluster what instances belong to.
+    pub(super) fn send_records(&mut self, id: ClusterId, keys: &[InstanceKey]) {
+        let (applications, services) = self.records_of(keys.iter().copied());
+        if !services.is_empty() {
+            self.send(id, RootToCluster::Records { applications, services });
+        }
+    }
+
+    /// Applications and services of instances, each once.
+    pub(super) fn records_of(
+        &self,
+        keys: impl Iterator<Item = InstanceKey>,
+    ) -> (Vec<Application>, Vec<Service>) {
+        let services: BTreeSet<ServiceId> = keys.map(|key| key.service).collect();
+        let services: Vec<_> = services.iter().filter_map(|id| self.services.get(id)).cloned().collect();
+        let applications: BTreeSet<ApplicationId> =
+            services.iter().map(|service| service.application).collect();
+        let applications = applications.iter().filter_map(|id| self.applications.get(id)).cloned().collect();
+        (applications, services)
+    }
+
+    fn import(&mut self, now: Now, id: ClusterId, holdings: Holdings, deleted: &BTreeSet<ApplicationId>) {
+        for application in holdings.applications {
+            if !deleted.contains(&application.id) {
+                self.import_application(application);
+            }
+        }
+        for service in holdings.services {
+            self.import_service(service);
+        }
+        for held in holdings.instances {
+            self.import_instance(now, id, held);
+        }
+        self.save_meta();
+        self.retry_soon(now);
+    }
+
+    /// An application whose name is taken meanwhile gets a number behind its name: what runs must not be lost.
+    fn import_application(&mut self, mut application: Application) {
+        if self.applications.contains_key(&application.id) {
+            return;
+        }
+        application.services.clear();
+        let wanted = application.name.clone();
+        let mut number = 2;
+        let key = |application: &Application| {
+            (application.owner.clone(), application.name.clone(), application.namespace.clone())
+        };
+        while self.application_names.contains_key(&key(&application)) {
+            match numbered(&wanted, number) {
+                Some(name) => application.name = name,
+                None => return,
+            }
+            number += 1;
+        }
+        self.application_names.insert(key(&application), application.id);
+        self.outbox.put(Table::Application, application.id, &application);
+        self.applications.insert(application.id, application);
+    }
+
+    fn import_service(&mut self, mut service: Service) {
+        if let Some(known) = self.services.get_mut(&service.id) {
+            if known.next_number < service.next_number {
+                known.next_number = service.next_number;
+                self.outbox.put(Table::Service, service.id, known);
+            }
+            return;
+        }
+        let Some(application) = self.applications.get_mut(&service.application) else { return };
+        if !self.addresses.claim(service.address) {
+            let Some(other) = self.addresses.allocate() else { return };
+            service.address = other;
+        }
+        service.job_name = JobName {
+            application: application.name.clone(),
+            application_namespace: application.namespace.clone(),
+            ..service.job_name
+        };
+        application.services.push(service.id);
+        self.outbox.put(Table::Application, application.id, application);
+        self.outbox.put(Table::Service, service.id, &service);
+        self.services.insert(service.id, service);
+    }
+
+    fn import_instance(&mut self, now: Now, id: ClusterId, held: HeldInstance) {
+        let HeldInstance { desired, report } = held;
+        let key = desired.key;
+        if self.departures.contains_key(&key) {
+            return;
+        }
+        if let Some(known) = self.instances.get(&key) {
+            if known.cluster != Some(id) && known.address != desired.instance_address {
+                // Two sides have given the same number to different instances; the other one stays, and this one
+                // is deployed anew.
+                let _ = self.deploy(now, key.service);
+            }
+            return;
+        }
+        let Some(service) = self.services.get_mut(&key.service) else { return };
+        if service.next_number <= key.number {
+            service.next_number = key.number.saturating_add(1);
+            self.outbox.put(Table::Service, service.id, service);
+        }
+        let claimed = self.addresses.claim(desired.instance_address).then_some(desired.instance_address);
+        let Some(address) = claimed.or_else(|| self.addresses.allocate()) else { return };
+        let instance = Instance {
+            key,
+            generation: self.next_generation(),
+            address,
+            cluster: Some(id),
+            status: report.status,
+            detail: report.detail,
+            worker: report.worker,
+            host_address: report.host_address,
+            changed: now.wall,
+            counted_on: None,
+            avoid: None,
+            offered: None,
+            moving: false,
+            usage: Usage::default(),
+        };
+        self.instances.insert(key, instance);
+        if let Some(cluster) = self.clusters.get_mut(&id) {
+            cluster.instances.insert(key);
+        }
+        self.count(key, report.worker);
+        self.save_instance(key);
+    }
+}
+
+/// A name with a number behind it, still short enough.
+fn numbered(name: &Name, number: u32) -> Option<Name> {
+    let digits = number.to_string();
+    let kept: String = name.to_string().chars().take(30 - digits.len()).collect();
+    format!("{kept}{digits}").parse().ok()
+}
