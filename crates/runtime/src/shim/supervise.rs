@@ -15,10 +15,12 @@ use crate::exit::ExitStatus;
 use crate::footprint;
 use crate::logs::{LogStream, LogWriter};
 use crate::process::ProcessHandle;
-use crate::record::{ContainerDirectory, write_json};
+use crate::record::{ContainerDirectory, reserve_json, write_reserved_json};
 
 /// How long a line may lack its end before what there is of it goes to the log.
 const PENDING_LINE: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+/// How often it is tried to say in the log that output was lost, while nothing else is written.
+const LOSS_REPORT: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 /// Read at once from the container; a pipe holds 64 KiB.
 const BLOCK: usize = 32 << 10;
 /// Blocks read after the end, at most: descriptors may have been passed to processes that live on and write.
@@ -38,6 +40,8 @@ pub(super) struct Started {
 /// Copies output until the container ends and leaves `exit.json`.
 pub(super) fn until_exit(started: Started, directory: &ContainerDirectory) -> ExitCode {
     let Started { pid, stdout, stderr, mut log, cgroup } = started;
+    // The end must be recorded on a full disk, too: without the record a task that is done would be done again.
+    reserve_json(&directory.exit());
     footprint::shrink_alone();
     let status = match ProcessHandle::of_pid(pid) {
         Ok(handle) => {
@@ -47,9 +51,9 @@ pub(super) fn until_exit(started: Started, directory: &ContainerDirectory) -> Ex
         Err(_) => wait_for(pid),
     };
     let exit = exit_status(status, &cgroup);
-    match write_json(&directory.exit(), &exit) {
+    match write_reserved_json(&directory.exit(), &exit) {
         Ok(()) => ExitCode::SUCCESS,
-        // the disk is full or gone; the worker sees an end without record
+        // the disk is gone; the worker sees an end without record
         Err(_) => ExitCode::FAILURE,
     }
 }
@@ -93,9 +97,16 @@ fn wait_for_output(
     let mut events = vec![PollFd::new(init, PollFlags::IN)];
     let open = streams.iter().filter_map(|(_, pipe)| pipe.as_ref());
     events.extend(open.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
-    let timeout = log.has_pending().then_some(&PENDING_LINE);
+    let timeout = match (log.has_pending(), log.has_lost()) {
+        (true, _) => Some(&PENDING_LINE),
+        (false, true) => Some(&LOSS_REPORT),
+        (false, false) => None,
+    };
     match poll(&mut events, timeout) {
-        Ok(0) => log.flush_pending(),
+        Ok(0) => {
+            log.flush_pending();
+            log.report_loss();
+        }
         Ok(_) | Err(Errno::INTR) => {}
         // cannot happen with valid descriptors; going on would spin
         Err(_) => return true,
