@@ -249,10 +249,12 @@ mod tests {
         let disk = Disk(directory);
         let (hog, path) = (disk.0.path().join("hog"), disk.0.path().join("log"));
         let mut log = LogWriter::open(disk.0.path(), 10 << 20).unwrap();
-        log.take(LogStream::Stdout, b"before\n");
+        // Fills its page: with 16 digits of microseconds, a letter and three separators.
+        let before = "b".repeat(4096 - 20);
+        log.take(LogStream::Stdout, format!("{before}\n").as_bytes());
+        assert_eq!(fs::metadata(&path).unwrap().len(), 4096);
         let mut file = File::create(&hog).unwrap();
         while file.write_all(&[7; 4096]).is_ok() {}
-        // What fits into the last page of the file is still written, the rest is cut off and counted.
         let line = format!("{}\n", "x".repeat(9_999));
         for _ in 0..5 {
             log.take(LogStream::Stdout, line.as_bytes());
@@ -260,12 +262,12 @@ mod tests {
         assert!(log.has_lost());
         log.report_loss();
         assert!(log.has_lost(), "there was no room to say it");
-        assert_eq!(messages(&path), ["before"]);
+        assert_eq!(messages(&path), [before.as_str()]);
         fs::remove_file(&hog).unwrap();
         log.report_loss();
         log.take(LogStream::Stdout, b"after\n");
         let now = messages(&path);
-        assert_eq!((now.len(), now[0].as_str(), now[2].as_str()), (3, "before", "after"), "{now:?}");
+        assert_eq!((now.len(), now[0].as_str(), now[2].as_str()), (3, before.as_str(), "after"), "{now:?}");
         let lost: u64 = now[1].trim_start_matches('[').split(' ').next().unwrap().parse().unwrap();
         assert!((50_000..51_000).contains(&lost), "{lost} bytes");
     }
