@@ -1,5 +1,6 @@
 //! `oak`: root, cluster and worker of an edge orchestrator, and the commands to use them.
 
+mod backup;
 mod commands;
 mod config;
 mod demo;
@@ -12,7 +13,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{ConfigArguments, EXIT_FAILURE, EXIT_USAGE, Failure, ServerArguments, UserCommand};
+use commands::{
+    BackupArguments, ConfigArguments, EXIT_FAILURE, EXIT_USAGE, Failure, RestoreArguments, ServerArguments,
+    UserCommand,
+};
 use config::{Loaded, Sources};
 use output::{Output, Style};
 
@@ -35,6 +39,10 @@ enum Command {
     Role(roles::RoleCommand),
     #[command(flatten)]
     User(UserCommand),
+    /// Save the state of this machine's roles to a file, or check such a file
+    Backup(BackupArguments),
+    /// Put a backup back
+    Restore(RestoreArguments),
     /// Show the configuration and where each value comes from
     Config(ConfigArguments),
 }
@@ -72,10 +80,15 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         }
         Command::Config(arguments) => {
             let loaded = load(cli.config, Vec::new())?;
-            let (mut data, mut talk) = (io::stdout(), io::stderr());
-            let mut output = Output { data: &mut data, talk: &mut talk, style: Style::of_stdout() };
-            arguments.run(&loaded, &mut output)?;
-            Ok(ExitCode::SUCCESS)
+            print(|output| arguments.run(&loaded, output))
+        }
+        Command::Backup(arguments) => {
+            let loaded = load(cli.config, arguments.overrides())?;
+            print(|output| arguments.run(&loaded.config, output))
+        }
+        Command::Restore(arguments) => {
+            let loaded = load(cli.config, arguments.overrides())?;
+            print(|output| arguments.run(&loaded.config, output))
         }
         Command::Role(role) => {
             let loaded = load(cli.config, role.overrides())?;
@@ -83,6 +96,13 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Runs a command with the streams of this process.
+fn print(command: impl FnOnce(&mut Output<'_>) -> Result<(), Failure>) -> Result<ExitCode, Failure> {
+    let (mut data, mut talk) = (io::stdout(), io::stderr());
+    command(&mut Output { data: &mut data, talk: &mut talk, style: Style::of_stdout() })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn load(file: Option<PathBuf>, flags: Vec<config::Override>) -> Result<Loaded, Failure> {

@@ -11,6 +11,8 @@ mod signals;
 
 use clap::{Args, Subcommand};
 
+pub(crate) use lock::DirectoryLock;
+
 use crate::commands::Failure;
 use crate::config::{Config, Override};
 

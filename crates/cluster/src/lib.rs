@@ -59,9 +59,6 @@ pub enum ClusterError {
     /// Its state cannot be read or written.
     #[error("cannot use the state of this cluster")]
     Store(#[from] StoreError),
-    /// A stored object cannot be understood.
-    #[error("the state of this cluster is damaged")]
-    Corrupt(#[from] oak_control::CorruptRow),
     /// Its directory cannot be made.
     #[error("cannot create {path}")]
     Directory {
@@ -130,8 +127,10 @@ impl BoundCluster {
         on_ready: impl FnOnce(Engine<Cluster>),
     ) -> Result<(), ClusterError> {
         let clock = SystemClock::start();
-        let (store, rows) = Store::open(&self.config.directory.join("state.db"))?;
-        let machine = Cluster::load(self.config.settings.clone(), clock.now(), &rows)?;
+        let database = self.config.directory.join("state.db");
+        let (store, rows) = Store::open(&database)?;
+        let machine = Cluster::load(self.config.settings.clone(), clock.now(), &rows)
+            .map_err(|row| StoreError::damaged_row(&database, &row))?;
         drop(rows);
         let authority = Authority::open_cluster(&self.config.directory.join("identity"))?;
 

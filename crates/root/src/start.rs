@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use oak_control::CorruptRow;
 use oak_control::root::{Root, Settings};
 use oak_control::token::TokenRole;
 use oak_link::{
@@ -52,9 +53,6 @@ pub enum RootError {
     /// Its state cannot be read or written.
     #[error("cannot use the state of this root")]
     Store(#[from] StoreError),
-    /// A stored object cannot be understood.
-    #[error("the state of this root is damaged")]
-    Corrupt(#[from] oak_control::CorruptRow),
     /// The key that signs logins is not usable.
     #[error("cannot use the key that signs logins")]
     Signer(#[from] SignerError),
@@ -168,9 +166,11 @@ impl BoundRoot {
         on_ready: impl FnOnce(RootHandle),
     ) -> Result<(), RootError> {
         let clock = SystemClock::start();
-        let (store, rows) = Store::open(&self.config.directory.join("state.db"))?;
-        let machine = Root::load(self.config.settings.clone(), clock.now(), &rows)?;
-        let accounts = Accounts::load(&rows)?;
+        let database = self.config.directory.join("state.db");
+        let (store, rows) = Store::open(&database)?;
+        let damaged = |row: CorruptRow| StoreError::damaged_row(&database, &row);
+        let machine = Root::load(self.config.settings.clone(), clock.now(), &rows).map_err(damaged)?;
+        let accounts = Accounts::load(&rows).map_err(damaged)?;
         drop(rows);
         let store = Arc::new(store);
 

@@ -123,9 +123,46 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()>
     fs::rename(&temporary, path)
 }
 
+/// Room kept for a small record, bytes.
+const RESERVED_BYTES: u64 = 4096;
+
+/// Keeps room for a small record that [`write_reserved_json`] writes later, when the disk may be full. Where the file
+/// system cannot do that, the record needs room then, as any other.
+pub(crate) fn reserve_json(path: &Path) {
+    let reserved = File::create(path.with_extension("new")).and_then(|file| {
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, RESERVED_BYTES)?;
+        Ok(())
+    });
+    if let Err(error) = reserved {
+        tracing::debug!(path = %path.display(), %error, "cannot keep room for a record");
+    }
+}
+
+/// Like [`write_json`], into the room that [`reserve_json`] kept.
+pub(crate) fn write_reserved_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let text = serde_json::to_vec(value)?;
+    let mut file = File::options().write(true).create(true).truncate(false).open(&temporary)?;
+    file.write_all(&text)?;
+    file.set_len(text.len() as u64)?;
+    fs::rename(&temporary, path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_fits_into_the_room_that_was_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let container = ContainerDirectory::new(directory.path().to_owned());
+        reserve_json(&container.exit());
+        assert_eq!(container.read_exit(), None, "room is no record");
+        let status = ExitStatus { code: Some(3), ..ExitStatus::unknown() };
+        write_reserved_json(&container.exit(), &status).unwrap();
+        assert_eq!(container.read_exit().and_then(|exit| exit.code), Some(3));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
 
     #[test]
     fn a_state_of_another_boot_is_absent() {

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use oak_control::Row;
+use oak_control::{CorruptRow, Row};
 use tokio::sync::{oneshot, watch};
 
 use crate::health::Health;
@@ -65,6 +65,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The error for a row of the database `path` that cannot be understood.
+    #[must_use]
+    pub fn damaged_row(path: &Path, row: &CorruptRow) -> Self {
+        Self::Damaged { path: path.to_owned(), detail: format!("{row}: {}", row.source) }
+    }
+
     /// Whether a full disk is the reason.
     pub(crate) fn is_full_disk(&self) -> bool {
         match self {

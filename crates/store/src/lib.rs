@@ -9,6 +9,7 @@
 //! goes on. See `writer` (patience), `ballast` (room kept back), `complete` (what need not wait).
 #![forbid(unsafe_code)]
 
+pub mod backup;
 mod ballast;
 mod clock;
 mod complete;

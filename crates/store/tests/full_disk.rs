@@ -1,4 +1,11 @@
 //! Both stores on a disk that is really full: a small tmpfs.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "helpers of tests fail the test they are called from, and say what was skipped"
+)]
 
 use std::fs::{self, File};
 use std::io::Write;

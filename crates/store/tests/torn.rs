@@ -1,4 +1,11 @@
 //! Power that goes away in the middle of a write: the log of the database ends anywhere, or ends in rubbish.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "helpers of tests fail the test they are called from, and say what was skipped"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -119,6 +119,10 @@ fn mounts(directory: &Path, hostname: &str, address: Ipv4Addr) -> Result<Vec<Bin
     let hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n{address}\t{hostname}\n");
     let write = |name: &str, text: &str| -> Result<PathBuf, RequestError> {
         let path = directory.join(name);
+        // Not written anew for every restart: flash wears out, and a full disk takes nothing.
+        if fs::read(&path).is_ok_and(|present| present == text.as_bytes()) {
+            return Ok(path);
+        }
         fs::create_dir_all(directory)
             .and_then(|()| fs::write(&path, text))
             .map_err(|source| RequestError::File { path: path.clone(), source })?;

@@ -42,9 +42,15 @@ impl Network {
         Self { settings, open: Mutex::new(None), table: watch::Sender::default() }
     }
 
-    /// Sets what shall be reachable; the newest wish wins.
+    /// Sets what shall be reachable; the newest wish wins, in whatever order they come.
     pub(crate) fn set_table(&self, version: TableVersion, table: NetworkTable) {
-        self.table.send_replace((version, table));
+        self.table.send_if_modified(|newest| {
+            let is_newer = version >= newest.0;
+            if is_newer {
+                *newest = (version, table);
+            }
+            is_newer
+        });
     }
 
     /// The open network. Another subnet than before means another cluster: instances get new addresses then.

@@ -4,17 +4,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 
+use oak_control::Row;
 use oak_control::worker::{Attempt, Found, Worker};
 use oak_image::{ImageStore, ImageStoreConfig};
 use oak_link::{Credentials, Joining, NodeKind, system_clock};
-use oak_model::InstanceKey;
 use oak_model::message::EnrolAttributes;
+use oak_model::{InstanceKey, Now};
 use oak_runtime::{AdoptedState, ExitObserver, OciConfig, OciRuntime, Runtime};
 use oak_store::{Engine, FileStore, StoreError, SystemClock};
 use tokio::sync::{Notify, SetOnce};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::container::{INSTANCE_LABEL, Places};
 use crate::network::{Network, NetworkSettings};
@@ -32,6 +33,14 @@ pub struct BoundWorker {
 struct Survivors {
     found: BTreeMap<InstanceKey, Found>,
     observers: BTreeMap<InstanceKey, ExitObserver>,
+}
+
+/// The state machine at the start.
+struct Loaded {
+    machine: Worker,
+    adopted: BTreeMap<InstanceKey, Attempt>,
+    /// Keys of rows that were put aside.
+    damaged: Vec<String>,
 }
 
 impl BoundWorker {
@@ -67,10 +76,8 @@ impl BoundWorker {
         let (store, rows) = FileStore::open(directory)?;
         let operations = Arc::new(self.operations(clock)?);
         let survivors = adopt(operations.runtime.as_ref()).await?;
-        let (machine, adopted) =
-            Worker::load(self.config.settings.clone(), clock.now(), &rows, &survivors.found)?;
-        drop(rows);
-        sweep(&operations, &machine, &survivors).await;
+        let Loaded { machine, adopted, damaged } = load(&self.config, clock.now(), &store, rows, &survivors)?;
+        sweep(&operations, &machine, &survivors, &damaged).await;
 
         let mut tasks = JoinSet::new();
         let engine = Engine::start(&mut tasks, machine, store, clock, {
@@ -169,9 +176,42 @@ async fn adopt(runtime: &dyn Runtime) -> Result<Survivors, WorkerError> {
     Ok(survivors)
 }
 
-/// Opens the network of an earlier start and removes what belongs to no workload.
-async fn sweep(operations: &Operations, machine: &Worker, survivors: &Survivors) {
-    for key in survivors.found.keys().filter(|key| machine.workload(**key).is_none()) {
+/// The state machine on the rows that can be understood. Those that cannot are put aside: one of them must not keep the
+/// others from running, and the cluster tells it again.
+fn load(
+    config: &WorkerConfig,
+    now: Now,
+    store: &FileStore,
+    mut rows: Vec<Row>,
+    survivors: &Survivors,
+) -> Result<Loaded, WorkerError> {
+    let mut damaged = Vec::new();
+    loop {
+        let corrupt = match Worker::load(config.settings.clone(), now, &rows, &survivors.found) {
+            Ok((machine, adopted)) => return Ok(Loaded { machine, adopted, damaged }),
+            Err(corrupt) => corrupt,
+        };
+        let before = rows.len();
+        rows.retain(|row| row.table != corrupt.table || row.key != corrupt.key);
+        if rows.len() == before {
+            return Err(corrupt.into());
+        }
+        let aside = store.set_aside(corrupt.table, &corrupt.key)?;
+        error!(
+            file = %aside.display(),
+            error = chain(&corrupt),
+            "a stored row is damaged and was put aside under this name; the cluster tells it again when it is connected"
+        );
+        damaged.push(corrupt.key);
+    }
+}
+
+/// Opens the network of an earlier start and removes what belongs to no workload. What belongs to a damaged one stays:
+/// only the cluster knows whether it is still wanted.
+async fn sweep(operations: &Operations, machine: &Worker, survivors: &Survivors, damaged: &[String]) {
+    let is_wanted =
+        |key: &InstanceKey| machine.workload(*key).is_some() || damaged.contains(&key.to_string());
+    for key in survivors.found.keys().filter(|key| !is_wanted(key)) {
         let Ok(id) = crate::container::container_id(*key) else { continue };
         if let Err(error) = operations.runtime.delete(&id).await {
             warn!(instance = %key, error = chain(&error), "cannot remove a leftover container");
@@ -189,7 +229,7 @@ async fn sweep(operations: &Operations, machine: &Worker, survivors: &Survivors)
         }
     };
     for attached in network.attached().await.unwrap_or_default() {
-        let wanted = attached.id.parse::<InstanceKey>().is_ok_and(|key| machine.workload(key).is_some());
+        let wanted = attached.id.parse::<InstanceKey>().is_ok_and(|key| is_wanted(&key));
         if !wanted && let Err(error) = network.detach(&attached.id).await {
             warn!(instance = attached.id, error = chain(&error), "cannot remove a leftover of the network");
         }

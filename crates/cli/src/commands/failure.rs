@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use oak_client::{ClientError, ClientErrorKind};
+use oak_store::backup::BackupError;
 
 use crate::output::clean;
 
@@ -105,6 +106,30 @@ impl From<ClientError> for Failure {
             innermost = Some(cause);
         }
         failure.causes.extend(innermost.map(ToString::to_string));
+        failure.hint = hint.map(str::to_owned);
+        failure
+    }
+}
+
+impl From<BackupError> for Failure {
+    fn from(error: BackupError) -> Self {
+        let hint = match &error {
+            BackupError::Nothing { .. } => Some("name the directory of the roles with --data-dir"),
+            BackupError::NotEmpty { .. } => {
+                Some("choose another --data-dir, or have it moved aside with --replace")
+            }
+            BackupError::Damaged { .. } => Some("use an older backup; `oak backup --verify FILE` checks one"),
+            BackupError::Rows { .. } | BackupError::State { .. } => {
+                Some("the last good backup is the way back: `oak restore FILE --replace`")
+            }
+            BackupError::File { .. } | BackupError::Copy { .. } | BackupError::TooNew { .. } => None,
+        };
+        let mut failure = Self::new(EXIT_FAILURE, error.to_string());
+        let mut source = error.source();
+        while let Some(cause) = source {
+            failure.causes.push(cause.to_string());
+            source = cause.source();
+        }
         failure.hint = hint.map(str::to_owned);
         failure
     }

@@ -2,12 +2,14 @@
 //! of it; deciding is up to the root.
 
 mod apply;
+mod backup;
 mod config;
 mod delete;
 mod failure;
 mod find;
 mod get;
 mod logs;
+mod restore;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -18,8 +20,10 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use oak_client::{Client, Credentials};
 
+pub(crate) use backup::Arguments as BackupArguments;
 pub(crate) use config::Arguments as ConfigArguments;
 pub(crate) use failure::{EXIT_FAILURE, EXIT_USAGE, Failure};
+pub(crate) use restore::Arguments as RestoreArguments;
 
 use crate::output::{Output, Style};
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// Form of the program's own log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,6 +175,43 @@ impl fmt::Display for ByteSize {
             Some((suffix, factor)) => write!(f, "{}{suffix}", self.0 / factor),
             None => write!(f, "{}", self.0),
         }
+    }
+}
+
+/// A span of time between two things, 1 minute to 1000 days.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Interval(Duration);
+
+/// Suffix and seconds.
+const SPANS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
+
+impl Interval {
+    /// The span.
+    pub(crate) fn duration(self) -> Duration {
+        self.0
+    }
+}
+
+impl FromStr for Interval {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let span = SPANS.iter().find_map(|(suffix, seconds)| {
+            let number: u64 = text.strip_suffix(suffix)?.trim().parse().ok()?;
+            number.checked_mul(*seconds)
+        });
+        let span = span.filter(|seconds| (60..=1000 * 86_400).contains(seconds));
+        let wrong = || "must be a time from 1m to 1000d, such as 30m, 24h or 7d".to_owned();
+        span.map(|seconds| Self(Duration::from_secs(seconds))).ok_or_else(wrong)
+    }
+}
+
+impl fmt::Display for Interval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        let span = SPANS.iter().rev().find(|(_, span)| seconds.is_multiple_of(*span));
+        let (suffix, span) = span.copied().unwrap_or(("s", 1));
+        write!(f, "{}{suffix}", seconds / span)
     }
 }
 

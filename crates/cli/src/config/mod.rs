@@ -16,4 +16,4 @@ mod value;
 pub(crate) use error::ConfigErrors;
 pub(crate) use kinds::{LogFormat, Secret};
 pub(crate) use load::{Loaded, Override, Sources, load};
-pub(crate) use types::Config;
+pub(crate) use types::{BackupConfig, Config};

@@ -88,4 +88,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     setting!(images.plain_http, "registries and mirrors that speak plain HTTP"),
     setting!(images.size_limit, "size above which unused images are removed"),
     setting!(images.concurrent_pulls, "images pulled at the same time"),
+    setting!(backup.every, "time between backups made by the roles themselves, such as 24h, or off"),
+    setting!(backup.keep, "how many of these backups are kept"),
+    setting!(backup.directory, "where they are kept; backups below data_dir if empty"),
 ];

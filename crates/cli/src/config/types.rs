@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use super::kinds::{ByteSize, Endpoint, Identifier, LogFormat, Mtu, PlaceName, Secret};
+use super::kinds::{ByteSize, Endpoint, Identifier, Interval, LogFormat, Mtu, PlaceName, Secret};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +23,19 @@ pub(crate) struct Config {
     pub(crate) network: NetworkConfig,
     /// Images of a worker.
     pub(crate) images: ImagesConfig,
+    /// Backups made by the roles themselves.
+    pub(crate) backup: BackupConfig,
+}
+
+/// Backups made by the roles themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct BackupConfig {
+    /// Time from one to the next; `None`: none are made.
+    pub(crate) every: Option<Interval>,
+    /// How many are kept.
+    pub(crate) keep: u32,
+    /// Where; `None`: `backups` below the data directory.
+    pub(crate) directory: Option<PathBuf>,
 }
 
 /// Logging of the program itself.
@@ -141,6 +154,7 @@ impl Default for Config {
                 size_limit: ByteSize::gib(20),
                 concurrent_pulls: 2,
             },
+            backup: BackupConfig { every: None, keep: 7, directory: None },
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use super::kinds::{ByteSize, Endpoint, Identifier, LogFormat, Mtu, PlaceName, Secret};
+use super::kinds::{ByteSize, Endpoint, Identifier, Interval, LogFormat, Mtu, PlaceName, Secret};
 
 /// A kind of value. Errors are sentences that say what is allowed.
 pub(super) trait SettingValue: Sized {
@@ -188,6 +188,7 @@ text_values!(
     [] PlaceName,
     [] Mtu,
     [] ByteSize,
+    [] Interval,
     [const MAX: usize] Identifier<MAX>,
     [const PORT: u16] Endpoint<PORT>,
 );

@@ -39,12 +39,11 @@ impl DirectoryLock {
             return Err(Failure::new(EXIT_FAILURE, text)
                 .hint("stop it with `oak down`, or choose another --data-dir"));
         }
-        let write = |file: &mut File| {
-            file.set_len(0)?;
-            file.seek(SeekFrom::Start(0))?;
-            writeln!(file, "{}", std::process::id())
-        };
-        write(&mut file).map_err(|error| failed(directory, &error))?;
+        match note_pid(&mut file) {
+            // What runs here must be able to start again on a full disk. The lock is what counts.
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {}
+            result => result.map_err(|error| failed(directory, &error))?,
+        }
         Ok(Self { _file: file })
     }
 
@@ -56,6 +55,14 @@ impl DirectoryLock {
         }
         Ok(read_pid(&mut file).and_then(rustix::process::Pid::from_raw))
     }
+}
+
+/// Overwrites what is there before it is cut: that needs no room.
+fn note_pid(file: &mut File) -> std::io::Result<()> {
+    let text = format!("{}\n", std::process::id());
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(text.as_bytes())?;
+    file.set_len(text.len() as u64)
 }
 
 fn read_pid(file: &mut File) -> Option<i32> {

@@ -57,6 +57,7 @@ where
             Failure::new(EXIT_FAILURE, "cannot watch for signals").cause(error.to_string())
         })?;
         tokio::spawn(stay_small());
+        tokio::spawn(crate::backup::run_schedule(config.clone()));
         role(config.clone(), shutdown).await
     });
     // Blocking work that outlives the drain (a slow disk) must not keep the process.

@@ -73,9 +73,11 @@ async fn fetch_layer(
     check_space(&shared, &layer, blob.clone()).await?;
     let source =
         BlobSource { client: &shared.registry, endpoints: &origin.endpoints, repository: &origin.repository };
-    download::download(&source, &layer, &blob, &tracker.received).await?;
+    let downloaded = download::download(&source, &layer, &blob, &tracker.received).await;
+    downloaded.map_err(|failure| with_space(&shared, &layer, failure))?;
     let work = Arc::clone(&shared);
-    let contents = shared.blocking(move |cancelled| unpack_and_commit(&work, &key, &blob, cancelled)).await?;
+    let unpacked = shared.blocking(move |cancelled| unpack_and_commit(&work, &key, &blob, cancelled)).await;
+    let contents = unpacked.map_err(|failure| with_space(&shared, &layer, failure))?;
     tracker.unpacked.store(true, Ordering::Relaxed);
     Ok(contents)
 }
@@ -91,12 +93,34 @@ async fn check_space(shared: &Shared, layer: &Descriptor, blob: PathBuf) -> Resu
             |error| Failure::disk(format!("look at the free space of {}", blobs.display()), error),
         )?;
         if free < needed {
-            let reason = format!("a layer needs {} MiB, {} MiB are free", needed >> 20, free >> 20);
+            let reason = format!(
+                "a layer needs {} MiB and {} MiB are kept in reserve, the disk of {} has {} MiB free",
+                size.saturating_sub(present).div_ceil(1 << 20),
+                RESERVED_DISK_BYTES >> 20,
+                blobs.display(),
+                free >> 20
+            );
             return Err(Failure::DiskFull { reason });
         }
         Ok(())
     };
     tokio::task::spawn_blocking(check).await.map_err(|error| Failure::lost_task(&error))?
+}
+
+/// Adds to a failure for lack of space which disk it is, what is needed and what is there.
+fn with_space(shared: &Shared, layer: &Descriptor, failure: Failure) -> Failure {
+    let Failure::DiskFull { reason } = failure else { return failure };
+    let layers = &shared.layout.layers;
+    let free = std::fs::File::open(layers).and_then(|directory| unpack::free_bytes(&directory)).unwrap_or(0);
+    let reason = format!(
+        "{reason}: the layer has {} MiB compressed and more unpacked, {} MiB are kept in reserve, the disk of {} has \
+         {} MiB free",
+        layer.size.div_ceil(1 << 20),
+        RESERVED_DISK_BYTES >> 20,
+        layers.display(),
+        free >> 20
+    );
+    Failure::DiskFull { reason }
 }
 
 /// Unpacks a downloaded and checked blob into its layer directory, then removes the blob.

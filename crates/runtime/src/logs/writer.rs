@@ -18,7 +18,10 @@ pub(crate) struct LogWriter {
     max_bytes: u64,
     file: File,
     written: u64,
+    /// Bytes dropped since the last successful write.
     lost: u64,
+    /// The file ends in the middle of a record that could not be cut off.
+    is_torn: bool,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
     batch: Vec<u8>,
@@ -35,6 +38,7 @@ impl LogWriter {
             file,
             written,
             lost: 0,
+            is_torn: false,
             stdout: Vec::new(),
             stderr: Vec::new(),
             batch: Vec::new(),
@@ -91,33 +95,60 @@ impl LogWriter {
         self.write_batch();
     }
 
+    /// Whether output was dropped that the log does not tell of yet.
+    pub(crate) fn has_lost(&self) -> bool {
+        self.lost > 0
+    }
+
+    /// Says in the log how much was dropped, if there is room for it now.
+    pub(crate) fn report_loss(&mut self) {
+        if self.has_lost() {
+            self.write_batch();
+        }
+    }
+
     fn write_batch(&mut self) {
-        if self.batch.is_empty() {
+        if self.batch.is_empty() && !self.has_lost() {
             return;
         }
-        if self.written > 0 && self.written.saturating_add(self.batch.len() as u64) > self.max_bytes {
+        let bytes = self.batch.len() as u64;
+        if self.written > 0 && self.written.saturating_add(bytes) > self.max_bytes {
             self.rotate();
         }
-        if self.lost > 0 {
-            let note = format!("[{} bytes of output lost: log could not be written]", self.lost);
-            let record = Record {
-                micros: micros(SystemTime::now()),
-                stream: LogStream::Stderr,
-                ends_line: true,
-                text: note.as_bytes(),
-            };
-            record.append_to(&mut self.batch);
+        if self.has_lost() || self.is_torn {
+            let rest = std::mem::take(&mut self.batch);
+            if self.is_torn {
+                self.batch.push(b'\n');
+            }
+            if self.has_lost() {
+                self.append_loss();
+            }
+            self.batch.extend_from_slice(&rest);
         }
-        let bytes = self.batch.len() as u64;
         match self.file.write_all(&self.batch) {
             Ok(()) => {
-                self.written = self.written.saturating_add(bytes);
-                self.lost = 0;
+                self.written = self.written.saturating_add(self.batch.len() as u64);
+                (self.lost, self.is_torn) = (0, false);
             }
-            Err(_) => self.lost = self.lost.saturating_add(bytes),
+            Err(_) => {
+                self.lost = self.lost.saturating_add(bytes);
+                // Part of it may be there; without its end it would swallow the next record.
+                self.is_torn = self.file.set_len(self.written).is_err();
+            }
         }
         self.batch.clear();
         self.batch.shrink_to(4096);
+    }
+
+    fn append_loss(&mut self) {
+        let note = format!("[{} bytes of output lost: log could not be written]", self.lost);
+        let record = Record {
+            micros: micros(SystemTime::now()),
+            stream: LogStream::Stderr,
+            ends_line: true,
+            text: note.as_bytes(),
+        };
+        record.append_to(&mut self.batch);
     }
 
     /// Makes `log` the old file and begins a new one. If that fails the current file goes on growing.
@@ -197,6 +228,48 @@ mod tests {
         assert!(fs::metadata(&new).unwrap().len() <= 8192);
         assert_eq!(messages(&new).last().map(String::as_str), Some("line 1999"));
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_full_disk_costs_output_and_says_how_much() {
+        use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        struct Disk(tempfile::TempDir);
+        impl Drop for Disk {
+            fn drop(&mut self) {
+                let _ = unmount(self.0.path(), UnmountFlags::DETACH);
+            }
+        }
+        let directory = tempfile::tempdir().unwrap();
+        mount("oak-test", directory.path(), "tmpfs", MountFlags::empty(), c"size=256k").unwrap();
+        let disk = Disk(directory);
+        let (hog, path) = (disk.0.path().join("hog"), disk.0.path().join("log"));
+        let mut log = LogWriter::open(disk.0.path(), 10 << 20).unwrap();
+        // Fills its page: with 16 digits of microseconds, a letter and three separators.
+        let before = "b".repeat(4096 - 20);
+        log.take(LogStream::Stdout, format!("{before}\n").as_bytes());
+        assert_eq!(fs::metadata(&path).unwrap().len(), 4096);
+        let mut file = File::create(&hog).unwrap();
+        while file.write_all(&[7; 4096]).is_ok() {}
+        let line = format!("{}\n", "x".repeat(9_999));
+        for _ in 0..5 {
+            log.take(LogStream::Stdout, line.as_bytes());
+        }
+        assert!(log.has_lost());
+        log.report_loss();
+        assert!(log.has_lost(), "there was no room to say it");
+        assert_eq!(messages(&path), [before.as_str()]);
+        fs::remove_file(&hog).unwrap();
+        log.report_loss();
+        log.take(LogStream::Stdout, b"after\n");
+        let now = messages(&path);
+        assert_eq!((now.len(), now[0].as_str(), now[2].as_str()), (3, before.as_str(), "after"), "{now:?}");
+        let lost: u64 = now[1].trim_start_matches('[').split(' ').next().unwrap().parse().unwrap();
+        assert!((50_000..51_000).contains(&lost), "{lost} bytes");
     }
 
     #[test]
