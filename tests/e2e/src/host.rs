@@ -259,13 +259,18 @@ impl Host {
         bail!("{words:?} on {} ended with {:?}: {}{}", self.name, output.code, output.stdout, output.stderr)
     }
 
+    /// Its network. It lives as long as the file is open.
+    pub(crate) fn network(&self) -> anyhow::Result<File> {
+        File::open(format!("/proc/{}/ns/net", self.pid()))
+            .with_context(|| format!("the network of {} is gone", self.name))
+    }
+
     /// Runs `work` in a thread that is in the network of this machine.
     ///
     /// # Errors
     /// The network cannot be entered.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
-        let file = File::open(format!("/proc/{}/ns/net", self.pid()))
-            .with_context(|| format!("the network of {} is gone", self.name))?;
+        let file = self.network()?;
         std::thread::scope(|scope| {
             let thread = scope.spawn(move || {
                 move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;

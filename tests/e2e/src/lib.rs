@@ -15,6 +15,7 @@
 //! * [`Cable`] is a bad line of a machine: slow, lossy, cut.
 //! * [`Oak`] is one running `oak`: killed, ended and started again at will.
 //! * [`Api`] speaks to a root as a client on its machine would, without any code of the product.
+//! * [`Watch`] asks for a page all the time and knows when nobody answered.
 //! * [`eventually`] waits for a condition. Nothing here waits for a time.
 //!
 //! Environment: `OAK_BINARY` is the program under test, `OAK_E2E_LOG` its log filter. A failed scenario prints where
@@ -32,6 +33,7 @@ mod process;
 mod tiers;
 mod variant;
 mod wait;
+mod watch;
 mod world;
 
 pub use api::{Api, Instance, Refused};
@@ -45,6 +47,7 @@ pub use oak::Oak;
 pub use process::{is_alive, resident_kib};
 pub use tiers::{CLUSTER, Machines, Tiers};
 pub use wait::{eventually, let_pass, pause, soon};
+pub use watch::{Answer, Watch};
 pub use world::World;
 
 /// The descriptor of the manual, unchanged: a `curl` client and an `nginx` server behind `10.30.55.55`.

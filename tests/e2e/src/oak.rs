@@ -31,6 +31,17 @@ struct Running {
     pid: i32,
 }
 
+impl Running {
+    /// `nsenter` stops itself when what it waits for is stopped, and would sleep through its end. Awake again it sends
+    /// SIGCONT, so this is only for a process that ends.
+    fn wake_entrance(&self) {
+        if let Some(pid) = i32::try_from(self.entrance.id()).ok().and_then(Pid::from_raw) {
+            // It may have ended already.
+            let _ = kill_process(pid, Signal::CONT);
+        }
+    }
+}
+
 impl<'host> Oak<'host> {
     /// Describes a process without starting it; `arguments` begin with the role.
     pub(crate) fn describe(
@@ -164,7 +175,10 @@ impl<'host> Oak<'host> {
     /// # Errors
     /// It does not run.
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        let pid = Pid::from_raw(self.pid()?).context("oak has ended")?;
+        let running = self.running.as_ref().context("oak does not run")?;
+        // Its number may belong to somebody else already.
+        ensure!(child_of(running.entrance.id()) == Some(running.pid), "oak has ended");
+        let pid = Pid::from_raw(running.pid).context("oak ended at its start")?;
         kill_process(pid, signal).context("cannot signal oak")
     }
 
@@ -174,8 +188,10 @@ impl<'host> Oak<'host> {
     /// It does not run or does not end in the usual time.
     pub fn wait_for_end(&mut self) -> anyhow::Result<Option<i32>> {
         let running = self.running.as_mut().context("oak does not run")?;
-        let status =
-            eventually("oak ends", soon(), || running.entrance.try_wait()?.context("it still runs"))?;
+        let status = eventually("oak ends", soon(), || {
+            running.wake_entrance();
+            running.entrance.try_wait()?.context("it still runs")
+        })?;
         self.running = None;
         Ok(status.code())
     }
@@ -183,14 +199,10 @@ impl<'host> Oak<'host> {
 
 impl Drop for Oak<'_> {
     fn drop(&mut self) {
-        if let Some(mut running) = self.running.take() {
-            if let Some(pid) =
-                Pid::from_raw(running.pid).filter(|_| matches!(running.entrance.try_wait(), Ok(None)))
-            {
-                // Its machine ends with it anyway.
-                let _ = kill_process(pid, Signal::KILL);
-            }
-            let _ = running.entrance.wait();
+        if self.running.is_some() {
+            // Its machine ends with it anyway.
+            let _ = self.signal(Signal::KILL);
+            let _ = self.wait_for_end();
         }
     }
 }
