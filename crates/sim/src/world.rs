@@ -111,6 +111,7 @@ impl World {
                 key_fingerprint: "key",
                 name: &format!("cluster{index}"),
                 location: "",
+                former: None,
             };
             id = root.enrol_cluster(now, random, candidate).ok();
             None

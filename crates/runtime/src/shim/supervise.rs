@@ -19,13 +19,9 @@ use crate::process::ProcessHandle;
 use crate::record::{ContainerDirectory, reserve_json, write_reserved_json};
 
 /// How long a line may lack its end before what there is of it goes to the log.
-<<<<<<< HEAD
 const PENDING_LINE: Duration = Duration::from_millis(500);
-=======
-const PENDING_LINE: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
 /// How often it is tried to say in the log that output was lost, while nothing else is written.
-const LOSS_REPORT: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
->>>>>>> disk
+const LOSS_REPORT: Duration = Duration::from_secs(10);
 /// Read at once from the container; a pipe holds 64 KiB.
 const BLOCK: usize = 32 << 10;
 /// Blocks read after the end, at most: descriptors may have been passed to processes that live on and write.
@@ -46,13 +42,9 @@ pub(super) struct Started {
 
 /// Copies output until the container ends and leaves `exit.json`.
 pub(super) fn until_exit(started: Started, directory: &ContainerDirectory) -> ExitCode {
-<<<<<<< HEAD
     let Started { pid, stdout, stderr, mut log, cgroup, mut lease } = started;
-=======
-    let Started { pid, stdout, stderr, mut log, cgroup } = started;
     // The end must be recorded on a full disk, too: without the record a task that is done would be done again.
     reserve_json(&directory.exit());
->>>>>>> disk
     footprint::shrink_alone();
     let status = match ProcessHandle::of_pid(pid) {
         Ok(handle) => {
@@ -61,14 +53,9 @@ pub(super) fn until_exit(started: Started, directory: &ContainerDirectory) -> Ex
         }
         Err(_) => wait_for(pid),
     };
-<<<<<<< HEAD
     let lease_ended = lease.is_some_and(|lease| lease.has_ended());
     let exit = ExitStatus { lease_ended, ..exit_status(status, &cgroup) };
-    match write_json(&directory.exit(), &exit) {
-=======
-    let exit = exit_status(status, &cgroup);
     match write_reserved_json(&directory.exit(), &exit) {
->>>>>>> disk
         Ok(()) => ExitCode::SUCCESS,
         // the disk is gone; the worker sees an end without record
         Err(_) => ExitCode::FAILURE,
@@ -123,25 +110,16 @@ fn wait_for_output(
     let mut events = vec![PollFd::new(init, PollFlags::IN)];
     let open = streams.iter().filter_map(|(_, pipe)| pipe.as_ref());
     events.extend(open.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
-<<<<<<< HEAD
     events.extend(lease.map(|lease| PollFd::new(lease, PollFlags::IN)));
     let pending = log.has_pending().then_some(PENDING_LINE);
-    let timeout = pending.into_iter().chain(lease.map(Lease::timeout)).min();
+    let lost = log.has_lost().then_some(LOSS_REPORT);
+    let timeout = pending.or(lost).into_iter().chain(lease.map(Lease::timeout)).min();
     let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
     match poll(&mut events, timeout.as_ref()) {
-        Ok(0) => log.flush_pending(),
-=======
-    let timeout = match (log.has_pending(), log.has_lost()) {
-        (true, _) => Some(&PENDING_LINE),
-        (false, true) => Some(&LOSS_REPORT),
-        (false, false) => None,
-    };
-    match poll(&mut events, timeout) {
         Ok(0) => {
             log.flush_pending();
             log.report_loss();
         }
->>>>>>> disk
         Ok(_) | Err(Errno::INTR) => {}
         // cannot happen with valid descriptors; going on would spin
         Err(_) => return true,
