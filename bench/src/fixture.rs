@@ -39,6 +39,7 @@ pub(crate) fn root(now: Now, seed: u64, workers: u64, services: u32) -> anyhow::
         key_fingerprint: "key",
         name: &name,
         location: "",
+        former: None,
     };
     let cluster = root.enrol_cluster(now, &mut entropy, candidate)?;
     let hello = ClusterHello {

@@ -56,6 +56,9 @@ pub(crate) struct ClusterFlags {
     /// One-time token of `oak token create cluster`, needed for the first start
     #[arg(long, value_name = "TOKEN")]
     token: Option<String>,
+    /// Move to the root the token is from, with everything this cluster has: the former root is lost
+    #[arg(long, requires = "token")]
+    rejoin: bool,
 }
 
 /// Flags of a worker.
@@ -139,7 +142,9 @@ impl RoleCommand {
             Self::Down { common: shared, .. } => given.extend(common(shared)),
             Self::Cluster { common: shared, cluster } => {
                 given.extend(common(shared));
-                let flags: [Given<'_>; 5] = [
+                let rejoin = cluster.rejoin.then(|| "true".to_owned());
+                let flags: [Given<'_>; 6] = [
+                    ("cluster.rejoin", "--rejoin", &rejoin),
                     ("cluster.root", "--root", &cluster.root),
                     ("cluster.name", "--name", &cluster.name),
                     ("cluster.location", "--location", &cluster.location),

@@ -1,12 +1,13 @@
 //! Joining the root, and letting workers join.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use oak_control::cluster::{Candidate, Cluster};
 use oak_control::token::TokenRefused;
 use oak_link::{
-    Credentials, EnrollRefused, EnrollRequest, Enrolled, Enroller, Identity, Joining, NodeKind, PeerIdentity,
-    system_clock,
+    Credentials, EnrollRefused, EnrollRequest, Enrolled, Enroller, Fingerprint, Identity, Joining, NodeKind,
+    PeerIdentity, PkiError, system_clock,
 };
 use oak_model::message::EnrolAttributes;
 use oak_model::{ClusterId, WorkerId};
@@ -16,24 +17,80 @@ use tracing::info;
 
 use crate::{ClusterConfig, ClusterError, cluster_of, encode};
 
-/// Uses the certificate of an earlier start, or joins with the token.
+/// The certificates of a cluster. Two, because a root that lost its disk has another authority, and the workers go on
+/// knowing the cluster by the one under which they joined.
+pub(crate) struct Identities {
+    /// Shown to workers.
+    pub(crate) workers: Arc<Credentials>,
+    /// Shown to the root.
+    pub(crate) root: Arc<Credentials>,
+    pub(crate) id: ClusterId,
+}
+
+/// Certificate under the root of the first joining.
+const FIRST: &str = "identity";
+
+/// Certificate under the present root, if that is another one.
+const REJOINED: &str = "identity-rejoined";
+
+/// Authority of the root that the cluster in this directory belongs to; `None` before it joined one.
+#[must_use]
+pub fn root_authority(directory: &std::path::Path) -> Option<Fingerprint> {
+    let present = Credentials::open(&directory.join(REJOINED));
+    let present = present.or_else(|_| Credentials::open(&directory.join(FIRST)));
+    present.ok().map(|credentials| credentials.root_fingerprint())
+}
+
+/// Uses the certificates of an earlier start, or joins with the token.
 pub(crate) async fn join(
     config: &ClusterConfig,
     shutdown: &CancellationToken,
-) -> Result<(Arc<Credentials>, ClusterId), ClusterError> {
-    let attributes = EnrolAttributes { location: config.settings.location.clone(), former: None };
-    let joining = Joining {
+) -> Result<Identities, ClusterError> {
+    let first = config.directory.join(FIRST);
+    let workers = oak_link::join(joining(config, first, None), shutdown).await?;
+    let id = cluster_of(&workers).ok_or(ClusterError::NotACluster)?;
+    let directory = config.directory.join(REJOINED);
+    let present = match Credentials::open(&directory) {
+        Ok(rejoined) => rejoined,
+        Err(PkiError::NotEnrolled { .. }) => Arc::clone(&workers),
+        Err(error) => return Err(error.into()),
+    };
+    let root = match &config.token {
+        // The token of the first joining may stay in the configuration for ever.
+        Some(token)
+            if ![present.root_fingerprint(), workers.root_fingerprint()].contains(&token.authority()) =>
+        {
+            if !config.rejoin {
+                return Err(ClusterError::OtherRoot {
+                    name: config.settings.name.clone(),
+                    present: present.root_fingerprint().to_string(),
+                });
+            }
+            // A certificate of yet another root would be taken for the result.
+            let _ = std::fs::remove_dir_all(&directory);
+            let rejoined = oak_link::join(joining(config, directory, Some(id)), shutdown).await?;
+            if cluster_of(&rejoined) != Some(id) {
+                return Err(ClusterError::IdentityTaken { name: config.settings.name.clone() });
+            }
+            info!(root = config.root, "joined another root; workers and services go on");
+            rejoined
+        }
+        _ => present,
+    };
+    Ok(Identities { workers, root, id })
+}
+
+fn joining(config: &ClusterConfig, directory: PathBuf, former: Option<ClusterId>) -> Joining {
+    let attributes = EnrolAttributes { location: config.settings.location.clone(), former };
+    Joining {
         kind: NodeKind::Cluster,
         endpoint: config.root.clone(),
         token: config.token.clone(),
         name: config.settings.name.clone(),
         attributes: encode(&attributes),
-        directory: config.directory.join("identity"),
+        directory,
         clock: system_clock(),
-    };
-    let credentials = oak_link::join(joining, shutdown).await?;
-    let id = cluster_of(&credentials).ok_or(ClusterError::NotACluster)?;
-    Ok((credentials, id))
+    }
 }
 
 /// Judges workers that want to join or come back.

@@ -13,12 +13,13 @@ mod uplink;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 
+pub use api::ACCESS_KEY_FILE;
+pub use enrol::root_authority;
 use oak_control::cluster::{Cluster, Effect, Settings};
 use oak_link::{
-    Authority, Credentials, Identity, JoinToken, ParentConfig, ParentLink, PkiError, PortConfig, PortLimits,
-    Sessions, server_tls, system_clock,
+    Authority, Credentials, Fingerprint, Identity, JoinToken, ParentConfig, ParentLink, PkiError, PortConfig,
+    PortLimits, Sessions, server_tls, system_clock,
 };
 use oak_model::ClusterId;
 use oak_store::{Engine, Store, StoreError, SystemClock};
@@ -36,6 +37,8 @@ pub struct ClusterConfig {
     pub root: String,
     /// Needed once, to join.
     pub token: Option<JoinToken>,
+    /// A token of another root than the present one is used: the cluster moves there with everything it has.
+    pub rejoin: bool,
     /// Address of the port for workers and health.
     pub listen: SocketAddr,
     /// Settings of the decisions; name and location are among them.
@@ -53,12 +56,34 @@ pub enum ClusterError {
         "the certificate of this cluster is damaged: remove its directory `identity` and join with a new token"
     )]
     NotACluster,
+    /// The token is one of another root.
+    #[error(
+        "cluster {name} belongs to the root with the authority {present}, and the token is one of another root: if \
+         that root replaces the former one, start with --rejoin; otherwise leave the token out"
+    )]
+    OtherRoot {
+        /// Name of the cluster.
+        name: String,
+        /// Authority of its root.
+        present: String,
+    },
+    /// The new root has given its identity to another cluster.
+    #[error(
+        "the new root knows another cluster by the name {name}: start this one with another name, and --rejoin"
+    )]
+    IdentityTaken {
+        /// Name of the cluster.
+        name: String,
+    },
     /// Its keys or certificates are not usable.
     #[error("cannot use the certificates of this cluster")]
     Pki(#[from] PkiError),
     /// Its state cannot be read or written.
     #[error("cannot use the state of this cluster")]
     Store(#[from] StoreError),
+    /// The key of its own API cannot be used.
+    #[error("cannot protect the API of this cluster")]
+    AccessKey(#[from] api::AccessKeyError),
     /// Its directory cannot be made.
     #[error("cannot create {path}")]
     Directory {
@@ -80,8 +105,7 @@ pub enum ClusterError {
 /// A cluster that has joined and holds its port, but does nothing yet.
 pub struct BoundCluster {
     config: ClusterConfig,
-    id: ClusterId,
-    credentials: Arc<Credentials>,
+    identities: enrol::Identities,
     listener: TcpListener,
     address: SocketAddr,
 }
@@ -101,8 +125,9 @@ impl BoundCluster {
             .local_addr()
             .map_err(|source| ClusterError::Listen { address: config.listen, source })?;
         config.settings.port = address.port();
-        let (credentials, id) = enrol::join(&config, shutdown).await?;
-        Ok(Self { config, id, credentials, listener, address })
+        let identities = enrol::join(&config, shutdown).await?;
+        config.settings.authority = Some(identities.workers.root_fingerprint().to_string());
+        Ok(Self { config, identities, listener, address })
     }
 
     /// The address it listens on.
@@ -114,7 +139,13 @@ impl BoundCluster {
     /// Its identity.
     #[must_use]
     pub const fn id(&self) -> ClusterId {
-        self.id
+        self.identities.id
+    }
+
+    /// Authority by which its workers know it, part of their join tokens.
+    #[must_use]
+    pub fn worker_authority(&self) -> Fingerprint {
+        self.identities.workers.root_fingerprint()
     }
 
     /// Works until `shutdown`. `on_ready` gets the engine once it runs.
@@ -126,6 +157,7 @@ impl BoundCluster {
         shutdown: CancellationToken,
         on_ready: impl FnOnce(Engine<Cluster>),
     ) -> Result<(), ClusterError> {
+        let id = self.identities.id;
         let clock = SystemClock::start();
         let database = self.config.directory.join("state.db");
         let (store, rows) = Store::open(&database)?;
@@ -143,19 +175,22 @@ impl BoundCluster {
         });
 
         let parent = ParentConfig::new(authority, system_clock(), shutdown.clone());
-        let enroller = enrol::WorkerEnroller::new(engine.clone(), self.id);
+        let enroller = enrol::WorkerEnroller::new(engine.clone(), id);
         let (link, events) = ParentLink::new(parent, enroller);
-        tasks.spawn(downlink::run(events, engine.clone(), sessions.clone(), self.id));
-        let uplink = uplink.start(&mut tasks, &self.config, &self.credentials, engine.clone(), sessions)?;
+        tasks.spawn(downlink::run(events, engine.clone(), sessions.clone(), id));
+        let uplink =
+            uplink.start(&mut tasks, &self.config, &self.identities.root, engine.clone(), sessions)?;
 
-        let plain = api::router(self.id);
+        let local =
+            api::Local { id, engine: engine.clone(), key: api::AccessKey::open(&self.config.directory)? };
+        let plain = api::router(local);
         let port = PortConfig {
             tls: plain.clone().merge(link.routes()),
             plain,
-            tls_config: server_tls(&self.credentials, system_clock())?,
+            tls_config: server_tls(&self.identities.workers, system_clock())?,
             limits: PortLimits::default(),
         };
-        info!(cluster = %self.id, name = %self.config.settings.name, address = %self.address, "cluster ready");
+        info!(cluster = %id, name = %self.config.settings.name, address = %self.address, "cluster ready");
         on_ready(engine);
         let serving = oak_link::serve(self.listener, port, shutdown.clone());
         let failed = async {

@@ -178,6 +178,17 @@ impl Cluster {
         self.outbox.take()
     }
 
+    /// Its settings.
+    #[must_use]
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// All workers with what is reserved on them, oldest first.
+    pub fn summaries(&self) -> impl Iterator<Item = WorkerSummary> + '_ {
+        self.workers.keys().filter_map(|id| self.worker_summary(*id))
+    }
+
     /// All workers, oldest first.
     pub fn workers(&self) -> impl Iterator<Item = &Worker> {
         self.workers.values()

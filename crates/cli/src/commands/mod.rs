@@ -8,6 +8,7 @@ mod delete;
 mod failure;
 mod find;
 mod get;
+mod local;
 mod logs;
 mod restore;
 #[cfg(test)]
@@ -62,9 +63,27 @@ pub(crate) struct ServerArguments {
         help_heading = "Server"
     )]
     password: String,
+    /// Speak to the cluster on this machine instead of a root: for times when the root cannot be reached. Its access
+    /// key is read from the data directory
+    #[arg(long, global = true, help_heading = "Server")]
+    local: bool,
     /// Organisation to log in to
     #[arg(long, global = true, env = "OAK_ORGANIZATION", value_name = "NAME", help_heading = "Server")]
     organization: Option<String>,
+}
+
+impl ServerArguments {
+    fn client(&self) -> Result<Client, Failure> {
+        if self.local {
+            return local::client();
+        }
+        let credentials = Credentials {
+            username: self.user.clone(),
+            password: self.password.clone(),
+            organization: self.organization.clone(),
+        };
+        Ok(Client::new(&self.server, credentials)?)
+    }
 }
 
 /// Commands that speak to a root.
@@ -110,12 +129,7 @@ impl UserCommand {
         server: &ServerArguments,
         output: &mut Output<'_>,
     ) -> Result<(), Failure> {
-        let credentials = Credentials {
-            username: server.user.clone(),
-            password: server.password.clone(),
-            organization: server.organization.clone(),
-        };
-        let client = Client::new(&server.server, credentials)?;
+        let client = server.client()?;
         match self {
             Self::Apply(arguments) => arguments.run(&client, output).await,
             Self::Get(arguments) => arguments.run(&client, output).await,

@@ -74,6 +74,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     setting!(cluster.root, "the root to join, host[:port]", older: "SYSTEM_MANAGER_URL"),
     setting!(cluster.listen, "link of the workers"),
     setting!(cluster.token, "one-time join token for the first start"),
+    setting!(cluster.rejoin, "whether a token of another root moves this cluster there, true or false"),
     setting!(cluster.cpu_overcommit, "how many times the cores of a worker are given out"),
     setting!(worker.name, "name of this worker; the host name if empty"),
     setting!(worker.cluster, "the cluster to join, host[:port]"),

@@ -71,6 +71,8 @@ pub(crate) struct ClusterConfig {
     pub(crate) listen: SocketAddr,
     /// One-time token for the first start.
     pub(crate) token: Option<Secret>,
+    /// A token of another root moves the cluster there with everything it has.
+    pub(crate) rejoin: bool,
     /// How many times the cores of a worker are given out: requests are seldom used fully.
     pub(crate) cpu_overcommit: u32,
 }
@@ -133,6 +135,7 @@ impl Default for Config {
                 root: Endpoint::this_machine(),
                 listen: everywhere(10100),
                 token: None,
+                rejoin: false,
                 cpu_overcommit: 10,
             },
             worker: WorkerConfig {

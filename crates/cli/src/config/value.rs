@@ -57,6 +57,15 @@ impl SettingValue for u32 {
     }
 }
 
+impl SettingValue for bool {
+    fn from_text(text: &str) -> Result<Self, String> {
+        text.trim().parse().map_err(|_| "must be true or false".to_owned())
+    }
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
 impl SettingValue for SocketAddr {
     fn from_text(text: &str) -> Result<Self, String> {
         text.trim()

@@ -36,6 +36,7 @@ pub(super) fn cluster(config: &Config) -> Result<ClusterConfig, Failure> {
         directory: config.data_dir.join("cluster"),
         root: format!("{}:{}", settings.root.host(), settings.root.port()),
         token: token(settings.token.as_ref(), "cluster")?,
+        rejoin: settings.rejoin,
         listen: settings.listen,
         settings: oak_control::cluster::Settings {
             cpu_overcommit: settings.cpu_overcommit,

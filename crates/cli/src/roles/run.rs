@@ -161,11 +161,14 @@ async fn cluster_and_worker(
 ) -> Result<(), Failure> {
     let mut settings = build::cluster(config)?;
     settings.root = build::local_endpoint(root.address());
-    if settings.token.is_none() && !is_enrolled(&settings.directory) {
+    // A root whose directory was lost is another one; the cluster of the same process moves to it by itself.
+    settings.rejoin = true;
+    let belongs_here = oak_cluster::root_authority(&settings.directory) == Some(root.authority());
+    if settings.token.is_none() && !belongs_here {
         settings.token = Some(root.create_cluster_token().await.map_err(|error| failure(&error))?);
     }
     let bound = BoundCluster::bind(settings, shutdown).await.map_err(|error| failure(&error))?;
-    let address = bound.address();
+    let (address, authority) = (bound.address(), bound.worker_authority());
     let (on_cluster, cluster_ready) = oneshot::channel();
     let cluster = async {
         let ready = move |engine| {
@@ -181,7 +184,7 @@ async fn cluster_and_worker(
         let mut settings = build::worker(config, claimed)?;
         settings.cluster = build::local_endpoint(address);
         if settings.token.is_none() && !is_enrolled(&settings.directory) {
-            let token = JoinToken::generate(NodeKind::Worker, root.authority(), &mut StdRng::from_os_rng());
+            let token = JoinToken::generate(NodeKind::Worker, authority, &mut StdRng::from_os_rng());
             let stored = WorkerToken {
                 id: token.id().to_owned(),
                 secret_hash: token.hash().to_string(),

@@ -52,7 +52,18 @@ pub(super) async fn create(
     let life = read_life(body.0.get("ttl_seconds"))?;
     let wanted = body.optional_text("cluster", MAX_NAME_BYTES)?.map(str::to_owned);
     let mut random = StdRng::try_from_os_rng().map_err(|error| ApiError::internal(&error))?;
-    let token = JoinToken::generate(kind, api.parts.authority, &mut random);
+    let authority = match kind {
+        NodeKind::Cluster => api.parts.authority,
+        NodeKind::Worker => {
+            let wanted = wanted.clone();
+            let found = api.parts.root.call(move |root, _, _| {
+                target(root, wanted.as_deref()).map(|target| root.cluster(target.id)?.authority.clone())
+            });
+            // A cluster that outlived its former root is known to its workers by that one's authority.
+            found.await??.and_then(|text| text.parse().ok()).unwrap_or(api.parts.authority)
+        }
+    };
+    let token = JoinToken::generate(kind, authority, &mut random);
     let confirmation = api.parts.confirmations.expect(token.id());
     let (id, hash) = (token.id().to_owned(), token.hash().to_string());
     let created = api.parts.root.call(move |root, now, _| {

@@ -10,11 +10,14 @@ use tokio::sync::{oneshot, watch};
 
 use crate::world::{World, descriptor};
 
+/// Whoever waits for a commit.
+type Waiting = oneshot::Sender<Result<(), StoreError>>;
+
 /// Commits at once, or when the test allows it.
 #[derive(Clone)]
 struct Disk {
     health: Arc<watch::Sender<Health>>,
-    waiting: Arc<Mutex<Vec<oneshot::Sender<Result<(), StoreError>>>>>,
+    waiting: Arc<Mutex<Vec<Waiting>>>,
     /// The next commit finds it full.
     fills: Arc<AtomicBool>,
 }

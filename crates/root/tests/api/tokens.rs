@@ -28,6 +28,7 @@ async fn a_cluster_token_admits_a_cluster() {
             key_fingerprint: "key",
             name: "new",
             location: "",
+            former: None,
         };
         root.enrol_cluster(now, entropy, candidate)
     });

@@ -216,6 +216,7 @@ impl World {
                     key_fingerprint: &name,
                     name: &name,
                     location: "48.1374,11.5755,1000",
+                    former: None,
                 };
                 let id = root.enrol_cluster(now, entropy, candidate).unwrap();
                 root.cluster_opened(now, id, 1, "192.0.2.20", hello(&name)).unwrap();
