@@ -42,14 +42,17 @@ fn free(host: &Host, name: &str) -> anyhow::Result<()> {
     host.check(&["rm", &data(host).join(name).display().to_string()]).map(drop)
 }
 
-/// Processes of the only container whose name begins with the id of the service.
+/// The first process of the only instance of a service, a shell.
 fn process_of(host: &Host, api: &Api<'_>, service: &str) -> anyhow::Result<i32> {
     let record = api.service(service)?;
     let id = record["microserviceID"].as_str().context("a service without an id")?.to_owned();
     let names = container_cgroups(host)?;
     let name =
         names.iter().find(|name| name.starts_with(&id)).with_context(|| format!("{service}: {names:?}"))?;
-    processes_of(host, name)?.into_iter().min().context("no process")
+    // Not what the shell has started, nor what starts the shell.
+    let is_shell =
+        |pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"sh\0-c\0"));
+    processes_of(host, name)?.into_iter().find(is_shell).context("no process")
 }
 
 fn readiness(host: &Host) -> anyhow::Result<String> {
