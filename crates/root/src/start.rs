@@ -13,6 +13,7 @@ use oak_link::{
     Authority, Credentials, Fingerprint, JoinToken, NodeKind, ParentConfig, ParentLink, PkiError, PortConfig,
     PortLimits, Sessions, open_root, renew_root, server_tls, system_clock,
 };
+use oak_store::backup::RESTORED;
 use oak_store::{Engine, EngineStopped, Store, StoreError, SystemClock};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -126,9 +127,6 @@ pub struct BoundRoot {
     listener: TcpListener,
     address: SocketAddr,
 }
-
-/// File in the root's directory that says that its state was restored from a backup; `oak restore` makes it.
-pub const RESTORED: &str = "restored";
 
 /// How often the certificate of the root is looked at; it is renewed at half its life.
 const CERTIFICATE_CHECK: Duration = Duration::from_secs(24 * 3600);

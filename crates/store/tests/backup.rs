@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use oak_control::{Row, Table};
-use oak_store::backup::{BackupError, Existing, Role, create, restore, verify};
+use oak_store::backup::{BackupError, Existing, RESTORED, Role, create, restore, verify};
 use oak_store::{FileStore, Journal, Store};
 
 fn row(table: Table, key: &str, text: &str) -> Row {
@@ -87,6 +87,7 @@ async fn a_backup_of_what_runs_is_put_back_as_it_was() {
     assert_eq!(rows, [row(Table::Workload, "a.0", "3")]);
     assert!(!fresh.path().join("worker/images").exists(), "images can be had again");
     assert!(!fresh.path().join("restoring").exists());
+    assert!(fresh.path().join("root").join(RESTORED).exists(), "the next start knows");
 }
 
 #[tokio::test]

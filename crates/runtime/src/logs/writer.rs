@@ -263,6 +263,7 @@ mod tests {
         log.report_loss();
         assert!(log.has_lost(), "there was no room to say it");
         assert_eq!(messages(&path), [before.as_str()]);
+        drop(file);
         fs::remove_file(&hog).unwrap();
         log.report_loss();
         log.take(LogStream::Stdout, b"after\n");

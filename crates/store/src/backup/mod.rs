@@ -25,7 +25,7 @@ use oak_control::Row;
 
 pub use create::{create, verify};
 pub use manifest::{Manifest, Role, RoleSummary};
-pub use restore::{Existing, Restored, restore};
+pub use restore::{Existing, RESTORED, Restored, restore};
 
 use crate::StoreError;
 

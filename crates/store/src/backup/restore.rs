@@ -1,6 +1,6 @@
 //! Putting a backup back.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -60,6 +60,11 @@ pub fn restore(
     }
     let scratch = Scratch::create(data, RESTORING)?;
     let manifest = unpack_and_check(file, scratch.path(), check)?;
+    if manifest.roles.iter().any(|summary| summary.role == Role::Root) {
+        let marker = scratch.path().join("root").join(RESTORED);
+        let made = File::create(&marker).and_then(|file| file.sync_all());
+        made.map_err(BackupError::file("create", &marker))?;
+    }
     let mut aside = None;
     for part in Role::ALL.into_iter().flat_map(parts) {
         let (fresh, place) = (scratch.path().join(part), data.join(part));
@@ -83,6 +88,10 @@ pub fn restore(
     }
     Ok(Restored { manifest, aside })
 }
+
+/// File in the directory of a root that was put back: with the next start it knows that its clusters may have seen
+/// more than it has, and asks them.
+pub const RESTORED: &str = "restored";
 
 const RESTORING: &str = "restoring";
 const LOCK: &str = "oak.pid";
