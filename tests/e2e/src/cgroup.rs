@@ -1,6 +1,6 @@
 //! The cgroups of a played machine and its containers, seen from the real one; versions 1 and 2.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -105,6 +105,19 @@ pub fn container_cgroups(host: &Host) -> anyhow::Result<BTreeSet<String>> {
     let parent = hierarchy_with("pids")?.join(host.cgroup()).join("oak");
     let names = children(&parent).into_iter().filter(|path| !processes_in(path).is_empty());
     Ok(names.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect())
+}
+
+/// Containers of a machine that have at least one process, and their process ids, seen from the real machine.
+///
+/// # Errors
+/// No cgroups are mounted.
+pub fn containers(host: &Host) -> anyhow::Result<BTreeMap<String, BTreeSet<i32>>> {
+    let parent = hierarchy_with("pids")?.join(host.cgroup()).join("oak");
+    let all = children(&parent).into_iter().filter_map(|path| {
+        let name = path.file_name()?.to_string_lossy().into_owned();
+        Some((name, processes_in(&path))).filter(|(_, processes)| !processes.is_empty())
+    });
+    Ok(all.collect())
 }
 
 /// Process ids of a container, seen from the real machine.

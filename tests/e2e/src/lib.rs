@@ -38,7 +38,7 @@ mod world;
 
 pub use api::{Api, Instance, Refused};
 pub use cable::{Cable, Conditions, Counters, Direction, Passage};
-pub use cgroup::{container_cgroups, cpu_time, favour, processes_of};
+pub use cgroup::{container_cgroups, containers, cpu_time, favour, processes_of};
 pub use descriptor::{Microservice, application};
 pub use footprint::Footprint;
 pub use host::{Host, Output};

@@ -20,7 +20,7 @@ const ROWS: &[&[&str]] = &[
 ];
 
 /// Crates that are no part of the product and may see everything.
-const OUTSIDE: &[&str] = &["xtask", "oak-e2e", "oak-bench", "oak-fuzz"];
+const OUTSIDE: &[&str] = &["xtask", "oak-e2e", "oak-soak", "oak-bench", "oak-fuzz"];
 
 pub(super) fn check() -> anyhow::Result<Vec<Finding>> {
     let metadata = super::metadata()?;
