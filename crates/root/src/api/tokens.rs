@@ -53,7 +53,7 @@ pub(super) async fn create(
     let wanted = body.optional_text("cluster", MAX_NAME_BYTES)?.map(str::to_owned);
     let mut random = StdRng::try_from_os_rng().map_err(|error| ApiError::internal(&error))?;
     let token = JoinToken::generate(kind, api.parts.authority, &mut random);
-    let confirmation = api.parts.confirmations.expect(token.id());
+    let confirmation = api.parts.confirmations.expect(&token.id().to_owned());
     let (id, hash) = (token.id().to_owned(), token.hash().to_string());
     let created = api.parts.root.call(move |root, now, _| {
         let target = match kind {
