@@ -9,6 +9,7 @@ mod lost;
 mod schedule;
 mod state;
 mod tokens;
+mod workers;
 
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,9 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use oak_model::message::{ClusterWelcome, Lineage, RootToCluster};
-use oak_model::{ApplicationId, ClusterId, Generation, InstanceKey, Moment, Name, ServiceId};
+use oak_model::{
+    ApplicationId, Availability, ClusterId, Generation, InstanceKey, Moment, Name, ServiceId, WorkerId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::address::{BlockPool, ServicePool, plan};
@@ -30,6 +33,7 @@ pub use clusters::Attention;
 pub use oak_model::{Application, Service};
 pub use state::{Cluster, Departure, HistorySample, Instance, Usage};
 pub use tokens::Candidate;
+pub use workers::WorkerRefusal;
 
 /// Settings of the root's decisions.
 #[derive(Clone, Debug)]
@@ -83,6 +87,13 @@ pub enum Effect {
         /// Public part of the token.
         id: String,
     },
+    /// A cluster confirmed what [`Root::set_availability`] asked for.
+    AvailabilityConfirmed {
+        /// Which worker.
+        worker: WorkerId,
+        /// What it is now.
+        availability: Availability,
+    },
 }
 
 /// Counters that outlive every object.
@@ -114,6 +125,8 @@ pub struct Root {
     retry_at: Option<Moment>,
     /// The last instance of an unfinished pass over those that wait.
     retried_up_to: Option<InstanceKey>,
+    /// What clusters were asked about their workers and have not confirmed.
+    asked: BTreeSet<(WorkerId, Availability)>,
     outbox: Outbox<Effect>,
 }
 
@@ -136,6 +149,7 @@ impl Root {
             pending: BTreeSet::new(),
             retry_at: None,
             retried_up_to: None,
+            asked: BTreeSet::new(),
             outbox: Outbox::default(),
         }
     }

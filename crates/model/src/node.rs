@@ -89,6 +89,9 @@ pub enum Availability {
 }
 
 impl Availability {
+    /// Every availability.
+    pub const ALL: [Self; 3] = [Self::Open, Self::Cordoned, Self::Draining];
+
     /// The word on the wire and in tables.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -16,14 +16,22 @@ use oak_store::{Engine, EngineStopped, StoreError};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::api::{BoxFuture, LogError, LogSource, LogStream, TokenConfirmations};
+use crate::api::{AvailabilityConfirmations, BoxFuture, LogError, LogSource, LogStream, TokenConfirmations};
 
 /// Carries out what the state machine asks for.
-pub(crate) fn perform(effect: Effect, sessions: &Sessions, confirmations: &TokenConfirmations) {
+pub(crate) fn perform(
+    effect: Effect,
+    sessions: &Sessions,
+    tokens: &TokenConfirmations,
+    availability: &AvailabilityConfirmations,
+) {
     match effect {
         Effect::Welcome { session, welcome, .. } => sessions.welcome(session, encode(&welcome)),
         Effect::Send { session, message, .. } => sessions.send(session, encode(&message)),
-        Effect::TokenReady { id } => confirmations.confirm(&id),
+        Effect::TokenReady { id } => tokens.confirm(&id),
+        Effect::AvailabilityConfirmed { worker, availability: reached } => {
+            availability.confirm(&(worker, reached));
+        }
     }
 }
 

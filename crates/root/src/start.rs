@@ -24,7 +24,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::accounts::{Accounts, PasswordError, Passwords, Signer, SignerError};
-use crate::api::{ApiParts, RootApi, SeedError, TokenConfirmations, seed_accounts};
+use crate::api::{
+    ApiParts, AvailabilityConfirmations, RootApi, SeedError, TokenConfirmations, seed_accounts,
+};
 use crate::clusters::{self, ClusterEnroller, LinkLogs};
 use crate::dashboard::{self, Dashboard};
 
@@ -174,10 +176,12 @@ impl BoundRoot {
 
         let sessions = Sessions::default();
         let confirmations = TokenConfirmations::default();
+        let availability = AvailabilityConfirmations::default();
         let mut tasks = JoinSet::new();
         let engine = Engine::start(&mut tasks, machine, Arc::clone(&store), clock, {
             let (sessions, confirmations) = (sessions.clone(), confirmations.clone());
-            move |effect| clusters::perform(effect, &sessions, &confirmations)
+            let availability = availability.clone();
+            move |effect| clusters::perform(effect, &sessions, &confirmations, &availability)
         });
         self.begin_life(&engine).await?;
         let accounts = Engine::start(&mut tasks, accounts, store, clock, |()| {});
@@ -199,6 +203,7 @@ impl BoundRoot {
             authority: self.authority.root_fingerprint(),
             logs: Arc::new(LinkLogs { engine: engine.clone(), sessions }),
             confirmations,
+            availability,
         });
         let plain = api.router();
         let tls_config = server_tls(&self.credentials, system_clock())?;

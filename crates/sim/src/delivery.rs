@@ -65,7 +65,7 @@ impl World {
                 let index = self.cluster_index(cluster);
                 self.clusters[index].link.send_down(&mut self.agenda, session, DownFrame::ToCluster(message));
             }
-            root::Effect::TokenReady { .. } => {}
+            root::Effect::TokenReady { .. } | root::Effect::AvailabilityConfirmed { .. } => {}
         }
     }
 

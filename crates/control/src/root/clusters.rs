@@ -150,6 +150,7 @@ impl Root {
             cluster.session = None;
             cluster.lost_since = Some(now.moment);
             cluster.asked_for_holdings = false;
+            self.forget_questions_to(id);
         }
     }
 
@@ -213,7 +214,9 @@ impl Root {
         if !worker.connected {
             cluster.usage.remove(&worker.id);
         }
+        let (reported, availability) = (worker.id, worker.availability);
         cluster.workers.insert(worker.id, worker);
+        self.availability_reported(reported, availability);
     }
 
     fn worker_removed(&mut self, id: ClusterId, worker: WorkerId) {

@@ -29,6 +29,7 @@ mod scope;
 mod services;
 mod tokens;
 mod users;
+mod workers;
 
 use std::sync::Arc;
 
@@ -39,7 +40,7 @@ use tokio::sync::Semaphore;
 
 use crate::accounts::{Accounts, DEFAULT_PASSWORD, PasswordError, Passwords, Signer, Throttle};
 
-pub use confirmations::{Confirmation, TokenConfirmations};
+pub use confirmations::{AvailabilityConfirmations, Confirmation, Confirmations, TokenConfirmations};
 pub use logs::{BoxFuture, LogError, LogSource, LogStream};
 
 /// What the API is made of.
@@ -60,6 +61,8 @@ pub struct ApiParts {
     pub logs: Arc<dyn LogSource>,
     /// Told about worker tokens that clusters have stored.
     pub confirmations: TokenConfirmations,
+    /// Told about workers that clusters have opened or closed.
+    pub availability: AvailabilityConfirmations,
 }
 
 /// The API, ready to be served.

@@ -2,18 +2,18 @@
 
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{MethodRouter, delete, get, post};
+use axum::routing::{MethodRouter, delete, get, post, put};
 
 use super::error::ApiError;
 use super::{
     Shared, applications, auth, clusters, cors, disk, guard, health, instances, logs, organizations,
-    services, tokens, users,
+    services, tokens, users, workers,
 };
 use crate::dashboard;
 
 /// All routes with everything around them.
 pub(super) fn build(api: Shared) -> Router {
-    let routes: [(&str, MethodRouter<Shared>); 23] = [
+    let routes: [(&str, MethodRouter<Shared>); 25] = [
         ("/api/auth/login", post(auth::login)),
         ("/api/auth/refresh", post(auth::refresh)),
         ("/api/user/{name}", get(users::show).post(users::change_password)),
@@ -35,6 +35,8 @@ pub(super) fn build(api: Shared) -> Router {
         ("/api/clusters", get(clusters::list)),
         ("/api/clusters/active", get(clusters::list_active)),
         ("/api/clusters/{id}/workers", get(clusters::workers)),
+        ("/api/workers/{id}", get(workers::show)),
+        ("/api/workers/{id}/availability", put(workers::set_availability)),
         ("/api/tokens", post(tokens::create)),
         ("/healthz", get(health::alive)),
         ("/readyz", get(health::ready)),

@@ -64,7 +64,7 @@ pub(super) async fn create(
         }
     };
     let token = JoinToken::generate(kind, authority, &mut random);
-    let confirmation = api.parts.confirmations.expect(token.id());
+    let confirmation = api.parts.confirmations.expect(&token.id().to_owned());
     let (id, hash) = (token.id().to_owned(), token.hash().to_string());
     let created = api.parts.root.call(move |root, now, _| {
         let target = match kind {

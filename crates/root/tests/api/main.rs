@@ -14,4 +14,5 @@ mod logs;
 mod records;
 mod services;
 mod tokens;
+mod workers;
 mod world;

@@ -16,12 +16,13 @@ use oak_control::{Row, Table};
 use oak_link::Fingerprint;
 use oak_model::message::{ClusterHello, ClusterToRoot, InstanceReport, RootToCluster, WorkerSummary};
 use oak_model::{
-    Architecture, ClusterId, Generation, InstanceKey, OrganizationId, Resources, ServiceId, Status, UserId,
-    WorkerFacts, WorkerId,
+    Architecture, Availability, ClusterId, Generation, InstanceKey, OrganizationId, Resources, ServiceId,
+    Status, UserId, WorkerFacts, WorkerId,
 };
 use oak_root::accounts::{Accounts, Member, Organization, Passwords, Role, Signer, User};
 use oak_root::api::{
-    ApiParts, BoxFuture, LogError, LogSource, LogStream, RootApi, TokenConfirmations, seed_accounts,
+    ApiParts, AvailabilityConfirmations, BoxFuture, LogError, LogSource, LogStream, RootApi,
+    TokenConfirmations, seed_accounts,
 };
 use oak_store::{Engine, Journal, Store, StoreError, SystemClock};
 use serde_json::{Value, json};
@@ -62,6 +63,8 @@ pub(crate) struct World {
     pub(crate) logs: Arc<ScriptedLogs>,
     /// Worker tokens that were sent to clusters.
     pub(crate) sent_tokens: Option<mpsc::Receiver<(ClusterId, u64, String)>>,
+    /// Clusters that were asked to open or close a worker.
+    pub(crate) sent_availabilities: Option<mpsc::Receiver<(ClusterId, u64, WorkerId, Availability)>>,
     tasks: JoinSet<Result<(), StoreError>>,
     directory: Arc<tempfile::TempDir>,
 }
@@ -114,8 +117,19 @@ impl World {
         let confirmations = TokenConfirmations::default();
         let (tokens, sent_tokens) = mpsc::channel(8);
         let reporting = confirmations.clone();
+        let availability = AvailabilityConfirmations::default();
+        let (asked, sent_availabilities) = mpsc::channel(8);
+        let opened = availability.clone();
         let perform = move |effect| match effect {
             Effect::TokenReady { id } => reporting.confirm(&id),
+            Effect::AvailabilityConfirmed { worker, availability } => opened.confirm(&(worker, availability)),
+            Effect::Send {
+                cluster,
+                session,
+                message: RootToCluster::SetAvailability { worker, availability },
+            } => {
+                asked.try_send((cluster, session, worker, availability)).unwrap();
+            }
             Effect::Send { cluster, session, message: RootToCluster::Token(token) } => {
                 tokens.try_send((cluster, session, token.id)).unwrap();
             }
@@ -137,8 +151,17 @@ impl World {
             authority: Fingerprint::of(b"authority"),
             logs: Arc::clone(&logs) as Arc<dyn LogSource>,
             confirmations,
+            availability,
         });
-        Self { router: api.router(), root, logs, sent_tokens: Some(sent_tokens), tasks, directory }
+        Self {
+            router: api.router(),
+            root,
+            logs,
+            sent_tokens: Some(sent_tokens),
+            sent_availabilities: Some(sent_availabilities),
+            tasks,
+            directory,
+        }
     }
 
     pub(crate) fn directory(&self) -> &Path {

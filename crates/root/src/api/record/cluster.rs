@@ -1,4 +1,4 @@
-//! The records of clusters and workers.
+//! The records of clusters.
 
 use oak_control::root::Cluster;
 use oak_model::message::WorkerSummary;
@@ -95,27 +95,4 @@ pub(in crate::api) fn cluster(cluster: &Cluster) -> ClusterRecord {
             .collect(),
         last_modified_timestamp: cluster.last_seen.as_seconds(),
     }
-}
-
-/// A worker as its cluster reported it, with its load.
-#[derive(Debug, Serialize)]
-pub(in crate::api) struct WorkerRecord {
-    #[serde(flatten)]
-    summary: WorkerSummary,
-    cpu_percent: f64,
-    memory_percent: f64,
-}
-
-/// Renders the workers of a cluster. While the cluster is away none of them counts as connected.
-pub(in crate::api) fn workers(cluster: &Cluster) -> Vec<WorkerRecord> {
-    let render = |worker: &WorkerSummary| {
-        let usage = cluster.usage.get(&worker.id);
-        let shown = WorkerSummary { connected: worker.connected && cluster.is_active(), ..worker.clone() };
-        WorkerRecord {
-            summary: shown,
-            cpu_percent: rounded(usage.map_or(0.0, |usage| f64::from(usage.cpu_percent))),
-            memory_percent: rounded(usage.map_or(0.0, |usage| f64::from(usage.memory_percent))),
-        }
-    };
-    cluster.workers.values().map(render).collect()
 }

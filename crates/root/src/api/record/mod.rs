@@ -5,10 +5,12 @@ mod application;
 mod cluster;
 mod instance;
 mod service;
+mod worker;
 
 pub(super) use application::application;
-pub(super) use cluster::{cluster, workers};
+pub(super) use cluster::cluster;
 pub(super) use service::ServiceView;
+pub(super) use worker::{InstanceOnWorker, WorkerDetails, worker, workers};
 
 /// Two decimals are plenty for percentages and keep the records short.
 fn rounded(percent: f64) -> f64 {
