@@ -111,7 +111,7 @@ async fn run(
             }
             ChildEvent::Disconnected { reason, .. } => {
                 warn!(root, %reason, "disconnected from the root; running services go on");
-                Ok(())
+                engine.post(|machine, _, _| machine.root_closed()).await
             }
             ChildEvent::AttemptFailed { reason, retry_in } => {
                 tracing::debug!(root, reason, retry_in_ms = retry_in.as_millis(), "cannot reach the root");

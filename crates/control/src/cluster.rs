@@ -144,6 +144,8 @@ pub struct Cluster {
     retry_at: Option<Moment>,
     /// The last instance of an unfinished pass over those that wait.
     retried_up_to: Option<InstanceKey>,
+    /// The root has said what it wants, and is still there.
+    root_connected: bool,
     /// The root was asked for another address block.
     block_requested: bool,
     outbox: Outbox<Effect>,
@@ -167,6 +169,7 @@ impl Cluster {
             pending: BTreeSet::new(),
             retry_at: None,
             retried_up_to: None,
+            root_connected: false,
             block_requested: false,
             outbox: Outbox::default(),
         }

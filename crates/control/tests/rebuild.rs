@@ -89,6 +89,7 @@ impl Pair {
 
     fn disconnect(&mut self) {
         self.connected = false;
+        self.cluster.root_closed();
         self.root.cluster_closed(now(), self.id, self.session);
         self.settle();
     }
@@ -363,6 +364,8 @@ fn a_cluster_gives_out_only_its_own_addresses_and_says_what_it_cannot_do() {
     let mut pair = Pair::new();
     let service = pair.create("shop");
     let key = pair.deploy(service);
+    let refused = pair.cluster.create_local(now(), &mut pair.entropy, vec![application("early")]);
+    assert_eq!(refused, Err(LocalRefusal::RootConnected));
     pair.disconnect();
     let mut fixed = application("fixed");
     fixed.services[0].spec.service_address = Some(Ipv4Addr::new(10, 30, 1, 1));

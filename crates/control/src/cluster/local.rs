@@ -20,6 +20,9 @@ pub const LOCAL_OWNER: &str = "Admin";
 /// Why the cluster does not do what it was asked; nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LocalRefusal {
+    /// There is a root, and two places to deploy at would confuse people.
+    #[error("the root is connected: deploy there (without --local)")]
+    RootConnected,
     /// Name and namespace are taken by another local application.
     #[error("application `{0}` exists already at this cluster: delete it or choose another name")]
     ApplicationExists(String),
@@ -83,13 +86,15 @@ impl Cluster {
         entropy: &mut dyn Entropy,
         requests: Vec<ApplicationRequest>,
     ) -> Result<Vec<ApplicationId>, LocalRefusal> {
+        if self.root_connected {
+            return Err(LocalRefusal::RootConnected);
+        }
         let mut pool = self.local_pool()?;
         self.check_local(&requests, &mut pool)?;
         let mut created = Vec::new();
         for request in requests {
             created.push(self.insert_local(now, entropy, request, &mut pool)?);
         }
-        self.send_holdings(Extent::Local);
         Ok(created)
     }
 
@@ -191,6 +196,7 @@ impl Cluster {
         self.save_meta();
         self.placed.insert(key, Placed::new(desired));
         self.place(now, key);
+        // If a root has just come back, it has not heard of this one.
         self.send_holdings(Extent::Local);
         Ok(key)
     }

@@ -38,6 +38,7 @@ impl Cluster {
             self.send_holdings(Extent::Everything);
             return;
         }
+        self.root_connected = true;
         self.welcome_records(&mut welcome);
         let wanted: HashSet<_> = welcome.instances.iter().map(|desired| desired.key).collect();
         for desired in welcome.instances {
@@ -58,6 +59,11 @@ impl Cluster {
         for worker in connected {
             self.send_to_worker(worker, ClusterToWorker::ReportUsage);
         }
+    }
+
+    /// The link to the root ended.
+    pub fn root_closed(&mut self) {
+        self.root_connected = false;
     }
 
     /// The root wants a change.
