@@ -56,8 +56,8 @@ impl From<LocalRefusal> for Refused {
             LocalRefusal::UnknownApplication(_)
             | LocalRefusal::UnknownService(_)
             | LocalRefusal::UnknownInstance(_) => StatusCode::NOT_FOUND,
-            LocalRefusal::RootConnected
-            | LocalRefusal::ApplicationExists(_)
+            LocalRefusal::RootConnected => StatusCode::FORBIDDEN,
+            LocalRefusal::ApplicationExists(_)
             | LocalRefusal::ServiceTwice(_)
             | LocalRefusal::OfTheRoot(_)
             | LocalRefusal::AddressOfTheRoot(_) => StatusCode::CONFLICT,
