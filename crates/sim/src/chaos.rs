@@ -40,7 +40,9 @@ impl World {
         let name = self.random_fault(&random, kind);
         *self.metrics.random_faults.entry(name).or_default() += 1;
         let left = random.until_ms - self.agenda.time;
-        let pause = self.agenda.between(1, 2 * random.every_ms).min(left);
+        // Storms and lulls: in a storm nothing gets done, in a lull there is something to lose.
+        let spell = 1 << self.agenda.pick(4);
+        let pause = self.agenda.between(1, random.every_ms * spell / 2).min(left);
         self.agenda.after(pause, Event::Chaos);
     }
 

@@ -2,8 +2,8 @@
 
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
 
 use crate::invariants::Violation;
 use crate::report::Report;
@@ -20,7 +20,7 @@ pub struct Outcome {
     pub trace_error: Option<io::Error>,
 }
 
-/// Rest after the system has settled, to see that it stays so, milliseconds.
+/// The last of a run, when all should be at rest, milliseconds.
 const REST_MS: u64 = 60_000;
 
 /// Runs a scenario. Everything that happens follows from the scenario and the seed.
@@ -62,32 +62,29 @@ fn drive(world: &mut World, unmet: &mut Vec<String>) {
 }
 
 impl World {
-    /// Settled means settled: nothing moves any more, and the links are quiet but for retries.
+    /// Settled means settled: at the end of the run it still is, and in the last minute the links were quiet but for
+    /// retries.
     fn rest(&mut self, unmet: &mut Vec<String>) {
-        if self.violation.is_some() {
-            return;
-        }
+        let settled_at = self.agenda.time;
+        self.run_until(self.scenario.duration_ms.saturating_sub(REST_MS));
+        let from = self.agenda.time;
         let counts = |kind: &str| kind != PERMISSIONS && kind != QUESTIONS;
         let sent = |world: &Self| -> u64 {
             let kinds = world.metrics.messages.iter().filter(|(kind, _)| counts(kind));
             kinds.map(|(_, count)| count).sum()
         };
         let before = sent(self);
-        let from = self.agenda.time;
-        let until = (from + REST_MS).min(self.scenario.duration_ms);
-        self.run_until(until);
+        self.run_until(self.scenario.duration_ms);
         if self.violation.is_some() {
             return;
         }
         let talk = sent(self) - before;
         let instances = self.root.machine.as_ref().map_or(0, oak_control::root::Root::instance_count) as u64;
-        // Two tries a minute of each waiting instance, each told upwards, and what completes or restarts.
-        let allowed = 4 * instances + 20 + 10 * self.metrics.exits;
-        if talk > allowed {
-            unmet.push(format!(
-                "{talk} messages in {} s of rest, {allowed} would be much",
-                (until - from) / 1_000
-            ));
+        // Two tries a minute of each waiting instance, each told upwards.
+        let allowed = 4 * instances + 20;
+        if talk > allowed && from >= settled_at + REST_MS {
+            let seconds = (self.agenda.time - from) / 1_000;
+            unmet.push(format!("{talk} messages in the last {seconds} s, {allowed} would be much"));
         }
         if let Err(problem) = self.check_settled() {
             unmet.push(format!("it had settled, and does not stay so: {problem}"));
@@ -152,40 +149,37 @@ const ENOUGH: usize = 20;
 
 /// Runs a scenario once for each seed from `first` to before `end`, on all processors. `progress` hears how many
 /// runs are done.
-#[must_use]
-pub fn run_seeds(scenario: &Scenario, first: u64, end: u64, progress: &(dyn Fn(u64) + Sync)) -> Sum {
+pub fn run_seeds(scenario: &Scenario, first: u64, end: u64, progress: &mut dyn FnMut(u64)) -> Sum {
     let next = AtomicU64::new(first);
-    let done = AtomicU64::new(0);
-    let stop = AtomicBool::new(false);
-    let sum = Mutex::new(Sum::default());
+    let mut sum = Sum::default();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    // A few results may wait for whoever hears the progress; then the threads wait, too.
+    let (results, done) = mpsc::sync_channel(16);
     std::thread::scope(|scope| {
         for _ in 0..threads {
-            scope.spawn(|| {
+            let (results, next) = (results.clone(), &next);
+            scope.spawn(move || {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= end || stop.load(Ordering::Relaxed) {
+                    // The other end is gone when enough has failed.
+                    if seed >= end || results.send(run(scenario, seed, None).report).is_err() {
                         return;
                     }
-                    let report = run(scenario, seed, None).report;
-                    // A poisoned lock still holds the sum so far.
-                    let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    sum.runs += 1;
-                    sum.events += report.events;
-                    sum.virtual_ms += report.virtual_ms;
-                    if let Some(what) = what_failed(&report) {
-                        sum.failed.push((seed, what));
-                        if sum.failed.len() >= ENOUGH {
-                            stop.store(true, Ordering::Relaxed);
-                        }
-                    }
-                    drop(sum);
-                    progress(done.fetch_add(1, Ordering::Relaxed) + 1);
                 }
             });
         }
+        drop(results);
+        for report in done {
+            sum.runs += 1;
+            sum.events += report.events;
+            sum.virtual_ms += report.virtual_ms;
+            sum.failed.extend(what_failed(&report).map(|what| (report.seed, what)));
+            progress(sum.runs);
+            if sum.failed.len() >= ENOUGH {
+                break;
+            }
+        }
     });
-    let mut sum = sum.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     sum.failed.sort();
     sum
 }

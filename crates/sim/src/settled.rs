@@ -42,6 +42,10 @@ impl World {
                     running.insert(instance.key);
                 }
                 Status::Completed => {}
+                // All clusters are in touch: waiting for one would be for nothing.
+                Status::TargetClusterNotActive => {
+                    return Err(format!("{} waits for a cluster", instance.key));
+                }
                 status if is_refusal(status) && !instance.detail.is_empty() => waiting += 1,
                 _ => return Err(format!("{} is {}: {}", instance.key, instance.status, instance.detail)),
             }

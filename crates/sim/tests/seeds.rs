@@ -17,7 +17,7 @@ fn survives(name: &str, seeds: u64) {
     let text = std::fs::read_to_string(scenario_file(name)).unwrap();
     let scenario = Scenario::parse(&text).unwrap();
     let seeds = std::env::var("OAK_SIM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(seeds);
-    let sum = run_seeds(&scenario, 0, seeds, &|_| {});
+    let sum = run_seeds(&scenario, 0, seeds, &mut |_| {});
     assert!(
         sum.failed.is_empty(),
         "{} of {} seeds failed; replay one: oak sim deploy/scenarios/{name} --seed {} --trace trace.txt\n{:#?}",
