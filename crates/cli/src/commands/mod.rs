@@ -10,6 +10,7 @@ mod find;
 mod get;
 mod logs;
 mod restore;
+mod sim;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -24,6 +25,7 @@ pub(crate) use backup::Arguments as BackupArguments;
 pub(crate) use config::Arguments as ConfigArguments;
 pub(crate) use failure::{EXIT_FAILURE, EXIT_USAGE, Failure};
 pub(crate) use restore::Arguments as RestoreArguments;
+pub(crate) use sim::Arguments as SimArguments;
 
 use crate::output::{Output, Style};
 
