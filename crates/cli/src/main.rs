@@ -15,7 +15,7 @@ use clap::{Parser, Subcommand};
 
 use commands::{
     BackupArguments, ConfigArguments, EXIT_FAILURE, EXIT_USAGE, Failure, RestoreArguments, ServerArguments,
-    UserCommand,
+    SimArguments, UserCommand,
 };
 use config::{Loaded, Sources};
 use output::{Output, Style};
@@ -45,6 +45,8 @@ enum Command {
     Restore(RestoreArguments),
     /// Show the configuration and where each value comes from
     Config(ConfigArguments),
+    /// Simulate a system under virtual time: faults, losses, more machines
+    Sim(SimArguments),
 }
 
 fn main() -> ExitCode {
@@ -89,6 +91,11 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Restore(arguments) => {
             let loaded = load(cli.config, arguments.overrides())?;
             print(|output| arguments.run(&loaded.config, output))
+        }
+        Command::Sim(arguments) => {
+            let mut good = true;
+            print(|output| arguments.run(output).map(|is_good| good = is_good))?;
+            Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) })
         }
         Command::Role(role) => {
             let loaded = load(cli.config, role.overrides())?;

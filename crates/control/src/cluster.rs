@@ -197,6 +197,12 @@ impl Cluster {
         self.workers.values()
     }
 
+    /// One worker.
+    #[must_use]
+    pub fn worker(&self, id: WorkerId) -> Option<&Worker> {
+        self.workers.get(&id)
+    }
+
     /// All instances.
     pub fn placed(&self) -> impl Iterator<Item = &Placed> {
         self.placed.values()

@@ -206,6 +206,12 @@ impl Root {
         self.departures.values()
     }
 
+    /// One instance that is still being taken down somewhere.
+    #[must_use]
+    pub fn departure(&self, key: InstanceKey) -> Option<&Departure> {
+        self.departures.get(&key)
+    }
+
     /// All clusters, oldest first.
     pub fn clusters(&self) -> impl Iterator<Item = &Cluster> {
         self.clusters.values()

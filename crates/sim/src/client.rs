@@ -1,12 +1,12 @@
 //! The user: remembers what was acknowledged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use oak_model::{ApplicationId, InstanceKey, ServiceId};
 
 /// What the user knows about something it asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Known {
+pub(crate) enum Known {
     /// Acknowledged and never asked to go.
     Exists,
     /// Asked to go, no answer (yet): may or may not exist.
@@ -17,62 +17,133 @@ pub enum Known {
 
 /// An answer of the API, sent after the commit.
 #[derive(Clone, Debug)]
-pub enum Answer {
-    Created(Vec<ApplicationId>, Vec<ServiceId>),
+pub(crate) enum Answer {
+    /// `workload`: which of the scenario asked for it.
+    Created {
+        workload: Option<usize>,
+        applications: Vec<ApplicationId>,
+        services: Vec<ServiceId>,
+    },
     Deployed(InstanceKey),
     Undeployed(InstanceKey),
     ServiceDeleted(ServiceId),
     ApplicationDeleted(ApplicationId, Vec<ServiceId>),
 }
 
-#[derive(Default)]
-pub struct Client {
-    pub applications: BTreeMap<ApplicationId, Known>,
-    pub services: BTreeMap<ServiceId, Known>,
-    pub instances: BTreeMap<InstanceKey, Known>,
+/// Keys in no order from which one can be drawn at once.
+pub(crate) struct Bag<K> {
+    keys: Vec<K>,
+    places: HashMap<K, usize>,
 }
 
-impl Client {
-    /// The user asks for something to go.
-    pub fn asks_service_to_go(&mut self, service: ServiceId) {
-        self.services.insert(service, Known::Leaving);
-        let keys: Vec<_> = self.instances.keys().copied().filter(|key| key.service == service).collect();
-        for key in keys {
-            self.asks_instance_to_go(key);
+impl<K> Default for Bag<K> {
+    fn default() -> Self {
+        Self { keys: Vec::new(), places: HashMap::new() }
+    }
+}
+
+impl<K: Copy + Eq + std::hash::Hash> Bag<K> {
+    pub(crate) fn insert(&mut self, key: K) {
+        if !self.places.contains_key(&key) {
+            self.places.insert(key, self.keys.len());
+            self.keys.push(key);
         }
     }
 
-    pub fn asks_instance_to_go(&mut self, key: InstanceKey) {
+    pub(crate) fn remove(&mut self, key: K) {
+        let Some(place) = self.places.remove(&key) else { return };
+        self.keys.swap_remove(place);
+        if let Some(moved) = self.keys.get(place) {
+            self.places.insert(*moved, place);
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub(crate) fn get(&self, place: usize) -> Option<K> {
+        self.keys.get(place).copied()
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Client {
+    pub(crate) applications: BTreeMap<ApplicationId, Known>,
+    pub(crate) services: BTreeMap<ServiceId, Known>,
+    pub(crate) instances: BTreeMap<InstanceKey, Known>,
+    /// Services that exist.
+    pub(crate) open_services: Bag<ServiceId>,
+    /// Applications that exist.
+    pub(crate) open_applications: Bag<ApplicationId>,
+    /// Instances that may exist.
+    pub(crate) open_instances: Bag<InstanceKey>,
+}
+
+fn all_of(service: ServiceId) -> std::ops::RangeInclusive<InstanceKey> {
+    InstanceKey { service, number: 0 }..=InstanceKey { service, number: u32::MAX }
+}
+
+impl Client {
+    /// Instances of a service that were acknowledged and not asked to go, lowest number first.
+    pub(crate) fn instances_of(&self, service: ServiceId) -> Vec<InstanceKey> {
+        let known = self.instances.range(all_of(service));
+        known.filter(|(_, known)| **known == Known::Exists).map(|(key, _)| *key).collect()
+    }
+
+    /// The user asks for something to go.
+    pub(crate) fn asks_application_to_go(&mut self, application: ApplicationId) {
+        self.applications.insert(application, Known::Leaving);
+        self.open_applications.remove(application);
+    }
+
+    pub(crate) fn asks_service_to_go(&mut self, service: ServiceId) {
+        self.services.insert(service, Known::Leaving);
+        self.open_services.remove(service);
+        for known in self.instances.range_mut(all_of(service)).map(|(_, known)| known) {
+            if *known == Known::Exists {
+                *known = Known::Leaving;
+            }
+        }
+    }
+
+    pub(crate) fn asks_instance_to_go(&mut self, key: InstanceKey) {
         let known = self.instances.entry(key).or_insert(Known::Leaving);
         if *known == Known::Exists {
             *known = Known::Leaving;
         }
     }
 
-    pub fn hears(&mut self, answer: Answer) {
+    pub(crate) fn hears(&mut self, answer: &Answer) {
         match answer {
-            Answer::Created(applications, services) => {
+            Answer::Created { applications, services, .. } => {
                 // Something may have been asked to go before the answer came.
                 for id in applications {
-                    self.applications.entry(id).or_insert(Known::Exists);
+                    if *self.applications.entry(*id).or_insert(Known::Exists) == Known::Exists {
+                        self.open_applications.insert(*id);
+                    }
                 }
                 for id in services {
-                    self.services.entry(id).or_insert(Known::Exists);
+                    if *self.services.entry(*id).or_insert(Known::Exists) == Known::Exists {
+                        self.open_services.insert(*id);
+                    }
                 }
             }
             Answer::Deployed(key) => {
                 if self.services.get(&key.service) == Some(&Known::Exists) {
-                    self.instances.entry(key).or_insert(Known::Exists);
+                    self.instances.entry(*key).or_insert(Known::Exists);
+                    self.open_instances.insert(*key);
                 }
             }
             Answer::Undeployed(key) => {
-                self.instances.insert(key, Known::Gone);
+                self.instances.insert(*key, Known::Gone);
+                self.open_instances.remove(*key);
             }
-            Answer::ServiceDeleted(id) => self.service_gone(id),
+            Answer::ServiceDeleted(id) => self.service_gone(*id),
             Answer::ApplicationDeleted(id, services) => {
-                self.applications.insert(id, Known::Gone);
+                self.applications.insert(*id, Known::Gone);
                 for service in services {
-                    self.service_gone(service);
+                    self.service_gone(*service);
                 }
             }
         }
@@ -80,10 +151,10 @@ impl Client {
 
     fn service_gone(&mut self, id: ServiceId) {
         self.services.insert(id, Known::Gone);
-        for (key, known) in &mut self.instances {
-            if key.service == id {
-                *known = Known::Gone;
-            }
+        self.open_services.remove(id);
+        for (key, known) in self.instances.range_mut(all_of(id)) {
+            *known = Known::Gone;
+            self.open_instances.remove(*key);
         }
     }
 }

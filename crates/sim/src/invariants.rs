@@ -1,220 +1,486 @@
 //! What must hold after every single event, whatever goes wrong.
+//!
+//! After each event the objects that its steps stored are looked at, so the cost follows the change and not the size
+//! of the system. `sweep.rs` looks at everything from time to time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
+use std::net::Ipv4Addr;
 
-use oak_control::cluster::{Cluster, Placed};
-use oak_control::root::{DEFAULT_CPU_OVERCOMMIT, Root};
+use ipnet::Ipv4Net;
+use oak_control::Table;
+use oak_control::cluster::{Placed, Placement};
 use oak_control::worker::Phase;
-use oak_model::{Generation, Incarnation, InstanceKey, Resources, WorkerId};
+use oak_model::{Generation, Incarnation, InstanceKey, Resources, ServiceId, Status, WorkerId};
 
-use super::agenda::{Touched, Who};
-use super::client::Known;
-use super::world::World;
+use crate::agenda::{ProcessChange, Who};
+use crate::client::Known;
+use crate::timeline::Consequence;
+use crate::world::World;
 
-/// The highest numbers each receiver has applied.
+/// A rule that was broken.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Violation {
+    /// When, milliseconds.
+    pub at_ms: u64,
+    /// Which rule.
+    pub rule: &'static str,
+    /// How.
+    pub detail: String,
+}
+
+/// A broken rule without its time.
+pub(crate) type Broken = (&'static str, String);
+pub(crate) type Checked = Result<(), Broken>;
+
+pub(crate) fn require(holds: bool, rule: &'static str, detail: impl FnOnce() -> String) -> Checked {
+    if holds { Ok(()) } else { Err((rule, detail())) }
+}
+
+pub(crate) const NUMBERS: &str = "generations and incarnations never decrease at a receiver";
+pub(crate) const ACKNOWLEDGED: &str = "acknowledged writes never vanish";
+pub(crate) const ADDRESSES: &str = "addresses are unique";
+pub(crate) const ONE_CLUSTER: &str = "one of the clusters in touch has an instance";
+pub(crate) const CAPACITY: &str = "reservations never exceed capacity";
+pub(crate) const FOLLOWS: &str = "a worker in touch runs nothing that its cluster placed elsewhere";
+pub(crate) const ONE_PROCESS: &str = "an instance has one process, unless a worker is out of touch";
+pub(crate) const AT_MOST_ONE: &str = "of an at most one service no instance ever has two processes";
+pub(crate) const DEADLINES: &str = "every state that is not final has a deadline";
+pub(crate) const TABLES: &str = "address tables lead to what runs";
+pub(crate) const QUEUES: &str = "no queue grows without bound";
+pub(crate) const ROWS: &str = "stored rows can be read back";
+pub(crate) const PROTOCOL: &str = "tiers speak only to those they know";
+
+/// An instance as its cluster had it when it last stored it.
+#[derive(Clone)]
+pub(crate) struct Seen {
+    generation: Generation,
+    /// The highest incarnation that was its proper place.
+    incarnation: Incarnation,
+    /// Its proper place.
+    pub(crate) worker: Option<WorkerId>,
+    /// What is counted where: something of it may be on several workers.
+    pub(crate) counted: Vec<(WorkerId, Resources)>,
+    waits: bool,
+}
+
+/// One cluster as its steps stored it.
 #[derive(Default)]
-pub struct Watch {
-    generations: BTreeMap<(usize, InstanceKey), Generation>,
-    placements: BTreeMap<(usize, InstanceKey), Incarnation>,
-    incarnations: BTreeMap<(usize, InstanceKey), Incarnation>,
+pub(crate) struct ClusterSeen {
+    pub(crate) placed: HashMap<InstanceKey, Seen>,
+    pub(crate) sums: HashMap<WorkerId, Resources>,
+    subnets: HashMap<Ipv4Net, WorkerId>,
+}
+
+/// What the rules need to remember.
+#[derive(Default)]
+pub(crate) struct Watch {
+    pub(crate) clusters: Vec<ClusterSeen>,
+    /// Which living cluster has an instance.
+    holders: HashMap<InstanceKey, usize>,
+    /// Highest incarnation each worker has stored in its present life.
+    incarnations: Vec<HashMap<InstanceKey, Incarnation>>,
+    /// Addresses the living root has given away.
+    addresses: HashMap<Ipv4Addr, Holder>,
+    holds: HashMap<Holder, Ipv4Addr>,
+    /// Instances with more than one process.
+    pub(crate) doubles: BTreeSet<InstanceKey>,
+}
+
+/// Who has an address of the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Holder {
+    Service(ServiceId),
+    Instance(InstanceKey),
 }
 
 impl Watch {
+    pub(crate) fn add_worker(&mut self) {
+        self.incarnations.push(HashMap::new());
+    }
+
     /// A machine lost what it had not stored; its numbers start from its disk.
-    pub fn restarted(&mut self, who: Who) {
+    pub(crate) fn crashed(&mut self, who: Who) {
         match who {
-            Who::Root => {}
-            Who::Cluster(index) => {
-                self.generations.retain(|(cluster, _), _| *cluster != index);
-                self.placements.retain(|(cluster, _), _| *cluster != index);
+            Who::Root => {
+                self.addresses.clear();
+                self.holds.clear();
             }
-            Who::Worker(index) => self.incarnations.retain(|(worker, _), _| *worker != index),
+            Who::Cluster(index) => {
+                if let Some(cluster) = self.clusters.get_mut(index) {
+                    *cluster = ClusterSeen::default();
+                }
+                self.holders.retain(|_, holder| *holder != index);
+            }
+            Who::Worker(index) => {
+                if let Some(incarnations) = self.incarnations.get_mut(index) {
+                    incarnations.clear();
+                }
+            }
         }
     }
-}
 
-fn grows<N: Copy + Ord + std::fmt::Debug>(
-    seen: &mut BTreeMap<(usize, InstanceKey), N>,
-    receiver: usize,
-    key: InstanceKey,
-    number: N,
-) {
-    let highest = seen.entry((receiver, key)).or_insert(number);
-    assert!(number >= *highest, "receiver {receiver} went from {highest:?} back to {number:?} for {key}");
-    *highest = number;
+    fn give(&mut self, holder: Holder, address: Ipv4Addr) -> Checked {
+        if let Some(former) = self.holds.insert(holder, address) {
+            self.addresses.remove(&former);
+        }
+        let other = self.addresses.insert(address, holder);
+        require(other.is_none_or(|other| other == holder), ADDRESSES, || {
+            format!("{address} was given to {holder:?} while {other:?} has it")
+        })
+    }
+
+    fn take(&mut self, holder: Holder) {
+        if let Some(address) = self.holds.remove(&holder) {
+            self.addresses.remove(&address);
+        }
+    }
 }
 
 impl World {
-    /// Panics with the first rule that is broken.
-    pub fn check_invariants(&mut self, touched: Touched) {
-        if matches!(touched, Touched::Root | Touched::Everything)
-            && let Some(root) = &self.root.machine
-        {
-            self.nothing_acknowledged_is_lost(root);
-            addresses_are_unique(root);
-            let waits = root.services().flat_map(|s| root.instances_of(s.id)).any(|i| i.cluster.is_none());
-            assert!(
-                !waits || root.next_deadline().is_some(),
-                "the root has waiting instances but no deadline"
-            );
+    /// Looks at what the last event changed.
+    pub(crate) fn check_changes(&mut self) -> Checked {
+        let touched = std::mem::take(&mut self.agenda.touched);
+        let mut result = Ok(());
+        for who in &touched {
+            result = result.and_then(|()| self.check_machine(*who));
         }
-        if matches!(touched, Touched::Below | Touched::Everything) {
-            self.one_cluster_has_an_instance();
-            self.at_most_one_runs();
-            self.reservations_fit();
-            self.workers_follow_their_cluster();
-            self.clusters_have_deadlines();
-            self.workers_have_deadlines();
-            self.numbers_only_grow();
-        }
+        // The same allocation serves again.
+        self.agenda.touched = touched;
+        self.agenda.touched.clear();
+        result
     }
 
-    fn reservations_fit(&self) {
-        for cluster in &self.clusters {
-            if let Some(machine) = &cluster.node.machine {
-                reservations_fit(machine);
+    fn check_machine(&mut self, who: Who) -> Checked {
+        match who {
+            Who::Root => {
+                for (table, key) in std::mem::take(&mut self.root.changed) {
+                    self.root_stored(table, &key)?;
+                }
+                Ok(())
+            }
+            Who::Cluster(index) => {
+                let changed = self.clusters.get_mut(index).map(|side| std::mem::take(&mut side.node.changed));
+                for (table, key) in changed.unwrap_or_default() {
+                    self.cluster_stored(index, table, &key)?;
+                }
+                Ok(())
+            }
+            Who::Worker(index) => {
+                let changed = self.workers.get_mut(index).map(|side| std::mem::take(&mut side.node.changed));
+                for (table, key) in changed.unwrap_or_default() {
+                    self.worker_stored(index, table, &key)?;
+                }
+                self.worker_has_deadlines(index)?;
+                self.worker_follows_its_cluster(index)
             }
         }
     }
 
-    fn nothing_acknowledged_is_lost(&self, root: &Root) {
+    /// Everything a started machine loaded counts as stored just now.
+    pub(crate) fn check_restarted(&mut self, who: Who) -> Checked {
+        match who {
+            Who::Root => {
+                for (table, key) in self.root.disk.keys() {
+                    self.root_stored(table, &key)?;
+                }
+                self.nothing_acknowledged_is_lost()
+            }
+            Who::Cluster(index) => {
+                let keys = self.clusters.get(index).map(|side| side.node.disk.keys());
+                for (table, key) in keys.unwrap_or_default() {
+                    self.cluster_stored(index, table, &key)?;
+                }
+                Ok(())
+            }
+            Who::Worker(index) => {
+                let keys = self.workers.get(index).map(|side| side.node.disk.keys());
+                for (table, key) in keys.unwrap_or_default() {
+                    self.worker_stored(index, table, &key)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn root_stored(&mut self, table: Table, key: &str) -> Checked {
+        let Some(root) = &self.root.machine else { return Ok(()) };
+        match table {
+            Table::Service => {
+                let Ok(id) = key.parse() else { return Ok(()) };
+                match root.service(id) {
+                    Some(service) => self.watch.give(Holder::Service(id), service.address),
+                    None => {
+                        self.watch.take(Holder::Service(id));
+                        let known = self.client.services.get(&id);
+                        require(known != Some(&Known::Exists), ACKNOWLEDGED, || {
+                            format!("service {id} is lost")
+                        })
+                    }
+                }
+            }
+            Table::Instance | Table::Departure => {
+                let Ok(key) = key.parse() else { return Ok(()) };
+                let holder = Holder::Instance(key);
+                match root.instance(key) {
+                    Some(instance) => self.watch.give(holder, instance.address),
+                    None => {
+                        // While it departs the address stays with it.
+                        if root.departure(key).is_some() {
+                            return Ok(());
+                        }
+                        self.watch.take(holder);
+                        let known = self.client.instances.get(&key);
+                        require(known != Some(&Known::Exists), ACKNOWLEDGED, || {
+                            format!("instance {key} is lost")
+                        })
+                    }
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn nothing_acknowledged_is_lost(&self) -> Checked {
+        let Some(root) = &self.root.machine else { return Ok(()) };
         for (id, known) in &self.client.services {
-            match known {
-                Known::Exists => assert!(root.service(*id).is_some(), "acknowledged service {id} is lost"),
-                Known::Gone => assert!(root.service(*id).is_none(), "deleted service {id} is back"),
-                Known::Leaving => {}
-            }
+            let exists = root.service(*id).is_some();
+            require(*known != Known::Exists || exists, ACKNOWLEDGED, || format!("service {id} is lost"))?;
+            require(*known != Known::Gone || !exists, ACKNOWLEDGED, || {
+                format!("deleted service {id} is back")
+            })?;
         }
         for (key, known) in &self.client.instances {
-            match known {
-                Known::Exists => {
-                    assert!(root.instance(*key).is_some(), "acknowledged instance {key} is lost");
-                }
-                Known::Gone => assert!(root.instance(*key).is_none(), "undeployed instance {key} is back"),
-                Known::Leaving => {}
+            let exists = root.instance(*key).is_some();
+            require(*known != Known::Exists || exists, ACKNOWLEDGED, || format!("instance {key} is lost"))?;
+            require(*known != Known::Gone || !exists, ACKNOWLEDGED, || {
+                format!("undeployed instance {key} is back")
+            })?;
+        }
+        Ok(())
+    }
+
+    fn cluster_stored(&mut self, index: usize, table: Table, key: &str) -> Checked {
+        match table {
+            Table::Placement => match key.parse() {
+                Ok(key) => self.instance_stored(index, key),
+                Err(_) => Ok(()),
+            },
+            Table::Worker => {
+                let Some(side) = self.clusters.get(index) else { return Ok(()) };
+                let (Some(machine), Some(seen), Ok(id)) =
+                    (&side.node.machine, self.watch.clusters.get_mut(index), key.parse())
+                else {
+                    return Ok(());
+                };
+                let Some(subnet) = machine.worker(id).and_then(|worker| worker.subnet) else { return Ok(()) };
+                let other = seen.subnets.insert(subnet, id);
+                require(other.is_none_or(|other| other == id), ADDRESSES, || {
+                    format!("workers {id} and {other:?} of {} share the subnet {subnet}", side.name)
+                })
             }
+            _ => Ok(()),
         }
     }
 
-    /// The root moves an instance only after its cluster has nothing left of it.
-    fn one_cluster_has_an_instance(&self) {
-        let mut holders: BTreeMap<InstanceKey, usize> = BTreeMap::new();
-        for (index, cluster) in self.clusters.iter().enumerate() {
-            for placed in cluster.node.machine.iter().flat_map(Cluster::placed) {
-                let former = holders.insert(placed.desired.key, index);
-                assert!(former.is_none(), "clusters {former:?} and {index} both have {}", placed.desired.key);
+    fn instance_stored(&mut self, index: usize, key: InstanceKey) -> Checked {
+        let Some(side) = self.clusters.get(index) else { return Ok(()) };
+        let (Some(machine), Some(seen)) = (&side.node.machine, self.watch.clusters.get_mut(index)) else {
+            return Ok(());
+        };
+        let former = seen.placed.remove(&key);
+        for (worker, counted) in former.iter().flat_map(|former| &former.counted) {
+            if let Some(sum) = seen.sums.get_mut(worker) {
+                *sum = sum.saturating_sub(*counted);
             }
         }
+        let Some(placed) = machine.instance(key) else {
+            if self.watch.holders.get(&key) == Some(&index) {
+                self.watch.holders.remove(&key);
+            }
+            return Ok(());
+        };
+        let removing = placed.removing;
+        let present = as_seen(placed, former.as_ref());
+        let is_new = former
+            .as_ref()
+            .is_none_or(|f| f.counted.len() < present.counted.len() || f.worker != present.worker);
+        for (worker, counted) in &present.counted {
+            let sum = seen.sums.entry(*worker).or_default();
+            *sum = sum.saturating_add(*counted);
+            if is_new {
+                fits(machine, self.cpu_overcommit, *worker, *sum)?;
+            }
+        }
+        if let Some(former) = &former {
+            numbers_grow(&side.name, key, former, &present)?;
+        }
+        let (from, to, waits) = (former.as_ref().and_then(|f| f.worker), present.worker, present.waits);
+        let waited = former.as_ref().is_some_and(|former| former.waits);
+        self.metrics.placements +=
+            u64::from(to.is_some() && former.is_none_or(|f| f.incarnation < present.incarnation));
+        seen.placed.insert(key, present);
+        if !removing {
+            let former = self.watch.holders.insert(key, index);
+            let other =
+                former.filter(|other| *other != index && self.holds(*other, key) && self.holds(index, key));
+            require(other.is_none(), ONE_CLUSTER, || {
+                let other = other.map_or("?", |other| self.names.of(Who::Cluster(other)));
+                format!("cluster {} has {key}, and so has {other}", self.names.of(Who::Cluster(index)))
+            })?;
+        }
+        if let (Some(from), Some(to)) = (from, to)
+            && from != to
+        {
+            let away_since = self.worker_by_id.get(&from).and_then(|w| self.workers.get(*w)?.link.away_since);
+            self.metrics.moved(key, away_since);
+            let place = self.place_of(Who::Cluster(index));
+            self.metrics.timeline.follows(self.agenda.time, Consequence::Moved, &place);
+        }
+        if waits && !waited {
+            let place = self.place_of(Who::Cluster(index));
+            self.metrics.timeline.follows(self.agenda.time, Consequence::NoPlace, &place);
+        }
+        Ok(())
+    }
+
+    /// Whether a cluster runs an instance and could know that it should not: it is in touch with the root. One that
+    /// is cut off goes on, also when the root has given it up.
+    pub(crate) fn holds(&self, cluster: usize, key: InstanceKey) -> bool {
+        let Some(side) = self.clusters.get(cluster).filter(|side| side.link.is_up()) else { return false };
+        let placed = side.node.machine.as_ref().and_then(|machine| machine.instance(key));
+        placed.is_some_and(|placed| !placed.removing)
+    }
+
+    fn worker_stored(&mut self, index: usize, table: Table, key: &str) -> Checked {
+        if table != Table::Workload {
+            return Ok(());
+        }
+        let (Some(side), Some(seen), Ok(key)) =
+            (self.workers.get(index), self.watch.incarnations.get_mut(index), key.parse())
+        else {
+            return Ok(());
+        };
+        let Some(machine) = &side.node.machine else { return Ok(()) };
+        let Some(workload) = machine.workload(key) else {
+            seen.remove(&key);
+            return Ok(());
+        };
+        let present = workload.incarnation();
+        let highest = seen.entry(key).or_insert(present);
+        require(present >= *highest, NUMBERS, || {
+            format!(
+                "worker {} went from incarnation {} of {key} back to {}",
+                side.facts.name, highest.0, present.0
+            )
+        })?;
+        *highest = present;
+        Ok(())
     }
 
     /// Real processes, whoever knows of them: of an instance of an *at most one* service there are never two.
-    fn at_most_one_runs(&self) {
-        let mut runs: BTreeMap<InstanceKey, WorkerId> = BTreeMap::new();
-        for worker in &self.workers {
-            for (key, container) in worker.runtime.running() {
-                if container.assignment.desired.spec.at_most_one {
-                    let other = runs.insert(*key, worker.id);
-                    assert!(other.is_none(), "two processes of {key}: on {other:?} and {}", worker.id);
-                }
-            }
-        }
+    pub(crate) fn at_most_one_runs(&self, change: &ProcessChange) -> Checked {
+        let side = self.workers.get(change.worker);
+        let container = side.and_then(|side| side.runtime.containers.get(&change.key));
+        let is_one = container.is_some_and(|container| container.assignment.desired.spec.at_most_one);
+        require(!is_one, AT_MOST_ONE, || {
+            let processes = self.metrics.tracks.get(&change.key).map(|track| track.processes.as_slice());
+            let workers =
+                processes.unwrap_or_default().iter().map(|(worker, _)| self.names.of(Who::Worker(*worker)));
+            format!("{} has processes on {}", change.key, workers.collect::<Vec<_>>().join(" and "))
+        })
     }
 
     /// A worker in touch with its cluster (it has heard the welcome of a living session) runs nothing that its
     /// cluster has placed elsewhere. Out of touch it may: it is told when it returns.
-    fn workers_follow_their_cluster(&self) {
-        for worker in self.workers.iter().filter(|worker| worker.link.is_up()) {
-            let Some(cluster) = &self.clusters[worker.cluster].node.machine else { continue };
-            let Some(machine) = &worker.node.machine else { continue };
-            for workload in machine.workloads() {
-                let key = workload.key();
-                if !matches!(workload.phase(), Phase::Starting { .. } | Phase::Running { .. }) {
-                    continue;
-                }
-                let places: Vec<_> = cluster.instance(key).into_iter().flat_map(Placed::places).collect();
-                assert!(
-                    places.iter().any(|place| place.worker == worker.id),
-                    "worker {} runs {key}, its cluster has it at {places:?}",
-                    worker.facts.name
-                );
+    pub(crate) fn worker_follows_its_cluster(&self, index: usize) -> Checked {
+        let Some(worker) = self.workers.get(index).filter(|worker| worker.link.is_up()) else {
+            return Ok(());
+        };
+        let cluster = self.clusters.get(worker.cluster).and_then(|side| side.node.machine.as_ref());
+        let (Some(cluster), Some(machine)) = (cluster, &worker.node.machine) else { return Ok(()) };
+        for workload in machine.workloads() {
+            if !matches!(workload.phase(), Phase::Starting { .. } | Phase::Running { .. }) {
+                continue;
             }
+            let key = workload.key();
+            let places: Vec<_> = cluster.instance(key).into_iter().flat_map(Placed::places).collect();
+            require(places.iter().any(|place| place.worker == worker.id), FOLLOWS, || {
+                format!("worker {} runs {key}, its cluster has it at {places:?}", worker.facts.name)
+            })?;
         }
+        Ok(())
     }
 
-    fn clusters_have_deadlines(&self) {
-        for (index, cluster) in self.clusters.iter().enumerate() {
-            let Some(machine) = &cluster.node.machine else { continue };
-            let silent: BTreeSet<WorkerId> =
-                machine.workers().filter(|worker| worker.session.is_none()).map(|worker| worker.id).collect();
-            let waits = machine
-                .placed()
-                .filter(|placed| !placed.removing && !placed.completed)
-                .any(|placed| placed.placement.is_none_or(|placement| silent.contains(&placement.worker)));
-            assert!(!waits || machine.next_deadline().is_some(), "cluster {index} waits without a deadline");
+    pub(crate) fn worker_has_deadlines(&self, index: usize) -> Checked {
+        let Some(machine) = self.workers.get(index).and_then(|worker| worker.node.machine.as_ref()) else {
+            return Ok(());
+        };
+        let waits = |phase: &Phase| !matches!(phase, Phase::Running { .. } | Phase::Completed);
+        for workload in machine.workloads().filter(|workload| waits(workload.phase())) {
+            // One that waits for a permission has none: without one it must not run, however long that takes.
+            let asks = matches!(workload.phase(), Phase::AwaitingLease);
+            let has_deadline = workload.phase().deadline().is_some() && machine.next_deadline().is_some();
+            require(asks || has_deadline, DEADLINES, || {
+                format!("{} has none: {:?}", workload.key(), workload.phase())
+            })?;
         }
-    }
-
-    fn workers_have_deadlines(&self) {
-        for worker in &self.workers {
-            let Some(machine) = &worker.node.machine else { continue };
-            for workload in machine.workloads() {
-                let is_final = matches!(workload.phase(), Phase::Running { .. } | Phase::Completed);
-                let asks = matches!(workload.phase(), Phase::AwaitingLease);
-                assert!(
-                    is_final || asks || workload.phase().deadline().is_some(),
-                    "{} has no deadline",
-                    workload.key()
-                );
-                assert!(is_final || machine.next_deadline().is_some());
-            }
-        }
-    }
-
-    fn numbers_only_grow(&mut self) {
-        for (index, cluster) in self.clusters.iter().enumerate() {
-            for placed in cluster.node.machine.iter().flat_map(Cluster::placed) {
-                let key = placed.desired.key;
-                grows(&mut self.watch.generations, index, key, placed.desired.generation);
-                if let Some(placement) = placed.placement {
-                    grows(&mut self.watch.placements, index, key, placement.incarnation);
-                }
-            }
-        }
-        for (index, worker) in self.workers.iter().enumerate() {
-            for workload in worker.node.machine.iter().flat_map(|machine| machine.workloads()) {
-                grows(&mut self.watch.incarnations, index, workload.key(), workload.incarnation());
-            }
-        }
+        Ok(())
     }
 }
 
-fn addresses_are_unique(root: &Root) {
-    let services = root.services().map(|service| service.address);
-    let instances = root.services().flat_map(|s| root.instances_of(s.id)).map(|instance| instance.address);
-    let departures = root.departures().map(|departure| departure.address);
-    let mut count = 0;
-    let mut unique = BTreeSet::new();
-    for address in services.chain(instances).chain(departures) {
-        count += 1;
-        assert!(unique.insert(address), "address {address} is in use twice");
+fn as_seen(placed: &Placed, former: Option<&Seen>) -> Seen {
+    let resources = placed.desired.spec.resources;
+    let counts = |place: &Placement| !(placed.completed && placed.placement == Some(*place));
+    let highest = former.map_or(Incarnation(0), |former| former.incarnation);
+    Seen {
+        generation: placed.desired.generation,
+        incarnation: placed.placement.map_or(highest, |place| place.incarnation),
+        worker: placed.placement.map(|place| place.worker),
+        counted: placed.places().filter(counts).map(|place| (place.worker, resources)).collect(),
+        waits: placed.placement.is_none() && is_refusal(placed.status),
     }
-    assert_eq!(root.addresses_in_use(), count, "addresses in use");
+}
+
+pub(crate) const fn is_refusal(status: Status) -> bool {
+    matches!(
+        status,
+        Status::NoWorkerCapacity
+            | Status::NoQualifiedWorkerFound
+            | Status::NoNodeFound
+            | Status::TargetClusterNotFound
+            | Status::TargetClusterNotActive
+            | Status::TargetClusterNoCapacity
+            | Status::NoActiveClusterWithCapacity
+    )
+}
+
+fn numbers_grow(cluster: &str, key: InstanceKey, former: &Seen, present: &Seen) -> Checked {
+    require(present.generation >= former.generation, NUMBERS, || {
+        let (from, to) = (former.generation.0, present.generation.0);
+        format!("cluster {cluster} went from generation {from} of {key} back to {to}")
+    })?;
+    require(present.incarnation >= former.incarnation, NUMBERS, || {
+        let (from, to) = (former.incarnation.0, present.incarnation.0);
+        format!("cluster {cluster} went from incarnation {from} of {key} back to {to}")
+    })?;
+    let same_place = former.worker == present.worker || former.worker.is_none() || present.worker.is_none();
+    require(same_place || present.incarnation > former.incarnation, NUMBERS, || {
+        format!("cluster {cluster} moved {key} to another worker under the same incarnation")
+    })
 }
 
 /// What a cluster has placed on a worker fits there.
-fn reservations_fit(cluster: &Cluster) {
-    let mut sums: BTreeMap<WorkerId, Resources> = BTreeMap::new();
-    for placed in cluster.placed().filter(|placed| !placed.completed) {
-        for place in placed.places() {
-            let sum = sums.entry(place.worker).or_default();
-            *sum = sum.saturating_add(placed.desired.spec.resources);
-        }
-    }
-    for worker in cluster.workers() {
-        let sum = sums.get(&worker.id).copied().unwrap_or_default();
-        let capacity = worker.facts.capacity;
-        assert!(sum.memory_mib <= capacity.memory_mib, "memory of {} is overbooked", worker.facts.name);
-        let cpu = capacity.cpu_millis * DEFAULT_CPU_OVERCOMMIT;
-        assert!(sum.cpu_millis <= cpu, "cpu of {} is overbooked", worker.facts.name);
-    }
+pub(crate) fn fits(
+    cluster: &oak_control::cluster::Cluster,
+    cpu_overcommit: u32,
+    id: WorkerId,
+    sum: Resources,
+) -> Checked {
+    let Some(worker) = cluster.worker(id) else { return Ok(()) };
+    let capacity = worker.facts.capacity;
+    let cpu = capacity.cpu_millis.saturating_mul(cpu_overcommit);
+    let holds = sum.memory_mib <= capacity.memory_mib
+        && sum.cpu_millis <= cpu
+        && sum.storage_mib <= capacity.storage_mib;
+    require(holds, CAPACITY, || format!("{} has {capacity}, and {sum} is placed on it", worker.facts.name))
 }

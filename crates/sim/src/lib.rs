@@ -1,24 +1,47 @@
-//! A whole system in one process under virtual time: one root, clusters, workers, their disks, lossy links, processes
-//! that come and go. Everything follows from one seed.
+//! A whole system in one process under virtual time: one root, clusters, workers, their disks, their links, processes
+//! that come and go, users that change their minds. Everything follows from a scenario and a seed.
 //!
 //! Every decision is made by the state machines of `oak-control`, the very code that runs in production; this crate
-//! is their world. It holds no rule of its own but the invariants.
+//! is their world. It holds no rule of its own but the invariants, which it checks after every event.
+//!
+//! ```text
+//!  scenario ─► world ─┬─ agenda      virtual time: what happens next
+//!     TOML            ├─ node        a machine with its disk: rows before effects, crashes lose the rest
+//!                     ├─ link        sessions over a bad network
+//!                     ├─ runtime     containers of a worker
+//!                     ├─ delivery    what the shells do: frames to calls, effects to frames
+//!                     ├─ user        deploys, scales, deletes; remembers what was acknowledged
+//!                     ├─ faults      what goes wrong by plan, chaos: at random, power: machines down and up
+//!                     ├─ invariants  after every event; sweep: over everything; settled: at rest
+//!                     └─ metrics ──► report
+//! ```
 #![forbid(unsafe_code)]
-#![allow(
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    missing_docs,
-    reason = "so far a panic is how a broken invariant is reported"
-)]
 
-pub mod agenda;
-pub mod chaos;
-pub mod client;
-pub mod delivery;
-pub mod invariants;
-pub mod link;
-pub mod node;
-pub mod runtime;
-pub mod settled;
-pub mod world;
+mod agenda;
+mod chaos;
+mod client;
+mod delivery;
+mod faults;
+mod invariants;
+mod link;
+mod metrics;
+mod node;
+mod population;
+mod power;
+mod report;
+mod run;
+mod runtime;
+pub mod scenario;
+mod settled;
+mod sweep;
+mod timeline;
+mod trace;
+mod user;
+mod world;
+
+pub use invariants::Violation;
+pub use metrics::Sample;
+pub use report::{Report, SiteUse, Times, Unplaced};
+pub use run::{Outcome, Sum, run, run_seeds};
+pub use scenario::{Scenario, ScenarioError};
+pub use timeline::Moment;

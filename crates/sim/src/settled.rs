@@ -7,15 +7,9 @@ use oak_control::root::Root;
 use oak_control::worker::Phase;
 use oak_model::{InstanceKey, Status};
 
-use super::agenda::Who;
-use super::world::{Plan, World};
-
-impl Plan {
-    /// Whether the user may want more than there is room for.
-    pub const fn is_tight(&self) -> bool {
-        self.instances > self.clusters * self.workers_each * 4
-    }
-}
+use crate::agenda::Who;
+use crate::invariants::is_refusal;
+use crate::world::World;
 
 type Settled = Result<(), String>;
 
@@ -28,11 +22,10 @@ impl World {
     ///
     /// # Errors
     /// The first difference.
-    pub fn check_settled(&mut self) -> Settled {
+    pub(crate) fn check_settled(&self) -> Settled {
         for child in self.children() {
-            require(self.is_alive(child) && self.link(child).is_up(), || {
-                format!("{child:?} is out of touch")
-            })?;
+            let in_touch = self.is_alive(child) && self.link(child).is_some_and(crate::link::Link::is_up);
+            require(in_touch, || format!("{} is out of touch", self.names.of(child)))?;
         }
         let root = self.root.machine.as_ref().ok_or("the root is down")?;
         let departures = root.departures().count();
@@ -42,29 +35,36 @@ impl World {
         require(root.addresses_in_use() == addresses, || format!("{addresses} addresses should be in use"))?;
 
         let mut running = BTreeSet::new();
+        let mut waiting = 0;
         for instance in instances {
             match instance.status {
                 Status::Running => {
                     running.insert(instance.key);
                 }
                 Status::Completed => {}
-                Status::NoWorkerCapacity
-                | Status::NoQualifiedWorkerFound
-                | Status::NoNodeFound
-                | Status::TargetClusterNoCapacity
-                | Status::NoActiveClusterWithCapacity
-                    if self.plan.is_tight() && !instance.detail.is_empty() => {}
+                // All clusters are in touch: waiting for one would be for nothing.
+                Status::TargetClusterNotActive => {
+                    return Err(format!("{} waits for a cluster", instance.key));
+                }
+                status if is_refusal(status) && !instance.detail.is_empty() => waiting += 1,
                 _ => return Err(format!("{} is {}: {}", instance.key, instance.status, instance.detail)),
             }
         }
+        let may_wait = self.scenario.expect.unplaced_at_most.unwrap_or(0);
+        require(waiting <= may_wait, || {
+            format!("{waiting} instances have no place, {may_wait} may have none")
+        })?;
         self.clusters_agree(root)?;
         self.workers_agree()?;
         self.processes_agree(&running)
     }
 
+    /// Every child that is not gone for good.
     fn children(&self) -> Vec<Who> {
         let clusters = (0..self.clusters.len()).map(Who::Cluster);
-        clusters.chain((0..self.workers.len()).map(Who::Worker)).collect()
+        let workers =
+            self.workers.iter().enumerate().filter(|(_, side)| !side.gone).map(|(i, _)| Who::Worker(i));
+        clusters.chain(workers).collect()
     }
 
     fn clusters_agree(&self, root: &Root) -> Settled {
@@ -103,7 +103,7 @@ impl World {
                 }
             }
         }
-        for worker in &self.workers {
+        for worker in self.workers.iter().filter(|worker| !worker.gone) {
             let workloads = worker.node.machine.iter().flat_map(|machine| machine.workloads());
             let mut instances = BTreeMap::new();
             for workload in workloads {

@@ -11,6 +11,7 @@ mod get;
 mod local;
 mod logs;
 mod restore;
+mod sim;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -25,6 +26,7 @@ pub(crate) use backup::Arguments as BackupArguments;
 pub(crate) use config::Arguments as ConfigArguments;
 pub(crate) use failure::{EXIT_FAILURE, EXIT_USAGE, Failure};
 pub(crate) use restore::Arguments as RestoreArguments;
+pub(crate) use sim::Arguments as SimArguments;
 
 use crate::output::{Output, Style};
 
