@@ -110,6 +110,14 @@ fn a_full_disk_stops_nothing_that_runs() -> anyhow::Result<()> {
         })?;
         ensure!(oak.is_running(), "oak ended");
 
+        // A new start needs no room either.
+        oak.kill()?;
+        fill(&host, "hog2", 0)?;
+        oak.start_until("worker ready")?;
+        oak.wait_for_log("connected to the cluster")?;
+        ensure!(api.find_application("lasting")?.is_some(), "reading does not work after a start");
+        ensure!(process_of(&host, &api, "talker")? == after, "the new start touched it");
+
         for name in ["hog", "hog2"] {
             free(&host, name)?;
         }
