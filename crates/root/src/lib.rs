@@ -20,4 +20,4 @@ mod clusters;
 pub mod dashboard;
 mod start;
 
-pub use start::{BoundRoot, RESTORED, RootConfig, RootError, RootHandle};
+pub use start::{BoundRoot, RootConfig, RootError, RootHandle};

@@ -44,15 +44,6 @@ impl Arguments {
         let lock = DirectoryLock::take(data)?;
         let existing = if self.replace { Existing::MoveAside } else { Existing::Refuse };
         let restored = backup::restore(&self.file, data, existing, &understand)?;
-        // Clusters may know more than the backup: the root then asks them. Without this file it finds out by the
-        // numbers of the first cluster that connects.
-        let root = data.join("root");
-        if root.is_dir() {
-            File::create(root.join(oak_root::RESTORED)).map_err(|error| {
-                Failure::new(EXIT_FAILURE, format!("cannot write to {}", root.display()))
-                    .cause(error.to_string())
-            })?;
-        }
         drop(lock);
         let manifest = restored.manifest;
         output.say(format_args!(
