@@ -40,8 +40,7 @@ impl Health {
     }
 
     /// What does not work, if anything does not.
-    #[must_use]
-    pub fn reason(&self) -> Option<Arc<str>> {
+    fn reason(&self) -> Option<Arc<str>> {
         match self {
             Self::Ok => None,
             Self::Degraded { reason, .. } => Some(Arc::clone(reason)),
@@ -52,6 +51,36 @@ impl Health {
     #[must_use]
     pub const fn is_stalled(&self) -> bool {
         matches!(self, Self::Degraded { writes: Writes::Stalled, .. })
+    }
+}
+
+/// A kind of change that somebody asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Something is new or different.
+    Write,
+    /// Something goes. That may be what makes room.
+    Removal,
+}
+
+impl Health {
+    /// Why a change must not be begun now, for the one who asks for it; none if it may.
+    #[must_use]
+    pub fn refusal(&self, change: Change) -> Option<String> {
+        match (self, change) {
+            (Self::Ok, _) | (Self::Degraded { writes: Writes::Small, .. }, Change::Removal) => None,
+            (Self::Degraded { reason, .. }, _) => Some(format!("nothing was changed: {reason}")),
+        }
+    }
+}
+
+/// Resolves when the disk takes nothing any more, with what to say to somebody whose change is under way.
+pub async fn stalled(health: &mut watch::Receiver<Health>) -> String {
+    let reason = health.wait_for(Health::is_stalled).await.ok().and_then(|health| health.reason());
+    match reason {
+        Some(reason) => format!("the change waits for the disk and may still take effect: {reason}"),
+        // The store has ended, and with it the change will.
+        None => std::future::pending().await,
     }
 }
 

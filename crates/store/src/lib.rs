@@ -26,7 +26,7 @@ mod writer;
 pub use clock::SystemClock;
 pub use engine::{Engine, EngineStopped};
 pub use files::FileStore;
-pub use health::{Health, Writes};
+pub use health::{Change, Health, Writes, stalled};
 pub use journal::{Committed, Journal, StoreError};
 pub use machine::{Concern, Machine};
 pub use sqlite::Store;

@@ -3,11 +3,12 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use oak_e2e::{
     Api, Host, Machines, Microservice, Tiers, World, application, container_cgroups, eventually, get,
-    is_alive, processes_of, soon,
+    is_alive, let_pass, processes_of, soon,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -109,6 +110,14 @@ fn a_full_disk_stops_nothing_that_runs() -> anyhow::Result<()> {
             Ok(now)
         })?;
         ensure!(oak.is_running(), "oak ended");
+
+        // A new start needs no room either.
+        oak.kill()?;
+        fill(&host, "hog2", 0)?;
+        oak.start_until("worker ready")?;
+        oak.wait_for_log("connected to the cluster")?;
+        ensure!(api.find_application("lasting")?.is_some(), "reading does not work after a start");
+        ensure!(process_of(&host, &api, "talker")? == after, "the new start touched it");
 
         for name in ["hog", "hog2"] {
             free(&host, name)?;
@@ -279,6 +288,47 @@ fn damaged_files_are_named_with_the_way_out() -> anyhow::Result<()> {
         ensure!(is_alive(two), "what ran was stopped");
         Ok(())
     })
+}
+
+/// Flash wears out. A worker with containers that do nothing writes nothing; neither do its cluster and its root.
+#[test]
+fn who_is_idle_writes_nothing() -> anyhow::Result<()> {
+    World::run("flash", |world| {
+        let machines = Machines::create(world, 1)?;
+        let tiers = Tiers::start(world, &machines)?;
+        tiers.api.create(&application("app", [Microservice::shell("still", SLEEP)]))?;
+        tiers.api.deploy("still")?;
+        tiers.api.wait_running("still", 1)?;
+        let shell = process_of(&machines.workers[0], &tiers.api, "still")?;
+        let shim = parent_of(shell)?;
+        let pids = [tiers.workers[0].pid()?, shim, tiers.cluster.pid()?, tiers.root.pid()?];
+        let written = || pids.iter().map(|pid| bytes_written(*pid)).collect::<anyhow::Result<Vec<u64>>>();
+        // Starting is over when a few seconds pass without a write.
+        let before = eventually("everything is still", soon(), || {
+            let before = written()?;
+            let_pass(Duration::from_secs(3));
+            let now = written()?;
+            ensure!(before == now, "{before:?} {now:?}");
+            Ok(now)
+        })?;
+        let_pass(Duration::from_secs(25));
+        let grown: u64 = written()?.iter().zip(&before).map(|(now, before)| now - before).sum();
+        ensure!(grown == 0, "{grown} bytes were written in 25 s: {before:?} {:?}", written()?);
+        Ok(())
+    })
+}
+
+/// What a process had written to disks, bytes.
+fn bytes_written(pid: i32) -> anyhow::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/io"))?;
+    let bytes = text.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    Ok(bytes.context("no write_bytes")?.trim().parse()?)
+}
+
+fn parent_of(pid: i32) -> anyhow::Result<i32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let parent = text.lines().find_map(|line| line.strip_prefix("PPid:"));
+    Ok(parent.context("no parent")?.trim().parse()?)
 }
 
 /// The file with the worker's row of a service's instance.

@@ -5,6 +5,7 @@
 mod access;
 mod answer;
 mod applications;
+mod disk;
 mod instances;
 mod nodes;
 mod record;
@@ -69,6 +70,7 @@ fn local_api(local: Shared) -> Router {
         router = router.route(&format!("{path}/"), methods.clone()).route(path, methods);
     }
     router
+        .layer(from_fn_with_state(Arc::clone(&local), disk::refuse_changes))
         .layer(from_fn_with_state(Arc::clone(&local), access::require_key))
         .route("/api/auth/login", post(access::login))
         .route("/api/auth/login/", post(access::login))

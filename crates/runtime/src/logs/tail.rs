@@ -1,8 +1,8 @@
 //! The end of a log as plain text, for status reports.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::format::Record;
@@ -28,7 +28,7 @@ pub fn log_tail(directory: &Path, max_bytes: usize) -> io::Result<String> {
 
 /// At least `wanted` bytes of message text from the end of a file, if it has that many.
 fn end_of_file(path: &Path, wanted: usize) -> io::Result<Vec<u8>> {
-    let file = match File::open(path) {
+    let file = match open_quietly(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
@@ -44,6 +44,16 @@ fn end_of_file(path: &Path, wanted: usize) -> io::Result<Vec<u8>> {
             return Ok(text);
         }
         span = span.saturating_mul(4).min(size);
+    }
+}
+
+/// Opens without noting the time of the reading: looking at a log every few seconds would write to flash each time.
+fn open_quietly(path: &Path) -> io::Result<File> {
+    let quietly = OpenOptions::new().read(true).custom_flags(libc::O_NOATIME).open(path);
+    match quietly {
+        // Only the owner and root may ask for it.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => File::open(path),
+        opened => opened,
     }
 }
 

@@ -21,6 +21,15 @@ const fn folders(role: Role) -> &'static [&'static str] {
     }
 }
 
+/// Further files of a role that may be there.
+const fn single_files(role: Role) -> &'static [&'static str] {
+    match role {
+        Role::Root => &["jwt-key"],
+        Role::Cluster => &["access-key"],
+        Role::Worker => &[],
+    }
+}
+
 /// Copies everything of the data directory that belongs into a backup below `view`, under the same paths, and returns
 /// the paths. Copied first and looked at later: the roles may be running and changing it.
 pub(super) fn collect(data: &Path, view: &Path) -> Result<Vec<String>, BackupError> {
@@ -34,8 +43,8 @@ pub(super) fn collect(data: &Path, view: &Path) -> Result<Vec<String>, BackupErr
             copy_database(role, &database, &view.join(name).join("state.db"))?;
             paths.push(format!("{name}/state.db"));
         }
-        if role == Role::Root {
-            paths.extend(copy_file(data, view, format!("{name}/jwt-key"))?);
+        for file in single_files(role) {
+            paths.extend(copy_file(data, view, format!("{name}/{file}"))?);
         }
         for folder in folders(role) {
             for file in files_of(&directory.join(folder))? {

@@ -8,7 +8,7 @@
 //! | role | what |
 //! |---|---|
 //! | root | `root/state.db`, `root/jwt-key`, `root/identity/` |
-//! | cluster | `cluster/state.db`, `cluster/identity/` |
+//! | cluster | `cluster/state.db`, `cluster/access-key`, `cluster/identity/` |
 //! | worker | `worker/state/`, `worker/workloads/`, `worker/identity/` |
 
 mod archive;
