@@ -128,7 +128,7 @@ impl Host {
     /// Makes the namespaces of the machine.
     pub(crate) fn boot(&self) -> anyhow::Result<()> {
         ensure!(self.pid() == 0, "machine {} is switched on already", self.name);
-        let boot_id = self.directory.join("boot_id");
+        let (boot_id, errors) = (self.directory.join("boot_id"), self.directory.join("machine.err"));
         let mut child = Command::new("sh")
             .args(["-euc", OUTER, "sh", &self.cgroup, "bash", "-c", INIT, "init", &self.name])
             .arg(boot_id)
@@ -136,6 +136,8 @@ impl Host {
             .env("PATH", PATH)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            // A file, because `unshare` complains whenever a machine loses its power.
+            .stderr(File::create(&errors)?)
             .spawn()
             .context("cannot start a shell for a machine")?;
         let (output, outer) = (child.stdout.take().context("the machine has no output")?, child.id());
@@ -145,8 +147,9 @@ impl Host {
         BufReader::new(output).read_line(&mut line)?;
         ensure!(
             line.trim() == "ready",
-            "machine {} did not start: are you root, and is util-linux there?",
-            self.name
+            "machine {} did not start: are you root, and is util-linux there? {}",
+            self.name,
+            fs::read_to_string(&errors).unwrap_or_default()
         );
         let first = child_of(outer).context("the machine has no first process")?;
         self.pid.store(u32::try_from(first)?, Ordering::SeqCst);
