@@ -169,7 +169,11 @@ impl Host {
         let first = Pid::from_raw(first).context("the machine has no first process")?;
         // The kernel ends everything in the process namespace with it.
         kill_process(first, Signal::KILL).context("cannot end the machine")?;
-        child.wait()?;
+        eventually("the machine has ended", soon(), || {
+            // It ends when everything on it is reaped, for which whoever started that has to be awake.
+            wake_entrances(first);
+            child.try_wait()?.context("something of it is left")
+        })?;
         cgroup::remove(&self.cgroup);
         Ok(())
     }
@@ -328,6 +332,24 @@ impl Host {
             self.within(|| std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)))??;
             Ok(())
         })
+    }
+}
+
+/// Wakes the commands of ours that entered a machine, by its first process. They stop themselves when what they
+/// started is stopped.
+fn wake_entrances(first: Pid) {
+    let target = first.as_raw_nonzero().to_string();
+    for entry in fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+        let children = fs::read_to_string(entry.path().join("children")).unwrap_or_default();
+        for child in children.split_whitespace() {
+            let command = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
+            let mut words = command.split(|byte| *byte == 0).skip(1);
+            let enters = words.next() == Some(b"--target") && words.next() == Some(target.as_bytes());
+            if let Some(pid) = child.parse().ok().and_then(Pid::from_raw).filter(|_| enters) {
+                // It may have ended in between.
+                let _ = kill_process(pid, Signal::CONT);
+            }
+        }
     }
 }
 
