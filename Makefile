@@ -1,6 +1,6 @@
 # Entry points for people and CI; the work is in scripts/ and in `cargo xtask`.
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test lint bench clean
+.PHONY: help setup up down test lint bench soak clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ lint: ## Run the static checks only
 
 bench: ## Run the benchmarks
 	@scripts/bench.sh
+
+soak: ## Run it under faults and watch it (SOAK_MINUTES, 60; SOAK_SEED)
+	@scripts/soak.sh
 
 clean: ## Remove build output and the state of 'make up'
 	@scripts/clean.sh

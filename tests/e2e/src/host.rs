@@ -128,7 +128,7 @@ impl Host {
     /// Makes the namespaces of the machine.
     pub(crate) fn boot(&self) -> anyhow::Result<()> {
         ensure!(self.pid() == 0, "machine {} is switched on already", self.name);
-        let boot_id = self.directory.join("boot_id");
+        let (boot_id, errors) = (self.directory.join("boot_id"), self.directory.join("machine.err"));
         let mut child = Command::new("sh")
             .args(["-euc", OUTER, "sh", &self.cgroup, "bash", "-c", INIT, "init", &self.name])
             .arg(boot_id)
@@ -136,6 +136,8 @@ impl Host {
             .env("PATH", PATH)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            // A file, because `unshare` complains whenever a machine loses its power.
+            .stderr(File::create(&errors)?)
             .spawn()
             .context("cannot start a shell for a machine")?;
         let (output, outer) = (child.stdout.take().context("the machine has no output")?, child.id());
@@ -145,8 +147,9 @@ impl Host {
         BufReader::new(output).read_line(&mut line)?;
         ensure!(
             line.trim() == "ready",
-            "machine {} did not start: are you root, and is util-linux there?",
-            self.name
+            "machine {} did not start: are you root, and is util-linux there? {}",
+            self.name,
+            fs::read_to_string(&errors).unwrap_or_default()
         );
         let first = child_of(outer).context("the machine has no first process")?;
         self.pid.store(u32::try_from(first)?, Ordering::SeqCst);
@@ -166,7 +169,11 @@ impl Host {
         let first = Pid::from_raw(first).context("the machine has no first process")?;
         // The kernel ends everything in the process namespace with it.
         kill_process(first, Signal::KILL).context("cannot end the machine")?;
-        child.wait()?;
+        eventually("the machine has ended", soon(), || {
+            // It ends when everything on it is reaped, for which whoever started that has to be awake.
+            wake_entrances(first);
+            child.try_wait()?.context("something of it is left")
+        })?;
         cgroup::remove(&self.cgroup);
         Ok(())
     }
@@ -325,6 +332,24 @@ impl Host {
             self.within(|| std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)))??;
             Ok(())
         })
+    }
+}
+
+/// Wakes the commands of ours that entered a machine, by its first process. They stop themselves when what they
+/// started is stopped.
+fn wake_entrances(first: Pid) {
+    let target = first.as_raw_nonzero().to_string();
+    for entry in fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+        let children = fs::read_to_string(entry.path().join("children")).unwrap_or_default();
+        for child in children.split_whitespace() {
+            let command = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
+            let mut words = command.split(|byte| *byte == 0).skip(1);
+            let enters = words.next() == Some(b"--target") && words.next() == Some(target.as_bytes());
+            if let Some(pid) = child.parse().ok().and_then(Pid::from_raw).filter(|_| enters) {
+                // It may have ended in between.
+                let _ = kill_process(pid, Signal::CONT);
+            }
+        }
     }
 }
 

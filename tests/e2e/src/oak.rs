@@ -33,7 +33,7 @@ struct Running {
 
 impl Running {
     /// `nsenter` stops itself when what it waits for is stopped, and would sleep through its end. Awake again it sends
-    /// SIGCONT, so this is only for a process that ends.
+    /// SIGCONT, so this is only for a process that ends or goes on.
     fn wake_entrance(&self) {
         if let Some(pid) = i32::try_from(self.entrance.id()).ok().and_then(Pid::from_raw) {
             // It may have ended already.
@@ -179,7 +179,11 @@ impl<'host> Oak<'host> {
         // Its number may belong to somebody else already.
         ensure!(child_of(running.entrance.id()) == Some(running.pid), "oak has ended");
         let pid = Pid::from_raw(running.pid).context("oak ended at its start")?;
-        kill_process(pid, signal).context("cannot signal oak")
+        kill_process(pid, signal).context("cannot signal oak")?;
+        if signal == Signal::CONT {
+            running.wake_entrance();
+        }
+        Ok(())
     }
 
     /// Waits for the end of the process and returns its exit code.

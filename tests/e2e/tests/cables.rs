@@ -75,12 +75,15 @@ fn a_machine_comes_back_after_a_power_cut_without_anything_but_its_files() -> an
         let file = host.directory().join("kept");
         host.check(&["touch", &file.to_string_lossy()])?;
         let mut sleeper = host.command("sleep").arg("1000").spawn()?;
+        // Something that is stopped must not keep the machine.
+        let mut stopped = host.command("sh").args(["-c", "kill -STOP $$"]).spawn()?;
         host.check(&["mount", "-t", "tmpfs", "left", "/mnt"])?;
         host.check(&["nft", "add table inet left"])?;
         host.cable()?.set(Conditions { delay: MILLISECOND, ..Conditions::default() });
 
         host.power_off()?;
         sleeper.wait()?;
+        stopped.wait()?;
         ensure!(host.run(&["true"])?.code != Some(0), "something runs on a machine that is off");
         ensure!(host.power_off().is_err(), "switched off twice");
 

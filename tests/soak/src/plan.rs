@@ -93,7 +93,7 @@ pub(crate) fn draw(
     roles: &[Role],
     small_disks: &[Role],
 ) -> Vec<Fault> {
-    let wanted = random.random_range(2..=7);
+    let wanted = random.random_range(3..=9);
     let mut plan: Vec<Fault> = Vec::new();
     // A fault that collides with an earlier one is left out.
     for _ in 0..wanted {

@@ -17,12 +17,16 @@ pub(crate) struct Machines {
 
 impl Machines {
     pub(crate) fn create(world: &World) -> anyhow::Result<Self> {
-        let (mut hosts, mut disks) = (BTreeMap::new(), BTreeMap::new());
+        // All disks first: every machine begins with a copy of the mounts, also at later boots.
+        let mut disks = BTreeMap::new();
         for role in Role::all() {
             if let Some(size) = role.small_disk() {
                 let path = world.directory().join(role.to_string()).join("data");
                 disks.insert(role, Disk::mount(&path, size)?);
             }
+        }
+        let mut hosts = BTreeMap::new();
+        for role in Role::all() {
             hosts.insert(role, world.host_on_cable(&role.to_string(), role.number())?);
         }
         Ok(Self { hosts, disks })

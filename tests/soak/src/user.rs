@@ -41,7 +41,7 @@ impl User<'_> {
             if let Some((name, operation)) = self.choose(record) {
                 self.perform(record, &name, operation).with_context(|| format!("{operation:?} of {name}"))?;
             }
-            let_pass(Duration::from_millis(self.random.random_range(50..700)));
+            let_pass(Duration::from_millis(self.random.random_range(20..400)));
         }
         Ok(())
     }

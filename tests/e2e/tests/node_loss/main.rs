@@ -1,5 +1,6 @@
 //! Workers die, go silent, are frozen, lose their power; seen by clients and in the process table of the real machine.
 
+mod single;
 mod site;
 
 use std::collections::BTreeSet;
@@ -91,10 +92,10 @@ fn a_worker_boots_with_everything_while_nobody_can_be_reached() -> anyhow::Resul
         site.tiers.cluster.kill()?;
         site.tiers.root.kill()?;
         world.power_on(worker)?;
+        let watch = Watch::start(worker, SERVICE_ADDRESS, 80)?;
         let start = Instant::now();
         site.tiers.workers[0].start()?;
-        answers(worker, &format!("http://{SERVICE_ADDRESS}/"))?;
-        report("cold boot, start of the agent to the first answer", start.elapsed());
+        replaced("start of the agent after a cold boot", &[watch], web.number, start, soon())?;
         answers(worker, &format!("http://{}/", web.address))?;
         answers(worker, &format!("http://127.0.0.1:{PORT}/"))?;
         eventually("the same containers run", soon(), || {
@@ -193,9 +194,4 @@ fn answers(host: &Host, url: &str) -> anyhow::Result<()> {
         ensure!(page.status == 200 && page.body.contains("Welcome to nginx"), "{page:?}");
         Ok(())
     })
-}
-
-#[allow(clippy::print_stderr, reason = "the measured time is worth seeing")]
-fn report(what: &str, took: Duration) {
-    eprintln!("{what}: {:.2} s", took.as_secs_f64());
 }
