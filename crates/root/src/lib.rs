@@ -20,4 +20,5 @@ mod clusters;
 pub mod dashboard;
 mod start;
 
-pub use start::{BoundRoot, RESTORED, RootConfig, RootError, RootHandle};
+pub use oak_store::backup::RESTORED;
+pub use start::{BoundRoot, RootConfig, RootError, RootHandle};
