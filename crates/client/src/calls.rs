@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use oak_model::Availability;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::client::{Call, Client};
 use crate::error::ClientError;
-use crate::record::{Application, Cluster, JoinToken, Service, ServicesCreated, TokenRole, Worker};
+use crate::record::{
+    Application, Cluster, JoinToken, Service, ServicesCreated, TokenRole, Worker, WorkerDetails,
+};
 
 impl Client {
     /// Registers the applications of a descriptor with their services; returns all applications of the caller.
@@ -154,6 +157,36 @@ impl Client {
     pub async fn workers(&self, cluster: &str) -> Result<Vec<Worker>, ClientError> {
         let path = ["api", "clusters", non_empty(cluster)?, "workers"];
         self.fetch(Call::new(Method::GET, &path, format!("list the workers of cluster {cluster}"))).await
+    }
+
+    /// One worker, by id or by name.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if there is none, 409 if several have the name.
+    pub async fn worker(&self, worker: &str) -> Result<WorkerDetails, ClientError> {
+        let path = ["api", "workers", non_empty(worker)?];
+        self.fetch(Call::new(Method::GET, &path, format!("read worker {worker}"))).await
+    }
+
+    /// Opens a worker for instances, closes it, or has it emptied. Success means that its cluster has stored it; moving
+    /// instances away only begins then.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if there is no such worker, 409 if several have the name or its cluster is not
+    /// connected, 504 if the cluster does not confirm.
+    pub async fn set_availability(
+        &self,
+        worker: &str,
+        availability: Availability,
+    ) -> Result<WorkerDetails, ClientError> {
+        let path = ["api", "workers", non_empty(worker)?, "availability"];
+        let body = json!({"availability": availability});
+        let action = match availability {
+            Availability::Open => "open",
+            Availability::Cordoned => "cordon",
+            Availability::Draining => "drain",
+        };
+        self.fetch(Call::new(Method::PUT, &path, format!("{action} worker {worker}")).body(&body)).await
     }
 
     /// Makes a one-time join token, valid for `valid_for` (whole seconds, at least one).

@@ -39,6 +39,7 @@ use crate::backoff::Backoff;
 use crate::{Outbox, Table};
 
 pub use events::Exit;
+pub use leases::SHORTEST_RUN;
 pub use load::Found;
 pub use phase::Phase;
 

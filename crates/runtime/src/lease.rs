@@ -19,8 +19,8 @@ use crate::record::ContainerDirectory;
 /// Name of the socket inside the container's directory.
 const SOCKET: &str = "lease.sock";
 
-/// The program is asked to stop this long before its time is over.
-const GRACE: Duration = Duration::from_secs(2);
+/// The program is asked to stop this long before its time is over; one that has less time left is not started.
+pub const LEASE_GRACE: Duration = Duration::from_secs(2);
 
 /// A moment of this boot of this machine in milliseconds; time in suspension counts (`CLOCK_BOOTTIME`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -33,6 +33,11 @@ impl BootMoment {
         let time = clock_gettime(ClockId::Boottime);
         let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
         Self(seconds * 1000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000)
+    }
+
+    /// When a program that must have ended at this moment is asked to stop.
+    pub(crate) fn with_grace(self) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(LEASE_GRACE.as_millis()).unwrap_or(0)))
     }
 
     fn until(self, later: Self) -> Duration {
@@ -83,6 +88,8 @@ impl Lease {
             }
         }
         let now = BootMoment::now();
+        // A program that ignored the question is asked again next time.
+        self.asked &= now >= self.asks_at();
         if now >= self.until {
             self.ended = true;
             // The first process of a process namespace takes all others with it.
@@ -100,7 +107,7 @@ impl Lease {
     }
 
     fn asks_at(&self) -> BootMoment {
-        BootMoment(self.until.0.saturating_sub(u64::try_from(GRACE.as_millis()).unwrap_or(0)))
+        self.until.with_grace()
     }
 }
 

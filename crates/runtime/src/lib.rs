@@ -45,7 +45,7 @@ pub use container::{
 pub use error::{AdoptError, CreateError, DeleteError, FailureKind, SignalError, StatsError};
 pub use exit::{ExitObserver, ExitStatus};
 pub use footprint::{limit_heap, shrink_footprint};
-pub use lease::BootMoment;
+pub use lease::{BootMoment, LEASE_GRACE};
 pub use logs::{LogQuery, LogStream, log_tail, read_logs};
 #[cfg(target_pointer_width = "64")]
 pub use oci::{OciConfig, OciRuntime};

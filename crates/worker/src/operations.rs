@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use oak_control::worker::{Attempt, Effect, Exit, Worker};
+use oak_control::worker::{Attempt, Effect, Exit, SHORTEST_RUN, Worker};
 use oak_image::{Image, ImageReference, ImageStore, PullPhase, PullProgress};
 use oak_link::ChildSender;
 use oak_model::message::Assignment;
 use oak_model::{InstanceKey, Moment};
-use oak_runtime::{BootMoment, ExitObserver, ExitStatus, Runtime, Signal};
+use oak_runtime::{BootMoment, ExitObserver, ExitStatus, LEASE_GRACE, Runtime, Signal};
 use oak_store::{Engine, SystemClock};
 use tokio::sync::{Notify, SetOnce, watch};
 use tokio::task::JoinHandle;
@@ -47,6 +47,9 @@ pub(crate) struct Operations {
     /// Poked when the image store may have grown.
     pub(crate) pulled: Notify,
 }
+
+// Nothing is started that the runtime would ask to stop, or refuse to execute, at once.
+const _: () = assert!(SHORTEST_RUN.as_millis() > LEASE_GRACE.as_millis());
 
 /// Until when the instances may run of which at most one may; known before their containers exist.
 #[derive(Default)]

@@ -197,7 +197,8 @@ impl Arguments {
             (&left.cluster, &left.worker.facts.name).cmp(&(&right.cluster, &right.worker.facts.name))
         });
         self.finish(output, &list, "worker", |list| {
-            let heading = ["NAME", "CLUSTER", "STATE", "ARCH", "CPU", "MEMORY", "INST", "ADDRESS", "ID"];
+            let heading =
+                ["NAME", "CLUSTER", "STATE", "MODE", "ARCH", "CPU", "MEMORY", "INST", "ADDRESS", "ID"];
             let mut table = Table::new(&heading);
             for WorkerRow { cluster, worker } in list {
                 let (capacity, reserved) = (worker.facts.capacity, worker.reserved);
@@ -206,6 +207,7 @@ impl Arguments {
                     (&worker.facts.name).into(),
                     cluster.into(),
                     connected_cell(worker.connected),
+                    availability_cell(&worker.availability),
                     (&worker.facts.architecture).into(),
                     format!("{}/{}", cores(reserved.cpu_millis), cores(capacity.cpu_millis)).into(),
                     format!(
@@ -308,6 +310,11 @@ fn status_cell(status: &str) -> Cell {
 
 fn connected_cell(connected: bool) -> Cell {
     if connected { Cell::toned("connected", Tone::Good) } else { Cell::toned("away", Tone::Bad) }
+}
+
+fn availability_cell(availability: &str) -> Cell {
+    let tone = if matches!(availability, "cordoned" | "draining") { Tone::Pending } else { Tone::Plain };
+    Cell::toned(availability, tone)
 }
 
 /// `512M`, `15.6G`: short enough for a column.

@@ -5,11 +5,13 @@ mod apply;
 mod backup;
 mod config;
 mod delete;
+mod duration;
 mod failure;
 mod find;
 mod get;
 mod local;
 mod logs;
+mod maintenance;
 mod restore;
 mod sim;
 #[cfg(test)]
@@ -21,6 +23,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use oak_client::{Client, Credentials};
+use oak_model::Availability;
 
 pub(crate) use backup::Arguments as BackupArguments;
 pub(crate) use config::Arguments as ConfigArguments;
@@ -99,6 +102,12 @@ pub(crate) enum UserCommand {
     Logs(logs::Arguments),
     /// Delete an application, a service or an instance
     Delete(delete::Arguments),
+    /// Close a worker: it keeps what it has and gets nothing new
+    Cordon(maintenance::Worker),
+    /// Open a worker again after `oak cordon` or `oak drain`
+    Uncordon(maintenance::Worker),
+    /// Close a worker and move what it has to others, new ones first
+    Drain(maintenance::Drain),
     /// Make join tokens for clusters and workers
     Token(token::Arguments),
 }
@@ -137,6 +146,9 @@ impl UserCommand {
             Self::Get(arguments) => arguments.run(&client, output).await,
             Self::Logs(arguments) => arguments.run(&client, output).await,
             Self::Delete(arguments) => arguments.run(&client, output).await,
+            Self::Cordon(worker) => worker.set(&client, Availability::Cordoned, output).await,
+            Self::Uncordon(worker) => worker.set(&client, Availability::Open, output).await,
+            Self::Drain(arguments) => arguments.run(&client, output).await,
             Self::Token(arguments) => arguments.run(&client, output).await,
         }
     }

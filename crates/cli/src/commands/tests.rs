@@ -1,5 +1,7 @@
 //! The user commands against a small root in memory.
 
+mod maintenance;
+
 use std::sync::{Arc, Mutex};
 
 use axum::extract::{Path, State};
@@ -120,7 +122,7 @@ impl World {
                 "total_cpu_cores": 4, "memory_in_mb": 16000, "ip": "10.0.0.2"}]))
         };
         let workers = || async {
-            Json(json!([{"id": "w1", "connected": true, "instances": 2,
+            Json(json!([{"id": "w1", "connected": true, "instances": 2, "availability": "cordoned",
                 "facts": {"name": "pi", "architecture": "arm64", "address": "10.0.0.1",
                     "capacity": {"cpu_millis": 4000, "memory_mib": 2048}},
                 "reserved": {"cpu_millis": 1500, "memory_mib": 100}}]))
@@ -163,13 +165,19 @@ struct Cli {
 }
 
 async fn run(address: &str, arguments: &[&str]) -> Result<String, Failure> {
+    let (result, data, _) = run_and_listen(address, arguments).await;
+    result.map(|()| data)
+}
+
+/// Runs a command; gives how it ended, what it printed and what it said.
+async fn run_and_listen(address: &str, arguments: &[&str]) -> (Result<(), Failure>, String, String) {
     let all = [&["oak", "--server", address], arguments].concat();
     let Cli { server, command } = Cli::try_parse_from(all).unwrap_or_else(|error| panic!("{error}"));
     let (mut data, mut talk) = (Vec::new(), Vec::new());
     let style = Style { colour: false, width: Some(80) };
     let mut output = Output { data: &mut data, talk: &mut talk, style };
-    command.run_with(&server, &mut output).await?;
-    Ok(String::from_utf8(data).expect("text"))
+    let result = command.run_with(&server, &mut output).await;
+    (result, String::from_utf8(data).expect("text"), String::from_utf8(talk).expect("text"))
 }
 
 fn descriptor(change: impl FnOnce(&mut Value)) -> tempfile::NamedTempFile {
@@ -261,7 +269,7 @@ async fn lists_for_people_and_for_programs() {
     let row: Vec<&str> = instances.lines().nth(1).expect("a row").split_whitespace().take(5).collect();
     assert_eq!(row, ["nginx/0", "RUNNING", "munich", "pi", "10.0.0.1"]);
     let workers = world.oak(&["get", "workers"]).await.expect("listed");
-    assert!(workers.contains("pi    munich   connected  arm64  1.5/4  100M/2.0G"), "{workers}");
+    assert!(workers.contains("pi    munich   connected  cordoned  arm64  1.5/4  100M/2.0G"), "{workers}");
     assert!(world.oak(&["get", "clusters"]).await.expect("listed").contains("munich"));
     assert!(world.oak(&["get", "app"]).await.expect("listed").contains("clientsrvr"));
     for kind in ["applications", "services", "instances", "clusters", "workers"] {

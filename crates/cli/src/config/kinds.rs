@@ -178,21 +178,25 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// A span of time between two things, 1 minute to 1000 days.
+/// A span of time of whole seconds, from `LEAST` to `MOST` of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Interval(Duration);
+pub(crate) struct Interval<const LEAST: u64, const MOST: u64>(Duration);
 
 /// Suffix and seconds.
 const SPANS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
 
-impl Interval {
+impl<const LEAST: u64, const MOST: u64> Interval<LEAST, MOST> {
+    pub(super) const fn of_seconds(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+
     /// The span.
     pub(crate) fn duration(self) -> Duration {
         self.0
     }
 }
 
-impl FromStr for Interval {
+impl<const LEAST: u64, const MOST: u64> FromStr for Interval<LEAST, MOST> {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
@@ -200,13 +204,15 @@ impl FromStr for Interval {
             let number: u64 = text.strip_suffix(suffix)?.trim().parse().ok()?;
             number.checked_mul(*seconds)
         });
-        let span = span.filter(|seconds| (60..=1000 * 86_400).contains(seconds));
-        let wrong = || "must be a time from 1m to 1000d, such as 30m, 24h or 7d".to_owned();
-        span.map(|seconds| Self(Duration::from_secs(seconds))).ok_or_else(wrong)
+        let wrong = || {
+            let (least, most) = (Self::of_seconds(LEAST), Self::of_seconds(MOST));
+            format!("must be a time from {least} to {most}: a whole number with s, m, h or d behind it")
+        };
+        span.filter(|seconds| (LEAST..=MOST).contains(seconds)).map(Self::of_seconds).ok_or_else(wrong)
     }
 }
 
-impl fmt::Display for Interval {
+impl<const LEAST: u64, const MOST: u64> fmt::Display for Interval<LEAST, MOST> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0.as_secs();
         let span = SPANS.iter().rev().find(|(_, span)| seconds.is_multiple_of(*span));

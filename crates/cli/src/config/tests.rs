@@ -172,3 +172,26 @@ fn endpoints_and_sizes_in_every_form() {
         assert!(bad.parse::<ByteSize>().is_err(), "{bad}");
     }
 }
+
+#[test]
+fn times_of_the_failure_detection_have_ranges() {
+    let file = File::with("[cluster]\nlost_after = \"5s\"\nrestart_grace = \"2m\"\nlease = \"90s\"\n");
+    let cluster = load(&sources(&file, &[("OAK_CLUSTER_LOST_AFTER", "1h")])).expect("valid").config.cluster;
+    let seconds = |time: std::time::Duration| time.as_secs();
+    assert_eq!(seconds(cluster.lost_after.duration()), 3600);
+    assert_eq!(seconds(cluster.restart_grace.duration()), 120);
+    assert_eq!((seconds(cluster.lease.duration()), cluster.lease.to_string().as_str()), (90, "90s"));
+
+    let file = File::with("[cluster]\nlost_after = 3\nrestart_grace = \"2h\"\nlease = \"5s\"\n");
+    let place = format!("(file {})", file.path().display());
+    let must = "a whole number with s, m, h or d behind it";
+    assert_eq!(
+        problems(load(&sources(&file, &[("OAK_CLUSTER_LEASE", "301s")]))),
+        [
+            format!("cluster.lease {place}: must be a time from 6s to 5m: {must}"),
+            format!("cluster.lost_after {place}: must be a time from 1s to 1h: {must}"),
+            format!("cluster.restart_grace {place}: must be a time from 1s to 1h: {must}"),
+            format!("cluster.lease (environment OAK_CLUSTER_LEASE): must be a time from 6s to 5m: {must}"),
+        ]
+    );
+}

@@ -31,7 +31,7 @@ pub(crate) struct Config {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BackupConfig {
     /// Time from one to the next; `None`: none are made.
-    pub(crate) every: Option<Interval>,
+    pub(crate) every: Option<Interval<60, { 1000 * 86_400 }>>,
     /// How many are kept.
     pub(crate) keep: u32,
     /// Where; `None`: `backups` below the data directory.
@@ -75,6 +75,12 @@ pub(crate) struct ClusterConfig {
     pub(crate) rejoin: bool,
     /// How many times the cores of a worker are given out: requests are seldom used fully.
     pub(crate) cpu_overcommit: u32,
+    /// How long a worker whose connection broke may be away before its instances are placed elsewhere.
+    pub(crate) lost_after: Interval<1, 3600>,
+    /// The same for a worker whose agent said goodbye, because it restarts.
+    pub(crate) restart_grace: Interval<1, 3600>,
+    /// How long `at_most_one` instances run without renewed permission.
+    pub(crate) lease: Interval<6, 300>,
 }
 
 /// The worker role.
@@ -137,6 +143,9 @@ impl Default for Config {
                 token: None,
                 rejoin: false,
                 cpu_overcommit: 10,
+                lost_after: Interval::of_seconds(3),
+                restart_grace: Interval::of_seconds(15),
+                lease: Interval::of_seconds(10),
             },
             worker: WorkerConfig {
                 name: None,

@@ -197,7 +197,7 @@ text_values!(
     [] PlaceName,
     [] Mtu,
     [] ByteSize,
-    [] Interval,
+    [const LEAST: u64, const MOST: u64] Interval<LEAST, MOST>,
     [const MAX: usize] Identifier<MAX>,
     [const PORT: u16] Endpoint<PORT>,
 );

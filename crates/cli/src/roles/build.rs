@@ -40,6 +40,9 @@ pub(super) fn cluster(config: &Config) -> Result<ClusterConfig, Failure> {
         listen: settings.listen,
         settings: oak_control::cluster::Settings {
             cpu_overcommit: settings.cpu_overcommit,
+            lost_after: settings.lost_after.duration(),
+            restart_grace: settings.restart_grace.duration(),
+            lease: settings.lease.duration(),
             name: settings.name.as_str().to_owned(),
             location: settings.location.clone(),
             ..oak_control::cluster::Settings::default()

@@ -10,4 +10,4 @@ pub use application::Application;
 pub use cluster::Cluster;
 pub use service::{FailedService, Instance, Service, ServicesCreated};
 pub use token::{JoinToken, TokenRole};
-pub use worker::{Worker, WorkerFacts};
+pub use worker::{InstanceOnWorker, Worker, WorkerDetails, WorkerFacts};

@@ -25,9 +25,54 @@ pub struct Worker {
     /// Whether its link is up.
     #[serde(deserialize_with = "or_default")]
     pub connected: bool,
+    /// `open`, `cordoned` or `draining`; empty if the server does not say.
+    #[serde(deserialize_with = "or_default")]
+    pub availability: String,
     /// Everything else.
     #[serde(flatten)]
     pub other: Map<String, Value>,
+}
+
+/// One worker with its cluster and what is on it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WorkerDetails {
+    /// Id of its cluster.
+    #[serde(deserialize_with = "or_default")]
+    pub cluster_id: String,
+    /// Name of its cluster.
+    #[serde(deserialize_with = "or_default")]
+    pub cluster_name: String,
+    /// Those of its instances that the caller may see, without completed ones.
+    #[serde(rename = "instance_list", deserialize_with = "or_default")]
+    pub instance_list: Vec<InstanceOnWorker>,
+    /// The worker.
+    #[serde(flatten)]
+    pub worker: Worker,
+}
+
+/// An instance in the list of its worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InstanceOnWorker {
+    /// Id of its service.
+    #[serde(rename = "microserviceID", deserialize_with = "or_default")]
+    pub service_id: String,
+    /// `application.namespace.service.namespace`.
+    #[serde(deserialize_with = "or_default")]
+    pub job_name: String,
+    /// Progressive number within the service.
+    #[serde(rename = "instance_number", deserialize_with = "or_default")]
+    pub number: u32,
+    /// Status word.
+    #[serde(deserialize_with = "or_default")]
+    pub status: String,
+    /// One line for people.
+    #[serde(deserialize_with = "or_default")]
+    pub status_detail: String,
+    /// Whether it ends by itself.
+    #[serde(deserialize_with = "or_default")]
+    pub one_shot: bool,
 }
 
 /// What a worker says about itself; the tolerant form of [`oak_model::WorkerFacts`].

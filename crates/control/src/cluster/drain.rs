@@ -3,10 +3,14 @@
 //! A service of which at most one may run is stopped first. A one-shot instance is left to finish.
 
 use oak_model::message::ClusterToWorker;
-use oak_model::{Availability, InstanceKey, Now, Status, WorkerId};
+use oak_model::{Availability, InstanceKey, Now, WorkerId};
 
 use super::place::request;
 use super::{Cluster, Placement};
+
+/// Beginnings of details about moves; they are replaced when the move is given up.
+const MOVING: &str = "moving to worker";
+const CANNOT_LEAVE: &str = "cannot leave worker";
 
 /// Instances of one worker that move at the same time: a drain must not load the others with everything at once.
 const MOVES: usize = 10;
@@ -22,8 +26,10 @@ impl Cluster {
         }
         if availability == Availability::Draining {
             self.draining.insert(id);
-        } else {
-            self.draining.remove(&id);
+        } else if self.draining.remove(&id) {
+            for key in self.held_by(id) {
+                self.say_it_stays(key);
+            }
         }
         // Told also when nothing changed: whoever asked waits for this.
         self.report_worker(id);
@@ -90,22 +96,42 @@ impl Cluster {
     }
 
     fn stop_before_move(&mut self, now: Now, key: InstanceKey, place: Placement) {
-        let name = self.worker_name(place.worker);
         let Some(placed) = self.placed.get_mut(&key) else { return };
         placed.placement = None;
         placed.retiring.push(place);
-        let detail = format!("moving: stopping on worker {name} first, because at most one may run");
-        self.wait(now, key, Status::ClusterScheduled, detail);
+        self.save_placed(key);
         let message = ClusterToWorker::Remove { key, incarnation: place.incarnation };
         self.send_to_worker(place.worker, message);
-        self.report_instance(key);
+        // Says what it waits for, or places it at once if its worker is long gone.
+        self.unfence(now, key);
     }
 
     fn say_it_cannot_move(&mut self, now: Now, key: InstanceKey, refusal: &str) {
         let later = now.moment + self.settings.retry_interval;
         self.retry_at = Some(self.retry_at.map_or(later, |at| at.min(later)));
+        let from = self.placed.get(&key).and_then(|placed| placed.placement).map(|place| place.worker);
+        let name = from.map(|from| self.worker_name(from)).unwrap_or_default();
+        self.set_detail(key, format!("{CANNOT_LEAVE} {name}, which is being drained: {refusal}"));
+    }
+
+    /// The successor is not there yet: how far it is.
+    pub(super) fn say_how_it_moves(&mut self, key: InstanceKey, worker: WorkerId, progress: &str) {
+        let name = self.worker_name(worker);
+        self.set_detail(key, format!("{MOVING} {name}: {progress}"));
+    }
+
+    /// Nothing moves it any more.
+    pub(super) fn say_it_stays(&mut self, key: InstanceKey) {
+        let Some(placed) = self.placed.get(&key).filter(|placed| placed.successor.is_none()) else { return };
+        let was_leaving = placed.detail.starts_with(MOVING) || placed.detail.starts_with(CANNOT_LEAVE);
+        if let Some(place) = placed.placement.filter(|_| was_leaving) {
+            let name = self.worker_name(place.worker);
+            self.set_detail(key, format!("stays on worker {name}"));
+        }
+    }
+
+    fn set_detail(&mut self, key: InstanceKey, detail: String) {
         let Some(placed) = self.placed.get_mut(&key) else { return };
-        let detail = format!("cannot leave the worker that is being drained: {refusal}");
         if placed.detail != detail {
             placed.detail = detail;
             self.report_instance(key);

@@ -11,7 +11,7 @@ use oak_model::{InstanceKey, Moment, Now, WorkerId};
 use super::{Cluster, Placed};
 
 /// Time for the kill to take effect, and for clocks that run differently fast.
-const MARGIN: std::time::Duration = std::time::Duration::from_millis(500);
+pub(super) const MARGIN: std::time::Duration = std::time::Duration::from_millis(500);
 
 impl Cluster {
     pub(super) fn renew_leases(&mut self, now: Now, id: WorkerId, question: u64) {

@@ -3,6 +3,7 @@
 use oak_model::{Availability, Now, Service};
 use oak_placement::WorkerState;
 
+use super::leases::MARGIN;
 use super::{Cluster, KnownApplication, Meta, Placed, Settings, Worker};
 use crate::token::Token;
 use crate::{CorruptRow, Row, Table};
@@ -48,7 +49,7 @@ impl Cluster {
             }
         }
         let grace = now.moment + cluster.settings.start_grace;
-        let leased_until = now.moment + cluster.settings.lease;
+        let leased_until = now.moment + cluster.settings.lease + MARGIN;
         for worker in cluster.workers.values_mut() {
             worker.lost_at = Some(grace);
             // What was permitted before is not known any more.

@@ -55,12 +55,15 @@ impl Cluster {
         }
         if !self.pending.is_empty() {
             let pause = if self.retried_up_to.is_none() { self.settings.retry_interval } else { SETTLE };
-            self.retry_at = Some(now.moment + pause);
+            // Some may be due earlier: what waits for the end of a permission.
+            let next = now.moment + pause;
+            self.retry_at = Some(self.retry_at.map_or(next, |at| at.min(next)));
         }
     }
 
     pub(super) fn retry_soon(&mut self, now: Now) {
-        if self.pending.is_empty() {
+        let still_held = |worker: &WorkerId| self.held.get(worker).is_some_and(|keys| !keys.is_empty());
+        if self.pending.is_empty() && !self.draining.iter().any(still_held) {
             return;
         }
         let soon = now.moment + SETTLE;
@@ -77,6 +80,7 @@ impl Cluster {
             let Some(placed) = self.placed.get(&key) else { continue };
             if placed.successor.is_some_and(|place| place.worker == id) {
                 self.abandon_move(key);
+                self.say_it_stays(key);
                 continue;
             }
             if placed.removing || placed.completed || placed.placement.is_some_and(|place| place.worker != id)
@@ -85,12 +89,21 @@ impl Cluster {
             }
             match placed.successor {
                 // It was about to leave anyway.
-                Some(_) => {
+                Some(successor) => {
+                    let name = self.worker_name(successor.worker);
+                    if let Some(placed) = self.placed.get_mut(&key) {
+                        placed.status = Status::NodeScheduled;
+                        placed.detail = format!("waiting for worker {name} to start it");
+                    }
                     self.promote(key);
                     self.report_instance(key);
                 }
                 None => self.place(now, key),
             }
+        }
+        // What was moving there begins again.
+        for worker in self.draining.clone() {
+            self.continue_drain(now, worker);
         }
     }
 

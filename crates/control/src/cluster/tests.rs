@@ -1,5 +1,9 @@
 //! The rules of the cluster, one by one.
 
+mod drain;
+mod leases;
+mod parting;
+
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -8,8 +12,8 @@ use oak_model::message::{
     WorkloadReport,
 };
 use oak_model::{
-    ApplicationId, Architecture, ClusterId, JobName, Now, Resources, ServiceId, ServiceSpec, Status,
-    WallTime, WorkerFacts,
+    ApplicationId, Architecture, Availability, ClusterId, JobName, Now, Resources, ServiceId, ServiceSpec,
+    Status, WallTime, WorkerFacts,
 };
 
 use super::*;
@@ -45,6 +49,7 @@ fn desired(number: u32, generation: u64, memory_mib: u32) -> DesiredInstance {
 }
 
 struct Fixture {
+    settings: Settings,
     cluster: Cluster,
     entropy: SeededEntropy,
     disk: BTreeMap<(Table, String), Vec<u8>>,
@@ -56,8 +61,13 @@ struct Fixture {
 impl Fixture {
     /// A cluster that has met its root.
     fn new() -> Self {
+        Self::with(Settings::default())
+    }
+
+    fn with(settings: Settings) -> Self {
         let mut fixture = Self {
-            cluster: Cluster::new(Settings::default()),
+            settings: settings.clone(),
+            cluster: Cluster::new(settings),
             entropy: SeededEntropy::new(7),
             disk: BTreeMap::new(),
             to_workers: Vec::new(),
@@ -106,7 +116,7 @@ impl Fixture {
                 document: Some(document.clone()),
             })
             .collect();
-        self.cluster = Cluster::load(Settings::default(), at(0), &rows).unwrap();
+        self.cluster = Cluster::load(self.settings.clone(), at(0), &rows).unwrap();
         self.to_workers.clear();
         self.to_root.clear();
         self.commit();
@@ -145,7 +155,17 @@ impl Fixture {
     }
 
     fn close(&mut self, ms: u64, id: WorkerId) {
-        self.cluster.worker_closed(at(ms), id, 1, Parting::Broken);
+        self.part(ms, id, 1, Parting::Broken);
+    }
+
+    fn part(&mut self, ms: u64, id: WorkerId, session: u64, parting: Parting) {
+        self.cluster.worker_closed(at(ms), id, session, parting);
+        self.commit();
+    }
+
+    fn set_availability(&mut self, ms: u64, worker: WorkerId, availability: Availability) {
+        let message = RootToCluster::SetAvailability { worker, availability };
+        self.cluster.root_message(at(ms), message);
         self.commit();
     }
 
@@ -161,8 +181,45 @@ impl Fixture {
     }
 
     fn says(&mut self, id: WorkerId, session: u64, message: WorkerToCluster) {
-        self.cluster.worker_message(at(0), id, session, message);
+        self.says_at(0, id, session, message);
+    }
+
+    fn says_at(&mut self, ms: u64, id: WorkerId, session: u64, message: WorkerToCluster) {
+        self.cluster.worker_message(at(ms), id, session, message);
         self.commit();
+    }
+
+    /// The worker says that the incarnation at a place has this status.
+    fn reports(&mut self, number: u32, place: Placement, status: Status, detail: &str) {
+        let (key, detail) = (key(number), detail.to_owned());
+        let report = WorkloadReport { key, incarnation: place.incarnation, status, detail, address: None };
+        self.says(place.worker, 1, WorkerToCluster::Workload(report));
+    }
+
+    /// Ticks whenever something is due, up to and including a moment.
+    fn run_until(&mut self, ms: u64) {
+        while let Some(due) = self.cluster.next_deadline().filter(|due| due.0 <= ms) {
+            self.tick(due.0);
+            assert!(self.cluster.next_deadline() != Some(due), "what is due at {due:?} is done");
+        }
+    }
+
+    fn worker_named(&self, name: &str) -> WorkerId {
+        self.cluster.workers().find(|worker| worker.facts.name == name).unwrap().id
+    }
+
+    fn placed(&self, number: u32) -> &Placed {
+        self.cluster.instance(key(number)).unwrap()
+    }
+
+    /// What workers were told since the last look.
+    fn told(&mut self) -> Vec<(WorkerId, ClusterToWorker)> {
+        std::mem::take(&mut self.to_workers)
+    }
+
+    /// Instances on a worker, as the root is told.
+    fn left_on(&self, id: WorkerId) -> u32 {
+        self.cluster.worker_summary(id).unwrap().instances
     }
 
     fn tick(&mut self, ms: u64) {
@@ -192,6 +249,23 @@ impl Fixture {
         let incarnation = self.placement(number).unwrap().incarnation;
         WorkloadReport { key: key(number), incarnation, status, detail: status.to_string(), address: None }
     }
+}
+
+/// The assignments and removals among messages, as instance, worker and incarnation.
+fn orders(messages: &[(WorkerId, ClusterToWorker)]) -> (Vec<(u32, Placement)>, Vec<(u32, Placement)>) {
+    let (mut assigned, mut removed) = (Vec::new(), Vec::new());
+    for (worker, message) in messages {
+        match message {
+            ClusterToWorker::Assign(Assignment { incarnation, desired }) => {
+                assigned.push((desired.key.number, Placement { worker: *worker, incarnation: *incarnation }));
+            }
+            ClusterToWorker::Remove { key, incarnation } => {
+                removed.push((key.number, Placement { worker: *worker, incarnation: *incarnation }));
+            }
+            ClusterToWorker::ReportUsage | ClusterToWorker::Leases { .. } => {}
+        }
+    }
+    (assigned, removed)
 }
 
 fn removed(number: u32, incarnation: Incarnation) -> WorkerToCluster {

@@ -196,9 +196,16 @@ impl Cluster {
             placed.detail = report.detail;
             self.promote(key);
             self.report_instance(key);
-            if let Some(former) = former {
-                self.continue_drain(now, former);
+            // This worker, too, may have been closed meanwhile.
+            for worker in former.into_iter().chain([id]) {
+                self.continue_drain(now, worker);
             }
+            return;
+        }
+        if placed.successor == Some(place) {
+            let progress = if report.detail.is_empty() { report.status.as_str() } else { &report.detail };
+            let progress = progress.to_owned();
+            self.say_how_it_moves(key, id, &progress);
             return;
         }
         let unchanged = placed.status == report.status && placed.detail == report.detail;

@@ -18,8 +18,10 @@ const IMPATIENCE: Duration = Duration::from_secs(2);
 /// Questions without an answer that are remembered.
 const REMEMBERED: usize = 8;
 
-/// A process is not started for less than this.
-const WORTHWHILE: Duration = Duration::from_secs(1);
+/// A process is not started for less than this: more than the time before its end at which the runtime asks it to
+/// stop, and some for creating the container. Less than what is always left of the shortest permission, which is
+/// renewed after a third of it.
+pub const SHORTEST_RUN: Duration = Duration::from_secs(3);
 
 /// The questions asked, and when to ask again.
 #[derive(Debug, Default)]
@@ -46,7 +48,7 @@ impl Workload {
         if !self.assignment().desired.spec.at_most_one {
             return Ok(None);
         }
-        self.leased_until.filter(|until| *until >= now.moment + WORTHWHILE).map(Some).ok_or(NoLease)
+        self.leased_until.filter(|until| *until >= now.moment + SHORTEST_RUN).map(Some).ok_or(NoLease)
     }
 }
 

@@ -1,5 +1,7 @@
 //! The rules of the worker, one by one.
 
+mod leases;
+
 use std::sync::Arc;
 
 use oak_model::message::{ClusterToWorker, DesiredInstance, WorkerWelcome};
@@ -90,7 +92,11 @@ impl Fixture {
     }
 
     fn message(&mut self, message: ClusterToWorker) {
-        self.worker.message(at(0), message);
+        self.message_at(0, message);
+    }
+
+    fn message_at(&mut self, ms: u64, message: ClusterToWorker) {
+        self.worker.message(at(ms), message);
         self.commit();
     }
 

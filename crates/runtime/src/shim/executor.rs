@@ -27,7 +27,7 @@ pub(super) struct Plan {
     pub(super) filter: Option<BpfProgram>,
     /// Takes a [`Failure`]; closes by itself when the program is executed.
     pub(super) failures: OwnedFd,
-    /// Not executed after this.
+    /// Not executed when this is closer than the time a program has to stop.
     pub(super) run_until: Option<BootMoment>,
 }
 
@@ -67,7 +67,8 @@ impl Plan {
         if self.shim_is_gone() {
             sys::exit_now(1);
         }
-        if self.run_until.is_some_and(|until| BootMoment::now() >= until) {
+        // It would be asked to stop at once.
+        if self.run_until.is_some_and(|until| BootMoment::now() >= until.with_grace()) {
             let message = "it took so long that its permission to run has ended";
             return Failure::new(FailureKind::Other, message);
         }
