@@ -1,5 +1,6 @@
 //! The link to the clusters: who may join, what they say, what they are told, and the output of their instances.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use oak_link::{
     BulkError, BulkReceiver, BulkSender, EnrollRefused, EnrollRequest, Enrolled, Enroller, Identity,
     NodeKind, ParentEvent, PeerIdentity, Sessions,
 };
-use oak_model::message::{BulkRequest, ClusterHello, ClusterToRoot, EnrolAttributes};
+use oak_model::message::{BulkRequest, ClusterHello, ClusterToRoot, EnrolAttributes, Holdings};
 use oak_model::{ClusterId, InstanceKey};
 use oak_store::{Engine, EngineStopped, StoreError};
 use tokio::sync::mpsc;
@@ -139,6 +140,9 @@ async fn handle(event: ParentEvent, engine: &Engine<Root>, sessions: &Sessions) 
             let Some(cluster) = cluster_of(&peer) else { return Ok(()) };
             match serde_json::from_slice::<ClusterToRoot>(&payload) {
                 Ok(message) => {
+                    if let ClusterToRoot::Holdings(holdings) = &message {
+                        announce(cluster, holdings);
+                    }
                     engine
                         .post(move |root, now, _| {
                             if let Err(attention) = root.cluster_message(now, cluster, session, message) {
@@ -160,6 +164,20 @@ async fn handle(event: ParentEvent, engine: &Engine<Root>, sessions: &Sessions) 
             engine.post(move |root, now, _| root.cluster_closed(now, cluster, session)).await
         }
     }
+}
+
+/// Says what is taken over, and what a cluster cannot give back.
+fn announce(cluster: ClusterId, holdings: &Holdings) {
+    let owners: BTreeSet<&str> = holdings.applications.iter().map(|known| known.owner.as_str()).collect();
+    let owners = owners.into_iter().collect::<Vec<_>>().join(", ");
+    warn!(
+        cluster = %cluster,
+        applications = holdings.applications.len(),
+        instances = holdings.instances.len(),
+        owners,
+        "taking over what this root did not know; clusters do not have users: restore a backup, or make the owners \
+         that are missing again under their names"
+    );
 }
 
 fn report(attention: &Attention) {

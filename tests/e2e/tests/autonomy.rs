@@ -74,6 +74,10 @@ fn a_root_without_its_disk_is_rebuilt_from_its_clusters() -> anyhow::Result<()> 
         let token = tiers.api.token("cluster", None, 600)?;
         tiers.cluster.kill()?;
         let root = machines.root.address().to_string();
+        // Without being told, a cluster does not change its root.
+        let words = ["cluster", "--root", &root, "--name", CLUSTER, "--token", &token];
+        let refused = world.command(&machines.cluster, &words)?;
+        ensure!(refused.code == Some(1) && refused.stderr.contains("--rejoin"), "{refused:?}");
         let words = ["cluster", "--root", &root, "--name", CLUSTER, "--token", &token, "--rejoin"];
         let mut cluster = world.oak(&machines.cluster, &words)?;
         cluster.start_until("connected to the root")?;
@@ -84,6 +88,16 @@ fn a_root_without_its_disk_is_rebuilt_from_its_clusters() -> anyhow::Result<()> 
         ensure!(took < Duration::from_secs(60), "it took {took:?}");
         ensure!(self::ids(&tiers)? == ids, "services have other ids than before");
         ensure!(running(&machines)? == before, "{:?} instead of {before:?}", running(&machines)?);
+        // The same command again, as a service manager would give it; and a worker joins.
+        cluster.kill()?;
+        cluster.start_until("connected to the root")?;
+        let token = tiers.api.token("worker", Some(CLUSTER), 600)?;
+        let extra = world.host("extra", 31)?;
+        let link = machines.cluster.address().to_string();
+        let mut worker =
+            world.oak(&extra, &["worker", "--cluster", &link, "--name", "extra", "--token", &token])?;
+        worker.start_until("connected to the cluster")?;
+        worker.terminate()?;
         // It is a root like any other.
         tiers.api.undeploy("one", 0)?;
         tiers.api.deploy("two")?;

@@ -69,6 +69,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     setting!(root.listen, "API for users, and link of the clusters"),
     setting!(root.dashboard, "second listener for the dashboard, or off"),
     setting!(root.advertise, "names and addresses in the HTTPS certificate of this root"),
+    setting!(root.cluster_lost_after, "how long a cluster may be away until others take over, or off"),
     setting!(cluster.name, "unique name of this cluster", older: "CLUSTER_NAME"),
     setting!(cluster.location, "latitude,longitude,radius in metres", older: "CLUSTER_LOCATION"),
     setting!(cluster.root, "the root to join, host[:port]", older: "SYSTEM_MANAGER_URL"),

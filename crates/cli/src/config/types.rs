@@ -56,6 +56,8 @@ pub(crate) struct RootConfig {
     pub(crate) dashboard: Option<SocketAddr>,
     /// Host names and addresses in the HTTPS certificate; `localhost` is always among them.
     pub(crate) advertise: Vec<String>,
+    /// How long a cluster may be away until its instances are placed in other clusters; `None`: for ever.
+    pub(crate) cluster_lost_after: Option<Interval<10, 604_800>>,
 }
 
 /// The cluster role.
@@ -134,6 +136,7 @@ impl Default for Config {
                 listen: everywhere(10000),
                 dashboard: Some(everywhere(80)),
                 advertise: Vec::new(),
+                cluster_lost_after: Some(Interval::of_seconds(300)),
             },
             cluster: ClusterConfig {
                 name: PlaceName::literal("local"),

@@ -24,6 +24,7 @@ pub(super) fn root(config: &Config, claimed: &ClaimedPorts) -> RootConfig {
         host_names: config.root.advertise.clone(),
         settings: oak_control::root::Settings {
             cpu_overcommit: config.cluster.cpu_overcommit,
+            cluster_lost_after: config.root.cluster_lost_after.map(|interval| interval.duration()),
             ..oak_control::root::Settings::default()
         },
         claimed_ports: claimed.subscribe(),

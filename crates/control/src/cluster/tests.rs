@@ -252,7 +252,10 @@ impl Fixture {
 }
 
 /// The assignments and removals among messages, as instance, worker and incarnation.
-fn orders(messages: &[(WorkerId, ClusterToWorker)]) -> (Vec<(u32, Placement)>, Vec<(u32, Placement)>) {
+/// Instances by number, with the place that is meant.
+type Orders = Vec<(u32, Placement)>;
+
+fn orders(messages: &[(WorkerId, ClusterToWorker)]) -> (Orders, Orders) {
     let (mut assigned, mut removed) = (Vec::new(), Vec::new());
     for (worker, message) in messages {
         match message {
