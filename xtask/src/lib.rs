@@ -11,5 +11,6 @@
 
 pub mod check;
 pub mod images;
+pub mod mutations;
 pub mod registry;
 pub mod workspace;

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
 use xtask::check::{self, Depth, Finding};
 use xtask::registry::{Options, Registry};
-use xtask::{images, workspace};
+use xtask::{images, mutations, workspace};
 
 /// Development tasks of this workspace.
 #[derive(Debug, Parser)]
@@ -26,6 +26,15 @@ enum Task {
         /// Leave out clippy, so that nothing is compiled.
         #[arg(long)]
         text_only: bool,
+    },
+    /// Break the core in one place after the other, and see that the simulator notices each time.
+    Mutations {
+        /// Only those with this in their names.
+        #[arg(default_value = "")]
+        name: String,
+        /// Histories of each scenario.
+        #[arg(long, default_value_t = 300)]
+        seeds: u64,
     },
     /// Install the system packages that are missing (Debian and relatives).
     Setup {
@@ -58,6 +67,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Check { text_only } => run_check(if text_only { Depth::TextOnly } else { Depth::Full }),
+        Task::Mutations { name, seeds } => run_mutations(&name, seeds),
         Task::Setup { purposes } => run_setup(&purposes),
         Task::TestImages { dir, registry } => run_test_images(dir, registry.as_deref()),
         Task::TestRegistry { dir, port, with_images } => run_test_registry(&dir, port, with_images),
@@ -87,6 +97,19 @@ fn run_check(depth: Depth) -> anyhow::Result<()> {
     if problems > 0 {
         bail!("{problems} problems");
     }
+    Ok(())
+}
+
+fn run_mutations(name: &str, seeds: u64) -> anyhow::Result<()> {
+    let verdicts = mutations::run(name, seeds, |verdict| {
+        let noticed = verdict.noticed.as_deref().unwrap_or("NOT NOTICED");
+        println!("{} ({} s): {}\n  {noticed}", verdict.name, verdict.seconds, verdict.meaning);
+    })?;
+    let missed = verdicts.iter().filter(|verdict| verdict.noticed.is_none()).count();
+    if missed > 0 {
+        bail!("{missed} of {} deliberate bugs were not noticed", verdicts.len());
+    }
+    println!("all {} deliberate bugs were noticed", verdicts.len());
     Ok(())
 }
 

@@ -98,27 +98,32 @@ impl World {
     pub(crate) fn check_second(&mut self) -> Checked {
         self.check_doubles()?;
         let steps = self.root.queued();
-        self.metrics.peak("steps waiting for the disk of the root", steps);
         require(steps <= MOST_STEPS, QUEUES, || format!("{steps} steps wait for the disk of the root"))?;
+        self.metrics.peak("steps waiting for the disk of the root", steps);
+        let (mut most_steps, mut most_messages) = (0, 0);
         for side in &self.clusters {
             let (steps, messages) = (side.node.queued(), side.link.queued());
-            self.metrics.peak("steps waiting for the disk of a cluster", steps);
-            self.metrics.peak("messages between root and a cluster", messages);
             require(steps <= MOST_STEPS && messages <= MOST_MESSAGES, QUEUES, || {
                 format!("{}: {steps} steps, {messages} messages", side.name)
             })?;
+            (most_steps, most_messages) = (most_steps.max(steps), most_messages.max(messages));
         }
+        self.metrics.peak("steps waiting for the disk of a cluster", most_steps);
+        self.metrics.peak("messages between root and a cluster", most_messages);
+        let (mut most_steps, mut most_messages, mut most_operations) = (0, 0, 0);
         for side in &self.workers {
             let (steps, messages, operations) =
                 (side.node.queued(), side.link.queued(), side.runtime.queued());
-            self.metrics.peak("steps waiting for the disk of a worker", steps);
-            self.metrics.peak("messages between a cluster and a worker", messages);
-            self.metrics.peak("operations of a worker", operations);
             let bounded = steps <= MOST_STEPS && messages <= MOST_MESSAGES && operations <= MOST_OPERATIONS;
             require(bounded, QUEUES, || {
                 format!("{}: {steps} steps, {messages} messages, {operations} operations", side.facts.name)
             })?;
+            (most_steps, most_messages) = (most_steps.max(steps), most_messages.max(messages));
+            most_operations = most_operations.max(operations);
         }
+        self.metrics.peak("steps waiting for the disk of a worker", most_steps);
+        self.metrics.peak("messages between a cluster and a worker", most_messages);
+        self.metrics.peak("operations of a worker", most_operations);
         Ok(())
     }
 
