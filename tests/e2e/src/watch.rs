@@ -71,6 +71,11 @@ impl Watch {
         answers.iter().find(|answer| answer.at >= since && answer.served_by == served_by).cloned()
     }
 
+    /// The last answer of a container so far.
+    pub fn last_by(&self, served_by: &str) -> Option<Answer> {
+        self.answers().iter().rev().find(|answer| answer.served_by == served_by).cloned()
+    }
+
     /// The longest time without an answer so far, from the start to now.
     pub fn longest_silence(&self) -> Duration {
         let answers = self.answers();

@@ -14,6 +14,8 @@ use oak_e2e::{containers, let_pass};
 
 use crate::site::Machines;
 
+/// Variable with the id of the process that runs the soak: others may run on the same machine.
+pub(crate) const RUN: &str = "SOAK_RUN";
 /// Variable with the name of the service.
 pub(crate) const SERVICE: &str = "SOAK_SERVICE";
 /// Variable that is `1` where at most one container of an instance may run.
@@ -225,6 +227,9 @@ impl Identity {
                 Some((name.to_owned(), value.to_owned()))
             })
             .collect();
+        if environment.get(RUN)? != &std::process::id().to_string() {
+            return None;
+        }
         let namespace = fs::read_link(directory.join("ns/pid")).ok()?;
         Some(Self {
             service: environment.get(SERVICE)?.clone(),
@@ -247,6 +252,7 @@ mod tests {
     fn a_process_is_recognised_by_its_environment_until_it_ends() {
         let mut child = Command::new("sleep")
             .arg("1000")
+            .env(RUN, std::process::id().to_string())
             .env(SERVICE, "soak1")
             .env("HOSTNAME", "instance-3")
             .env(AT_MOST_ONE, "1")

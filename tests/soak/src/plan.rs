@@ -108,13 +108,15 @@ pub(crate) fn draw(
 
 fn draw_one(random: &mut StdRng, length: Duration, roles: &[Role], small_disks: &[Role]) -> Option<Fault> {
     let workers: Vec<Role> = roles.iter().copied().filter(|role| matches!(role, Role::Worker(_))).collect();
+    // What is lost for a while and comes back is mostly a worker: only that can make anything run twice.
+    let mostly_workers = if random.random_bool(0.6) { &*workers } else { roles };
     let (kind, seconds, targets) = match random.random_range(0..100) {
         // Most crashes are followed by a start at once, as a supervisor does it.
         0..24 => (Kind::Kill, random.random_range(0.0..0.8), roles),
         24..34 => (Kind::Kill, random.random_range(2.0..12.0), roles),
-        34..48 => (Kind::Freeze, *[1.5, 5.0, 12.0].choose(random)? * random.random_range(0.2..1.0), roles),
-        48..68 => (draw_cut(random), random.random_range(0.3..15.0), roles),
-        68..80 => (Kind::Degrade(draw_conditions(random)), random.random_range(5.0..20.0), roles),
+        34..48 => (Kind::Freeze, draw_absence(random), mostly_workers),
+        48..70 => (draw_cut(random), draw_absence(random), mostly_workers),
+        70..80 => (Kind::Degrade(draw_conditions(random)), random.random_range(5.0..20.0), roles),
         80..89 => (Kind::FillDisk, random.random_range(2.0..10.0), small_disks),
         _ => (Kind::PowerCut, random.random_range(0.5..10.0), &*workers),
     };
@@ -124,6 +126,15 @@ fn draw_one(random: &mut StdRng, length: Duration, roles: &[Role], small_disks: 
         at: length.mul_f64(random.random()),
         lasts: Duration::from_secs_f64(seconds),
     })
+}
+
+/// Seconds that somebody is not heard of: not noticed, noticed, or longer than any permission lasts.
+fn draw_absence(random: &mut StdRng) -> f64 {
+    match random.random_range(0..10) {
+        0..3 => random.random_range(0.2..3.0),
+        3..6 => random.random_range(3.0..9.0),
+        _ => random.random_range(9.0..25.0),
+    }
 }
 
 fn draw_cut(random: &mut StdRng) -> Kind {

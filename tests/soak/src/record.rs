@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use oak_e2e::{Microservice, application};
 use serde_json::{Value, json};
 
-use crate::observer::{AT_MOST_ONE, SERVICE};
+use crate::observer::{AT_MOST_ONE, RUN, SERVICE};
 
 const IMAGE: &str = "docker.io/library/nginx:latest";
 /// The shell stays the first process, because nginx writes over its environment. It ends at once when asked to.
@@ -63,8 +63,11 @@ impl Application {
 
     /// The document to create it with.
     pub(crate) fn descriptor(&self, name: &str) -> String {
-        let environment =
-            [format!("{SERVICE}={name}"), format!("{AT_MOST_ONE}={}", u8::from(self.at_most_one))];
+        let environment = [
+            format!("{RUN}={}", std::process::id()),
+            format!("{SERVICE}={name}"),
+            format!("{AT_MOST_ONE}={}", u8::from(self.at_most_one)),
+        ];
         let mut service = Microservice::new(name, IMAGE)
             .set("cmd", json!(["sh", "-c", COMMAND]))
             .set("memory", json!(40))

@@ -142,11 +142,17 @@ impl Course<'_, '_> {
     /// Nothing goes wrong any more: waits until everything is as it shall be.
     fn calm(&mut self, what: &str) -> anyhow::Result<()> {
         let start = Instant::now();
+        let mut said = String::new();
         loop {
             let error = match self.reality.equals(&mut self.record) {
                 Ok(()) => break,
                 Err(error) => error,
             };
+            let reason = format!("{error:#}");
+            if reason != said {
+                self.storm.timeline.note(format!("    not yet: {reason}"));
+                said = reason;
+            }
             let context = || format!("not as it shall be after {CALM:?}, {what}; {:?}", self.record);
             ensure!(start.elapsed() < CALM, error.context(context()));
             self.storm.wait_until(Instant::now() + LOOK_EVERY, self.report)?;

@@ -41,9 +41,15 @@ impl User<'_> {
             if let Some((name, operation)) = self.choose(record) {
                 self.perform(record, &name, operation).with_context(|| format!("{operation:?} of {name}"))?;
             }
-            let_pass(Duration::from_millis(self.random.random_range(20..400)));
+            let_pass(self.pause());
         }
         Ok(())
+    }
+
+    /// Mostly slow, so that things live long enough to see faults, and sometimes in haste.
+    fn pause(&mut self) -> Duration {
+        let is_hasty = self.random.random_bool(0.3);
+        Duration::from_millis(if is_hasty { 0 } else { self.random.random_range(200..1500) })
     }
 
     fn choose(&mut self, record: &mut Record) -> Option<(String, Operation)> {
@@ -58,7 +64,7 @@ impl User<'_> {
         let one = application.instances.iter().choose(&mut self.random).copied();
         let operation = match (one, self.random.random_range(0..10)) {
             (Some(number), 0..3) => Operation::Undeploy(number),
-            (_, 3) => Operation::Delete,
+            (_, 3) if self.random.random_bool(0.3) => Operation::Delete,
             _ if total < MOST_INSTANCES => Operation::Deploy,
             (Some(number), _) => Operation::Undeploy(number),
             (None, _) => Operation::Delete,
@@ -68,7 +74,7 @@ impl User<'_> {
 
     fn perform(&mut self, record: &mut Record, name: &str, operation: Operation) -> anyhow::Result<()> {
         let (name, outcome) = if operation == Operation::Create {
-            let (name, application) = record.next(self.random.random_bool(0.4));
+            let (name, application) = record.next(self.random.random_bool(0.5));
             let outcome = self.ask("POST", "/api/application/", Some(&application.descriptor(&name)))?;
             if matches!(outcome, Outcome::NotSent) {
                 return self.count(&name, operation, &outcome);

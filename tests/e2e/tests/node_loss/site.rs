@@ -57,6 +57,11 @@ impl<'world> Site<'world> {
         here.with_context(|| format!("no instance on {}", worker.name()))
     }
 
+    /// Name of the container of an instance.
+    pub(crate) fn container(&self, number: u64) -> String {
+        format!("{}.{number}", self.id)
+    }
+
     /// Whether a container is an instance of the service.
     pub(crate) fn is_web(&self, container: &str) -> bool {
         container.starts_with(&format!("{}.", self.id))
