@@ -41,7 +41,7 @@ impl ExitStatus {
     /// Whether the program ended by itself with code 0.
     #[must_use]
     pub fn is_success(&self) -> bool {
-        self.code == Some(0)
+        self.code == Some(0) && !self.lease_ended
     }
 }
 

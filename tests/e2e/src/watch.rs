@@ -78,9 +78,19 @@ impl Watch {
 
     /// The longest time without an answer so far, from the start to now.
     pub fn longest_silence(&self) -> Duration {
-        let answers = self.answers();
-        let moments = std::iter::once(self.started).chain(answers.iter().map(|answer| answer.at));
-        let ends = answers.iter().map(|answer| answer.at).chain(std::iter::once(Instant::now()));
+        Self::longest_silence_of_all(&[self])
+    }
+
+    /// The longest time in which none of these had an answer, from the start of the last of them to now.
+    pub fn longest_silence_of_all(watches: &[&Self]) -> Duration {
+        let Some(start) = watches.iter().map(|watch| watch.started).max() else { return Duration::ZERO };
+        let mut answers: Vec<Instant> = Vec::new();
+        for watch in watches {
+            answers.extend(watch.answers().iter().map(|answer| answer.at).filter(|at| *at >= start));
+        }
+        answers.sort_unstable();
+        let moments = std::iter::once(start).chain(answers.iter().copied());
+        let ends = answers.iter().copied().chain(std::iter::once(Instant::now()));
         moments.zip(ends).map(|(from, until)| until.saturating_duration_since(from)).max().unwrap_or_default()
     }
 }

@@ -251,10 +251,10 @@ impl Fixture {
     }
 }
 
-/// The assignments and removals among messages, as instance, worker and incarnation.
 /// Instances by number, with the place that is meant.
 type Orders = Vec<(u32, Placement)>;
 
+/// The assignments and removals among messages.
 fn orders(messages: &[(WorkerId, ClusterToWorker)]) -> (Orders, Orders) {
     let (mut assigned, mut removed) = (Vec::new(), Vec::new());
     for (worker, message) in messages {

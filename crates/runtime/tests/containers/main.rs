@@ -8,6 +8,7 @@
 )]
 
 mod isolation;
+mod lease;
 mod lifecycle;
 mod limits;
 mod output;

@@ -10,10 +10,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::world::{World, adopt_one, exists, id, processes_naming, soon, until};
 
 /// A worker process that created a container.
-struct Worker(Child);
+pub(crate) struct Worker(Child);
 
 impl Worker {
-    fn start(world: &World, request: &ContainerRequest) -> Self {
+    pub(crate) fn start(world: &World, request: &ContainerRequest) -> Self {
         let file = world.path().join("request");
         fs::write(&file, serde_json::to_vec(request).unwrap()).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_oak-shim-test"))
@@ -26,13 +26,13 @@ impl Worker {
         Self(child)
     }
 
-    fn container(&mut self) -> u32 {
+    pub(crate) fn container(&mut self) -> u32 {
         let mut line = String::new();
         BufReader::new(self.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         line.trim().parse().unwrap()
     }
 
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
@@ -45,7 +45,7 @@ impl Drop for Worker {
     }
 }
 
-fn another_runtime(world: &World) -> OciRuntime {
+pub(crate) fn another_runtime(world: &World) -> OciRuntime {
     OciRuntime::open(OciConfig::new(world.state())).unwrap()
 }
 
