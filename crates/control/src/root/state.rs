@@ -142,7 +142,7 @@ pub struct Cluster {
     /// It was away for so long that its instances were placed elsewhere where possible.
     #[serde(skip)]
     pub(super) given_up: bool,
-    /// Since when it is away; absent before it came for the first time after a start of the root.
+    /// Since when it is away; the start of the root before it came for the first time after that.
     #[serde(skip)]
     pub lost_since: Option<Moment>,
     /// Time of its last sign of life.

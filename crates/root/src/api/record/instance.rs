@@ -115,11 +115,12 @@ fn detail(now: Now, instance: &Instance, cluster: Option<&Cluster>) -> String {
         return instance.detail.clone();
     };
     let since = match cluster.lost_since {
-        Some(lost) => {
+        // One that was never there since the start counts as lost since then, but nobody knows for how long.
+        Some(lost) if cluster.last_seen != WallTime(0) => {
             let away = u64::try_from((now.moment - lost).as_millis()).unwrap_or(u64::MAX);
             calendar::iso(WallTime(now.wall.0.saturating_sub(away)))
         }
-        None => "the start of the root".to_owned(),
+        Some(_) | None => "the start of the root".to_owned(),
     };
     format!("cluster {} is not connected since {since}; last known: {}", cluster.name, instance.detail)
 }
