@@ -110,7 +110,9 @@ mod tests {
 
     #[test]
     fn exit_files_of_this_version_can_be_read() {
-        let sample = r#"{"code":null,"signal":9,"out_of_memory":true,"finished_at":1700000000123}"#;
+        let older = r#"{"code":null,"signal":9,"out_of_memory":true,"finished_at":1700000000123}"#;
+        assert!(!serde_json::from_str::<ExitStatus>(older).unwrap().lease_ended);
+        let sample = r#"{"code":null,"signal":9,"out_of_memory":true,"lease_ended":false,"finished_at":1700000000123}"#;
         let status: ExitStatus = serde_json::from_str(sample).unwrap();
         assert_eq!(status.signal, Some(9));
         assert_eq!(serde_json::to_string(&status).unwrap(), sample);

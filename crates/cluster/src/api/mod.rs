@@ -51,7 +51,7 @@ pub(crate) fn router(local: Local) -> Router {
 }
 
 fn local_api(local: Shared) -> Router {
-    let guarded: [(&str, MethodRouter<Shared>); 12] = [
+    let guarded: [(&str, MethodRouter<Shared>); 13] = [
         ("/api/applications", get(applications::list)),
         ("/api/application", post(applications::create)),
         ("/api/application/{id}", get(applications::show).delete(applications::delete)),
@@ -63,6 +63,7 @@ fn local_api(local: Shared) -> Router {
         ("/api/service/{id}/instance/{number}", delete(instances::undeploy)),
         ("/api/clusters", get(nodes::clusters)),
         ("/api/clusters/{id}/workers", get(nodes::workers)),
+        ("/api/workers/{worker}", get(nodes::worker)),
         ("/api/workers/{worker}/availability", put(nodes::set_availability)),
     ];
     let mut router = Router::new();

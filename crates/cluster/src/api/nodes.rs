@@ -2,11 +2,10 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
-use oak_control::cluster::Cluster;
-use oak_model::{Availability, WorkerId};
+use oak_control::cluster::{Cluster, Placed, Worker};
+use oak_model::{Availability, ClusterId, WorkerId};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Shared;
 use super::answer::{Answer, Refused, plain};
@@ -42,6 +41,12 @@ pub(super) async fn workers(State(local): State<Shared>, Path(id): Path<String>)
     plain(&local.engine.call(|cluster, _, _| cluster.summaries().collect::<Vec<_>>()).await?)
 }
 
+/// `GET /api/workers/<id or name>`.
+pub(super) async fn worker(State(local): State<Shared>, Path(worker): Path<String>) -> Answer {
+    let own = local.id;
+    plain(&local.engine.call(move |cluster, _, _| details(cluster, own, &worker)).await??)
+}
+
 /// What a worker shall be.
 #[derive(Deserialize)]
 pub(super) struct Wanted {
@@ -54,19 +59,45 @@ pub(super) async fn set_availability(
     Path(worker): Path<String>,
     Json(Wanted { availability }): Json<Wanted>,
 ) -> Answer {
+    let own = local.id;
     let changed = local.engine.call(move |cluster, now, _| {
-        let id = find(cluster, &worker)
-            .ok_or_else(|| Refused::not_found(format!("there is no worker `{worker}` in this cluster")))?;
-        if !cluster.set_availability(now, id, availability) {
-            return Err(Refused::new(StatusCode::CONFLICT, "the worker has just been removed"));
-        }
-        Ok(cluster.summaries().find(|summary| summary.id == id))
+        let id = find(cluster, &worker)?;
+        cluster.set_availability(now, id, availability);
+        details(cluster, own, &worker)
     });
     plain(&changed.await??)
 }
 
-fn find(cluster: &Cluster, text: &str) -> Option<WorkerId> {
-    let worker =
-        cluster.workers().find(|worker| worker.id.to_string() == text || worker.facts.name == text)?;
-    Some(worker.id)
+/// Names are unique within a cluster.
+fn find(cluster: &Cluster, text: &str) -> Result<WorkerId, Refused> {
+    let is_meant = |worker: &&Worker| worker.id.to_string() == text || worker.facts.name == text;
+    let worker = cluster.workers().find(is_meant).map(|worker| worker.id);
+    worker.ok_or_else(|| Refused::not_found(format!("there is no worker `{text}` in this cluster")))
+}
+
+fn details(cluster: &Cluster, own: ClusterId, text: &str) -> Result<Value, Refused> {
+    let id = find(cluster, text)?;
+    let summary = cluster.summaries().find(|summary| summary.id == id);
+    let is_here = |placed: &&Placed| placed.places().any(|place| place.worker == id);
+    let instances: Vec<_> = cluster.placed().filter(is_here).map(on_worker).collect();
+    let draining = summary.as_ref().is_some_and(|summary| summary.availability == Availability::Draining);
+    let mut record = json!(summary);
+    if let Some(record) = record.as_object_mut() {
+        record.insert("instances_left".to_owned(), json!(draining.then_some(instances.len())));
+        record.insert("instance_list".to_owned(), json!(instances));
+        record.insert("cluster_id".to_owned(), json!(own));
+        record.insert("cluster_name".to_owned(), json!(cluster.settings().name));
+    }
+    Ok(record)
+}
+
+fn on_worker(placed: &Placed) -> Value {
+    json!({
+        "microserviceID": placed.desired.key.service,
+        "job_name": placed.desired.job_name.to_string(),
+        "instance_number": placed.desired.key.number,
+        "status": placed.status.as_str(),
+        "status_detail": placed.detail,
+        "one_shot": placed.desired.spec.one_shot,
+    })
 }
