@@ -124,9 +124,10 @@ impl Cluster {
     pub(super) fn say_it_stays(&mut self, key: InstanceKey) {
         let Some(placed) = self.placed.get(&key).filter(|placed| placed.successor.is_none()) else { return };
         let was_leaving = placed.detail.starts_with(MOVING) || placed.detail.starts_with(CANNOT_LEAVE);
-        if let Some(place) = placed.placement.filter(|_| was_leaving) {
-            let name = self.worker_name(place.worker);
-            self.set_detail(key, format!("stays on worker {name}"));
+        let word = placed.status.as_str().to_lowercase();
+        if was_leaving {
+            // What its worker said before was overwritten by the move.
+            self.set_detail(key, word);
         }
     }
 

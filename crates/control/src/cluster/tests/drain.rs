@@ -219,7 +219,7 @@ fn an_opened_worker_keeps_what_has_not_begun_to_leave() {
     let new = fixture.placed(1).successor.unwrap();
     assert!(fixture.status(0).1.starts_with("cannot leave worker one"));
     fixture.set_availability(0, one, Open);
-    assert_eq!(fixture.status(0), (Status::Running, "stays on worker one"));
+    assert_eq!(fixture.status(0), (Status::Running, "running"));
     fixture.reports(1, new, Status::Running, "running");
     assert_eq!(fixture.placement(1), Some(new), "what had begun is finished");
     assert_eq!(new.worker, two);
