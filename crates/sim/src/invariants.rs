@@ -47,6 +47,7 @@ pub(crate) const AT_MOST_ONE: &str = "of an at most one service no instance ever
 pub(crate) const DEADLINES: &str = "every state that is not final has a deadline";
 pub(crate) const TABLES: &str = "address tables lead to what runs";
 pub(crate) const QUEUES: &str = "no queue grows without bound";
+pub(crate) const BUSY: &str = "no machine does the same again and again without end";
 pub(crate) const ROWS: &str = "stored rows can be read back";
 pub(crate) const PROTOCOL: &str = "tiers speak only to those they know";
 
