@@ -194,6 +194,10 @@ impl<M: Machine> Node<M> {
     }
 
     pub(crate) fn tick(&mut self, agenda: &mut Agenda) {
+        // An earlier deadline may have come and gone since this one was put on the agenda.
+        if self.tick_at.is_none_or(|at| at >= agenda.time) {
+            return;
+        }
         self.tick_at = None;
         self.call(agenda, |machine, now, random| {
             machine.due(now, random);
