@@ -83,6 +83,8 @@ pub(crate) struct Watch {
     /// Addresses the living root has given away.
     addresses: HashMap<Ipv4Addr, Holder>,
     holds: HashMap<Holder, Ipv4Addr>,
+    /// Instances for which the root knows no cluster.
+    waiting: BTreeSet<InstanceKey>,
     /// Instances with more than one process.
     pub(crate) doubles: BTreeSet<InstanceKey>,
 }
@@ -105,6 +107,7 @@ impl Watch {
             Who::Root => {
                 self.addresses.clear();
                 self.holds.clear();
+                self.waiting.clear();
             }
             Who::Cluster(index) => {
                 if let Some(cluster) = self.clusters.get_mut(index) {
@@ -223,7 +226,19 @@ impl World {
                 let Ok(key) = key.parse() else { return Ok(()) };
                 let holder = Holder::Instance(key);
                 match root.instance(key) {
-                    Some(instance) => self.watch.give(holder, instance.address),
+                    Some(instance) => {
+                        let waits = instance.cluster.is_none() && is_refusal(instance.status);
+                        if !waits {
+                            self.watch.waiting.remove(&key);
+                        } else if self.watch.waiting.insert(key) {
+                            self.metrics.timeline.follows(
+                                self.agenda.time,
+                                Consequence::NoPlace,
+                                "all clusters",
+                            );
+                        }
+                        self.watch.give(holder, instance.address)
+                    }
                     None => {
                         // While it departs the address stays with it.
                         if root.departure(key).is_some() {
