@@ -1,9 +1,9 @@
 # Entry points for people and CI; the work is in scripts/ and in `cargo xtask`.
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test lint bench soak clean
+.PHONY: help setup up down test lint bench soak clean sim mutations
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install the system packages that are missing
 	@scripts/setup.sh
@@ -19,6 +19,12 @@ test: ## Run all checks and tests
 
 lint: ## Run the static checks only
 	@scripts/test.sh check
+
+sim: ## Simulate 10000 histories in which everything goes wrong
+	@scripts/sim.sh
+
+mutations: ## See that the simulator notices deliberate bugs
+	@cargo xtask mutations
 
 bench: ## Run the benchmarks
 	@scripts/bench.sh

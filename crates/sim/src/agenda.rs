@@ -60,6 +60,8 @@ pub(crate) enum Event {
     Fault { index: usize },
     /// A fault of the timeline ends.
     FaultEnds { index: usize },
+    /// A backup of the root is made, for a fault of the timeline.
+    Backup { index: usize },
     /// A random fault.
     Chaos,
     /// A disk is as it was.

@@ -1,6 +1,6 @@
 //! The user: remembers what was acknowledged.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use oak_model::{ApplicationId, InstanceKey, ServiceId};
 
@@ -13,6 +13,8 @@ pub(crate) enum Known {
     Leaving,
     /// Its removal was acknowledged.
     Gone,
+    /// The root has lost its memory since: anything may be true.
+    Unsure,
 }
 
 /// An answer of the API, sent after the commit.
@@ -28,6 +30,8 @@ pub(crate) enum Answer {
     Undeployed(InstanceKey),
     ServiceDeleted(ServiceId),
     ApplicationDeleted(ApplicationId, Vec<ServiceId>),
+    /// Deployed at a cluster, without the root.
+    DeployedLocally(Vec<InstanceKey>),
 }
 
 /// Keys in no order from which one can be drawn at once.
@@ -78,6 +82,8 @@ pub(crate) struct Client {
     pub(crate) open_applications: Bag<ApplicationId>,
     /// Instances that may exist.
     pub(crate) open_instances: Bag<InstanceKey>,
+    /// Instances that must be known to the root once everybody is in touch: clusters have them, whoever lost what.
+    pub(crate) must_return: BTreeSet<InstanceKey>,
 }
 
 fn all_of(service: ServiceId) -> std::ops::RangeInclusive<InstanceKey> {
@@ -91,6 +97,16 @@ impl Client {
         known.filter(|(_, known)| **known == Known::Exists).map(|(key, _)| *key).collect()
     }
 
+    /// The root has lost its memory, or part of it. What clusters hold must come back.
+    pub(crate) fn root_forgot(&mut self, held: impl Iterator<Item = InstanceKey>) {
+        let wanted = |known: Option<&Known>| known == Some(&Known::Exists);
+        let must_return: Vec<_> = held.filter(|key| wanted(self.instances.get(key))).collect();
+        self.must_return.extend(must_return);
+        self.applications.values_mut().for_each(|known| *known = Known::Unsure);
+        self.services.values_mut().for_each(|known| *known = Known::Unsure);
+        self.instances.values_mut().for_each(|known| *known = Known::Unsure);
+    }
+
     /// The user asks for something to go.
     pub(crate) fn asks_application_to_go(&mut self, application: ApplicationId) {
         self.applications.insert(application, Known::Leaving);
@@ -100,16 +116,18 @@ impl Client {
     pub(crate) fn asks_service_to_go(&mut self, service: ServiceId) {
         self.services.insert(service, Known::Leaving);
         self.open_services.remove(service);
-        for known in self.instances.range_mut(all_of(service)).map(|(_, known)| known) {
-            if *known == Known::Exists {
+        for (key, known) in self.instances.range_mut(all_of(service)) {
+            self.must_return.remove(key);
+            if *known != Known::Gone {
                 *known = Known::Leaving;
             }
         }
     }
 
     pub(crate) fn asks_instance_to_go(&mut self, key: InstanceKey) {
+        self.must_return.remove(&key);
         let known = self.instances.entry(key).or_insert(Known::Leaving);
-        if *known == Known::Exists {
+        if *known != Known::Gone {
             *known = Known::Leaving;
         }
     }
@@ -134,6 +152,10 @@ impl Client {
                     self.instances.entry(*key).or_insert(Known::Exists);
                     self.open_instances.insert(*key);
                 }
+            }
+            Answer::DeployedLocally(keys) => {
+                self.must_return.extend(keys);
+                keys.iter().for_each(|key| self.open_instances.insert(*key));
             }
             Answer::Undeployed(key) => {
                 self.instances.insert(*key, Known::Gone);

@@ -12,6 +12,9 @@ impl World {
     pub(crate) fn plan(&mut self) {
         self.plan_users();
         for (index, fault) in self.scenario.faults.iter().enumerate() {
+            if let Action::RestoreRoot(age) = fault.action {
+                self.agenda.at(fault.at_ms.saturating_sub(age.ms), Event::Backup { index });
+            }
             self.agenda.at(fault.at_ms, Event::Fault { index });
         }
         if let Some(random) = &self.scenario.random {
@@ -113,6 +116,11 @@ impl World {
                 for who in self.machines(&target) {
                     self.full_disk(who, lasts);
                 }
+            }
+            Action::LoseRootDisk => self.root_forgets(None, lasts),
+            Action::RestoreRoot(_) => {
+                let backup = self.backups.remove(&index).unwrap_or_default();
+                self.root_forgets(Some(backup), lasts);
             }
             Action::SetClock(target, clock) => {
                 for who in self.machines(&target) {

@@ -47,6 +47,7 @@ pub(crate) const AT_MOST_ONE: &str = "of an at most one service no instance ever
 pub(crate) const DEADLINES: &str = "every state that is not final has a deadline";
 pub(crate) const TABLES: &str = "address tables lead to what runs";
 pub(crate) const QUEUES: &str = "no queue grows without bound";
+pub(crate) const BUSY: &str = "no machine does the same again and again without end";
 pub(crate) const ROWS: &str = "stored rows can be read back";
 pub(crate) const PROTOCOL: &str = "tiers speak only to those they know";
 
@@ -82,6 +83,8 @@ pub(crate) struct Watch {
     /// Addresses the living root has given away.
     addresses: HashMap<Ipv4Addr, Holder>,
     holds: HashMap<Holder, Ipv4Addr>,
+    /// Instances for which the root knows no cluster.
+    waiting: BTreeSet<InstanceKey>,
     /// Instances with more than one process.
     pub(crate) doubles: BTreeSet<InstanceKey>,
 }
@@ -104,6 +107,7 @@ impl Watch {
             Who::Root => {
                 self.addresses.clear();
                 self.holds.clear();
+                self.waiting.clear();
             }
             Who::Cluster(index) => {
                 if let Some(cluster) = self.clusters.get_mut(index) {
@@ -222,7 +226,19 @@ impl World {
                 let Ok(key) = key.parse() else { return Ok(()) };
                 let holder = Holder::Instance(key);
                 match root.instance(key) {
-                    Some(instance) => self.watch.give(holder, instance.address),
+                    Some(instance) => {
+                        let waits = instance.cluster.is_none() && is_refusal(instance.status);
+                        if !waits {
+                            self.watch.waiting.remove(&key);
+                        } else if self.watch.waiting.insert(key) {
+                            self.metrics.timeline.follows(
+                                self.agenda.time,
+                                Consequence::NoPlace,
+                                "all clusters",
+                            );
+                        }
+                        self.watch.give(holder, instance.address)
+                    }
                     None => {
                         // While it departs the address stays with it.
                         if root.departure(key).is_some() {

@@ -60,9 +60,12 @@ pub(crate) struct Step<E> {
     pub(crate) reply: Option<Reply>,
 }
 
+/// What is stored.
+pub(crate) type Rows = BTreeMap<(Table, String), Vec<u8>>;
+
 /// The disk of a machine.
 pub(crate) struct Disk {
-    rows: BTreeMap<(Table, String), Vec<u8>>,
+    rows: Rows,
     pub(crate) model: DiskModel,
     /// Full until then: no commit comes to its end before.
     pub(crate) full_until: u64,
@@ -72,6 +75,16 @@ impl Disk {
     /// What is stored.
     pub(crate) fn keys(&self) -> Vec<(Table, String)> {
         self.rows.keys().cloned().collect()
+    }
+
+    /// A copy of everything.
+    pub(crate) fn copy(&self) -> Rows {
+        self.rows.clone()
+    }
+
+    /// It holds something else now.
+    pub(crate) fn replace(&mut self, rows: Rows) {
+        self.rows = rows;
     }
 
     fn write(&mut self, rows: Vec<Row>) {
@@ -181,6 +194,10 @@ impl<M: Machine> Node<M> {
     }
 
     pub(crate) fn tick(&mut self, agenda: &mut Agenda) {
+        // An earlier deadline may have come and gone since this one was put on the agenda.
+        if self.tick_at.is_none_or(|at| at >= agenda.time) {
+            return;
+        }
         self.tick_at = None;
         self.call(agenda, |machine, now, random| {
             machine.due(now, random);

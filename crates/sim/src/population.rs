@@ -42,44 +42,50 @@ impl World {
 
     fn join_cluster(&mut self, entry: &ClusterEntry) {
         let index = self.clusters.len();
-        let name = entry.name.as_str();
-        let mut id = None;
-        self.root.call(&mut self.agenda, |root, now, random| {
-            root.create_token(
-                now,
-                name.to_owned(),
-                "hash".into(),
-                TokenRole::Cluster,
-                Duration::from_secs(60),
-            );
-            let candidate = root::Candidate {
-                token_id: name,
-                secret_hash: "hash",
-                key_fingerprint: "key",
-                name,
-                location: "",
-                former: None,
-            };
-            id = root.enrol_cluster(now, random, candidate).ok();
-            None
-        });
-        // The token is new and the name is the only one, so it was taken in.
-        let id = id.unwrap_or_else(|| ClusterId::from_parts(0, 0));
         let who = Who::Cluster(index);
-        let cluster = Cluster::new(self.cluster_settings(name));
+        let cluster = Cluster::new(self.cluster_settings(&entry.name));
         self.clusters.push(ClusterSide {
-            id,
-            name: name.to_owned(),
+            id: ClusterId::from_parts(0, 0),
+            name: entry.name.clone(),
             site: entry.site().to_owned(),
             node: Node::new(who, cluster, self.scenario.disks.cluster),
             link: Link::new(who, self.scenario.links.cluster),
             members: Vec::new(),
         });
-        self.cluster_by_id.insert(id, index);
-        self.names.clusters.push(name.to_owned());
+        self.names.clusters.push(entry.name.clone());
         self.watch.clusters.push(crate::invariants::ClusterSeen::default());
         self.metrics.by_cluster.push(0);
+        self.enrol_cluster(index);
         self.agenda.after(1, Event::Dial { child: who });
+    }
+
+    /// A cluster is taken in by the root, as itself if it has been somebody under another root.
+    pub(crate) fn enrol_cluster(&mut self, index: usize) {
+        let Some(side) = self.clusters.get_mut(index) else { return };
+        let name = side.name.as_str();
+        let former = self.cluster_by_id.contains_key(&side.id).then_some(side.id);
+        let mut id = None;
+        self.root.call(&mut self.agenda, |root, now, random| {
+            if former.is_some_and(|former| root.cluster(former).is_some()) {
+                return None;
+            }
+            let token = format!("{name}{}", now.moment.0);
+            root.create_token(now, token.clone(), "hash".into(), TokenRole::Cluster, Duration::from_secs(60));
+            let candidate = root::Candidate {
+                token_id: &token,
+                secret_hash: "hash",
+                key_fingerprint: "key",
+                name,
+                location: "",
+                former,
+            };
+            id = root.enrol_cluster(now, random, candidate).ok();
+            None
+        });
+        if let Some(id) = id {
+            side.id = id;
+            self.cluster_by_id.insert(id, index);
+        }
     }
 
     /// A group of workers joins a cluster.

@@ -6,11 +6,32 @@ use oak_control::worker::{NetworkTable, TableVersion, Worker};
 
 use crate::agenda::{Event, Who};
 use crate::invariants::ROWS;
+use crate::node::Rows;
 use crate::sweep::TABLE_MS;
 use crate::timeline::Consequence;
 use crate::world::World;
 
+/// How a root begins another life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reborn {
+    /// From an empty disk.
+    Empty,
+    /// From a backup.
+    Restored,
+}
+
 impl World {
+    /// The root crashes; it is back after `down_ms` with what a backup holds, or with nothing.
+    pub(crate) fn root_forgets(&mut self, backup: Option<Rows>, down_ms: u64) {
+        self.crash(Who::Root, down_ms);
+        self.reborn = Some(if backup.is_some() { Reborn::Restored } else { Reborn::Empty });
+        self.root.disk.replace(backup.unwrap_or_default());
+        let placed = self.clusters.iter().flat_map(|side| side.node.machine.iter().flat_map(Cluster::placed));
+        let held: Vec<_> =
+            placed.filter(|placed| !placed.removing).map(|placed| placed.desired.key).collect();
+        self.client.root_forgot(held.into_iter());
+    }
+
     /// The agent of a machine ends without warning and is back after `down_ms`. Containers go on.
     pub(crate) fn crash(&mut self, who: Who, down_ms: u64) {
         if !self.is_alive(who) {
@@ -150,6 +171,17 @@ impl World {
         let now = self.root.now(&self.agenda);
         let root = Root::load(self.root_settings(), now, &self.root.rows())?;
         self.root.start(&mut self.agenda, root);
+        if let Some(reborn) = self.reborn.take() {
+            self.root.call(&mut self.agenda, |root, _, random| {
+                root.begin_life(random, reborn == Reborn::Restored);
+                None
+            });
+            // An operator gives the clusters that are not known tokens; they keep who they are.
+            for index in 0..self.clusters.len() {
+                self.enrol_cluster(index);
+            }
+            self.root.flush();
+        }
         Ok(())
     }
 

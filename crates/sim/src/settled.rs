@@ -34,6 +34,11 @@ impl World {
         let addresses = root.services().count() + instances.len();
         require(root.addresses_in_use() == addresses, || format!("{addresses} addresses should be in use"))?;
 
+        let lost = self.client.must_return.iter().find(|key| root.instance(**key).is_none());
+        require(lost.is_none(), || {
+            format!("{lost:?} was held by a cluster and has not come back to the root")
+        })?;
+
         let mut running = BTreeSet::new();
         let mut waiting = 0;
         for instance in instances {

@@ -185,7 +185,9 @@ impl World {
         let long_ago = |since: u64| self.agenda.time.saturating_sub(since) >= TABLE_MS;
         for workload in machine.workloads().filter(|w| long_ago(side.runtime.last_change(w.key()))) {
             let instance_address = workload.assignment().desired.instance_address;
-            let target = side.network.instances.get(&instance_address);
+            // Another instance may have been given the address of one that is still being taken down.
+            let target = side.network.instances.get(&instance_address).copied();
+            let target = target.filter(|target| Some(*target) == workload.address());
             let container = side.runtime.containers.get(&workload.key());
             let runs =
                 container.is_some_and(|container| container.ended.is_none() && container.watched.is_some());

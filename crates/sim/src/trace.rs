@@ -125,6 +125,7 @@ fn describe(line: &mut String, names: &Names, event: &Event) -> std::fmt::Result
         Event::Exit { worker, process } => write!(line, "exit {} p{process}", names.of(Who::Worker(*worker))),
         Event::Fault { index } => write!(line, "fault {index}"),
         Event::FaultEnds { index } => write!(line, "fault-ends {index}"),
+        Event::Backup { index } => write!(line, "backup for fault {index}"),
         Event::Chaos => line.write_str("chaos"),
         Event::DiskHeals { who } => write!(line, "disk-heals {}", names.of(*who)),
         Event::LinkHeals { child } => write!(line, "link-heals {}", names.of(*child)),

@@ -97,6 +97,7 @@ impl World {
                     self.metrics.want(now, key);
                 }
             }
+            Answer::DeployedLocally(keys) => keys.into_iter().for_each(|key| self.metrics.want(now, key)),
             Answer::Created { .. }
             | Answer::Undeployed(_)
             | Answer::ServiceDeleted(_)
@@ -192,14 +193,7 @@ impl World {
     }
 
     fn create(&mut self, workload: Option<usize>, name: Name, services: Vec<ServiceRequest>) {
-        let request = ApplicationRequest {
-            application_id: None,
-            namespace: name.clone(),
-            name,
-            description: String::new(),
-            services,
-            other: serde_json::Map::new(),
-        };
+        let request = application_request(name, services);
         self.root.call(&mut self.agenda, |root, now, random| {
             let applications = match root.create_applications(now, random, "Admin", vec![request.clone()]) {
                 Ok(created) => created,
@@ -266,14 +260,21 @@ impl World {
         if self.agenda.time >= churn.until_ms {
             return;
         }
-        let weights =
-            [churn.deploy, churn.undeploy, churn.create, churn.delete_service, churn.delete_application];
+        let weights = [
+            churn.deploy,
+            churn.undeploy,
+            churn.create,
+            churn.delete_service,
+            churn.delete_application,
+            churn.deploy_locally,
+        ];
         match self.agenda.weighted(&weights) {
             0 => self.deploy_something(&churn),
             1 => self.undeploy_something(),
             2 => self.create_application(&churn),
             3 => self.delete_some_service(),
-            _ => self.delete_some_application(),
+            4 => self.delete_some_application(),
+            _ => self.deploy_locally(&churn),
         }
         let pause = self.agenda.between(1, 2 * churn.every_ms);
         self.agenda.after(pause, Event::Churn);
@@ -341,6 +342,33 @@ impl World {
         self.create(None, name, services);
     }
 
+    /// Somebody at a site deploys at the cluster there, whether the root can be reached or not.
+    fn deploy_locally(&mut self, churn: &Churn) {
+        let number = self.users.applications_made;
+        self.users.applications_made += 1;
+        let cluster = self.agenda.pick(self.clusters.len());
+        let full =
+            self.root.machine.as_ref().is_some_and(|root| root.instance_count() >= churn.most_instances);
+        let (Ok(name), Some(service)) =
+            (format!("local{number}").parse::<Name>(), self.some_service(churn, number * 10))
+        else {
+            return;
+        };
+        let request = application_request(name, vec![service]);
+        let Some(side) = self.clusters.get_mut(cluster).filter(|_| !full) else { return };
+        side.node.call(&mut self.agenda, |machine, now, random| {
+            let created = machine.create_local(now, random, vec![request]).ok()?;
+            let services: Vec<_> = machine
+                .services()
+                .filter(|service| created.contains(&service.application))
+                .map(|service| service.id)
+                .collect();
+            let keys =
+                services.into_iter().filter_map(|service| machine.deploy_local(now, service).ok()).collect();
+            Some(Reply::Client(Answer::DeployedLocally(keys)))
+        });
+    }
+
     fn some_service(&mut self, churn: &Churn, number: u64) -> Option<ServiceRequest> {
         // In ten steps, so that sums come out even and a full machine is exactly full.
         let step =
@@ -374,6 +402,17 @@ impl World {
         let workload = self.users.workload_of.get(&service);
         let name = workload.and_then(|index| self.scenario.workloads.get(*index));
         name.map_or_else(|| service.to_string(), |workload| workload.name.to_string())
+    }
+}
+
+fn application_request(name: Name, services: Vec<ServiceRequest>) -> ApplicationRequest {
+    ApplicationRequest {
+        application_id: None,
+        namespace: name.clone(),
+        name,
+        description: String::new(),
+        services,
+        other: serde_json::Map::new(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The system: its machines, its links, and the loop that lets time pass.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write;
 use std::time::Duration;
 
@@ -12,10 +12,11 @@ use oak_model::{ClusterId, WorkerFacts, WorkerId};
 
 use crate::agenda::{Agenda, Event, Who};
 use crate::client::Client;
-use crate::invariants::{Broken, Violation, Watch};
+use crate::invariants::{BUSY, Broken, Violation, Watch, require};
 use crate::link::Link;
 use crate::metrics::Metrics;
-use crate::node::Node;
+use crate::node::{Node, Rows};
+use crate::power::Reborn;
 use crate::runtime::{Luck, Runtime};
 use crate::scenario::{Scenario, Span};
 use crate::trace::{Names, Trace};
@@ -47,6 +48,9 @@ pub(crate) struct WorkerSide {
     pub(crate) gone: bool,
 }
 
+/// Events of one millisecond; more, and one that follows from itself goes round in circles.
+const MOST_AT_ONCE: u64 = 10_000;
+
 /// A sample of the metrics is taken this often in a run, at most.
 const SAMPLES: u64 = 120;
 
@@ -69,8 +73,15 @@ pub(crate) struct World {
     pub(crate) trace: Trace,
     /// The first rule that was broken. Nothing happens after it.
     pub(crate) violation: Option<Violation>,
+    /// Backups of the root, by the fault that needs them.
+    pub(crate) backups: BTreeMap<usize, Rows>,
+    /// The root starts after its memory was lost, from a backup or from nothing.
+    pub(crate) reborn: Option<Reborn>,
     /// Events so far.
     pub(crate) events: u64,
+    /// The present time, and the events before it.
+    moment: u64,
+    moment_events: u64,
     sweep_at: u64,
     sample_every: u64,
 }
@@ -104,7 +115,11 @@ impl World {
             names: Names::default(),
             trace: Trace::new(trace),
             violation: None,
+            backups: BTreeMap::new(),
+            reborn: None,
             events: 0,
+            moment: 0,
+            moment_events: 0,
             sweep_at: 0,
             sample_every: (scenario.duration_ms / SAMPLES).div_ceil(1_000).max(1) * 1_000,
             scenario,
@@ -119,6 +134,10 @@ impl World {
         while self.violation.is_none() {
             let Some(event) = self.agenda.next(end) else { return };
             self.events += 1;
+            if self.agenda.time > self.moment {
+                self.moment = self.agenda.time;
+                self.moment_events = self.events;
+            }
             self.trace.event(self.agenda.time, &self.names, &event);
             self.handle(event);
             self.look();
@@ -163,8 +182,13 @@ impl World {
         if self.events >= self.sweep_at {
             let swept = self.sweep();
             self.broken(swept);
-            let size = self.workers.len() + self.client.open_instances.len() + self.clusters.len();
-            self.sweep_at = self.events + size as u64;
+            let size = (self.workers.len() + self.client.open_instances.len() + self.clusters.len()) as u64;
+            self.sweep_at = self.events + size;
+            let now = self.events - self.moment_events;
+            let goes_on = require(now <= MOST_AT_ONCE + 100 * size, BUSY, || {
+                format!("{now} events at the same moment")
+            });
+            self.broken(goes_on);
         }
     }
 
@@ -204,6 +228,9 @@ impl World {
             Event::Exit { worker, process } => self.process_ends(worker, process),
             Event::Fault { index } => self.fault(index),
             Event::FaultEnds { index } => self.fault_ends(index),
+            Event::Backup { index } => {
+                self.backups.insert(index, self.root.disk.copy());
+            }
             Event::Chaos => self.chaos(),
             Event::DiskHeals { who } => self.disk_heals(who),
             Event::LinkHeals { child } => self.link_heals(child),

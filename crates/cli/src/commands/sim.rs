@@ -165,3 +165,114 @@ fn create(path: &Path) -> Result<Box<dyn Write + Send>, Failure> {
 fn cannot_write(path: &Path, error: &io::Error) -> Failure {
     Failure::new(EXIT_FAILURE, format!("cannot write {}", path.display())).cause(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::Style;
+
+    const SMALL: &str = r#"
+        title = "Two machines"
+        duration = "5m"
+        [[cluster]]
+        name = "north"
+        [[cluster.workers]]
+        count = 2
+        [[workload]]
+        name = "camera"
+        instances = 3
+        [[fault]]
+        at = "1m"
+        do = "power-loss"
+        target = "worker:north-1"
+        for = "1m"
+        [expect]
+        recover-within = "20s"
+    "#;
+
+    struct Ran {
+        result: Result<bool, Failure>,
+        data: String,
+        talk: String,
+    }
+
+    /// Runs the command on a scenario in a directory of its own; `change` sets further arguments.
+    fn simulate(text: &str, change: impl FnOnce(&mut Arguments, &Path)) -> Ran {
+        let directory = tempfile::tempdir().expect("a directory");
+        let scenario = directory.path().join("scenario.toml");
+        std::fs::write(&scenario, text).expect("written");
+        let mut arguments =
+            Arguments { scenario, seed: None, seeds: None, report: None, trace: None, output: Format::Table };
+        change(&mut arguments, directory.path());
+        let (mut data, mut talk) = (Vec::new(), Vec::new());
+        let style = Style { colour: false, width: None };
+        let result = arguments.run(&mut Output { data: &mut data, talk: &mut talk, style });
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+        Ran { result, data: text(data), talk: text(talk) }
+    }
+
+    #[test]
+    fn a_good_run_prints_its_report_and_writes_report_and_trace() {
+        let ran = simulate(SMALL, |arguments, directory| {
+            arguments.report = Some(directory.join("report.json"));
+            arguments.trace = Some(directory.join("trace.txt"));
+            // Looked at before the directory goes.
+            let seen = arguments.clone().run(&mut Output {
+                data: &mut io::sink(),
+                talk: &mut io::sink(),
+                style: Style { colour: false, width: None },
+            });
+            assert!(seen.expect("it runs"));
+            let report = std::fs::read_to_string(directory.join("report.json")).expect("a report");
+            let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+            assert_eq!(report["unmet"], serde_json::json!([]));
+            let trace = std::fs::read_to_string(directory.join("trace.txt")).expect("a trace");
+            assert!(trace.contains("worker north-1 loses power"), "{trace}");
+        });
+        assert!(ran.result.expect("it runs"), "{}", ran.data);
+        assert!(ran.data.contains("Two machines") && ran.data.contains("all run again"), "{}", ran.data);
+    }
+
+    #[test]
+    fn an_expectation_that_is_not_met_ends_with_false_and_the_command_to_replay_it() {
+        let text = SMALL.replace("recover-within = \"20s\"", "recover-within = \"2s\"");
+        let ran = simulate(&text, |arguments, _| arguments.seed = Some(7));
+        assert!(!ran.result.expect("it runs"));
+        assert!(ran.data.contains("NOT MET: recover-within = \"2s\""), "{}", ran.data);
+        assert!(ran.talk.contains("scenario.toml --seed 7 --trace trace.txt"), "{}", ran.talk);
+    }
+
+    #[test]
+    fn many_seeds_are_summed_up_and_the_bad_ones_named() {
+        let ran = simulate(SMALL, |arguments, _| arguments.seeds = Some(0..4));
+        assert!(ran.result.expect("it runs"), "{}", ran.data);
+        assert!(ran.data.contains("4 seeds"), "{}", ran.data);
+        let text = SMALL.replace("recover-within = \"20s\"", "recover-within = \"2s\"");
+        let ran = simulate(&text, |arguments, _| {
+            arguments.seeds = Some(0..2);
+            arguments.output = Format::Json;
+        });
+        assert!(!ran.result.expect("it runs"));
+        let json: serde_json::Value = serde_json::from_str(&ran.data).expect("JSON");
+        assert_eq!(json["failed"].as_array().map(Vec::len), Some(2), "{json}");
+    }
+
+    #[test]
+    fn a_scenario_that_makes_no_sense_is_a_usage_error_with_its_line() {
+        let ran = simulate(&SMALL.replace("instances = 3", "instance = 3"), |_, _| {});
+        let failure = ran.result.expect_err("it cannot be read");
+        let mut text = Vec::new();
+        failure.write(&mut text).expect("written");
+        let text = String::from_utf8(text).expect("text");
+        assert_eq!(failure.code(), EXIT_USAGE);
+        assert!(text.contains("unknown field `instance`") && text.contains("line 10"), "{text}");
+    }
+
+    #[test]
+    fn ranges_of_seeds_are_checked() {
+        assert_eq!(parse_seeds("3..10"), Ok(3..10));
+        for text in ["10", "10..3", "a..b", "3..3", ""] {
+            assert!(parse_seeds(text).is_err(), "{text}");
+        }
+    }
+}

@@ -180,6 +180,13 @@ impl Names {
                 };
                 self.add_group(counts, cluster, site, group)
             }
+            Action::LoseRootDisk => Ok(()),
+            Action::RestoreRoot(age) => {
+                if age.ms > fault.at_ms {
+                    return Err(format!("`age`: {age} before this moment the run had not begun"));
+                }
+                Ok(())
+            }
             Action::Scale(workload, _) | Action::Delete(workload) => {
                 if self.workloads.contains(workload) {
                     Ok(())

@@ -63,6 +63,10 @@ pub enum Action {
     SlowDisk(Target, Span),
     /// No commit ends before it is over.
     FullDisk(Target),
+    /// The root crashes and its disk is empty; its clusters are enrolled again and tell it what they hold.
+    LoseRootDisk,
+    /// The root crashes and starts from a backup that is so old.
+    RestoreRoot(Span),
     /// The wall clocks of the machines jump.
     SetClock(Target, Clock),
     /// New workers join a cluster.
@@ -97,6 +101,8 @@ impl fmt::Display for Action {
             ),
             Self::SlowDisk(target, commit) => write!(f, "disks become slow: {target} ({commit} a commit)"),
             Self::FullDisk(target) => write!(f, "disks are full: {target}"),
+            Self::LoseRootDisk => f.write_str("the root loses its disk"),
+            Self::RestoreRoot(age) => write!(f, "the root is restored from a backup {age} old"),
             Self::SetClock(target, Clock::Epoch) => write!(f, "clocks say 1970: {target}"),
             Self::SetClock(target, Clock::Ahead(by)) => write!(f, "clocks jump {by} ahead: {target}"),
             Self::SetClock(target, Clock::Back(by)) => write!(f, "clocks jump {by} back: {target}"),
@@ -123,6 +129,8 @@ pub(super) enum Kind {
     Degrade,
     SlowDisk,
     FullDisk,
+    LoseRootDisk,
+    RestoreRoot,
     SetClock,
     AddWorkers,
     RemoveWorkers,
@@ -145,6 +153,7 @@ pub(super) struct FaultEntry {
     pub(super) jitter: Option<Span>,
     pub(super) loss: Option<Share>,
     pub(super) commit: Option<Span>,
+    pub(super) age: Option<Span>,
     pub(super) clock: Option<String>,
     pub(super) cluster: Option<String>,
     pub(super) workers: Option<WorkerGroup>,
@@ -169,6 +178,8 @@ impl FaultEntry {
             Kind::AddWorkers => (&["cluster", "workers"], &[]),
             Kind::Scale => (&["workload", "instances"], &[]),
             Kind::Delete => (&["workload"], &[]),
+            Kind::LoseRootDisk => (&[], &["for"]),
+            Kind::RestoreRoot => (&["age"], &["for"]),
         };
         let given = self.given();
         if let Some(missing) = required.iter().find(|key| !given.contains(key)) {
@@ -204,6 +215,8 @@ impl FaultEntry {
             }
             Kind::SlowDisk => Action::SlowDisk(target, self.commit.unwrap_or_default()),
             Kind::FullDisk => Action::FullDisk(target),
+            Kind::LoseRootDisk => Action::LoseRootDisk,
+            Kind::RestoreRoot => Action::RestoreRoot(self.age.unwrap_or_default()),
             Kind::SetClock => Action::SetClock(target, clock(&self.clock.unwrap_or_default())?),
             Kind::AddWorkers => {
                 let group = self.workers.ok_or("`workers` is missing")?;
@@ -225,6 +238,7 @@ impl FaultEntry {
             ("jitter", self.jitter.is_some()),
             ("loss", self.loss.is_some()),
             ("commit", self.commit.is_some()),
+            ("age", self.age.is_some()),
             ("clock", self.clock.is_some()),
             ("cluster", self.cluster.is_some()),
             ("workers", self.workers.is_some()),

@@ -124,6 +124,8 @@ pub struct Churn {
     pub delete_service: u64,
     /// An application with everything in it goes.
     pub delete_application: u64,
+    /// An application with one instance at a cluster, past the root.
+    pub deploy_locally: u64,
     /// No instance is added while there are this many.
     pub most_instances: usize,
     /// Largest memory of a random service, MiB.
@@ -151,6 +153,8 @@ pub(super) struct ChurnEntry {
     delete_service: u64,
     #[serde(default)]
     delete_application: u64,
+    #[serde(default)]
+    deploy_locally: u64,
     #[serde(default = "no_limit")]
     most_instances: usize,
     #[serde(default = "Memory::none")]
@@ -167,10 +171,17 @@ const fn no_limit() -> usize {
 
 impl ChurnEntry {
     pub(super) fn understood(self, end_ms: u64) -> Result<Churn, String> {
-        let weights = [self.deploy, self.undeploy, self.create, self.delete_service, self.delete_application];
+        let weights = [
+            self.deploy,
+            self.undeploy,
+            self.create,
+            self.delete_service,
+            self.delete_application,
+            self.deploy_locally,
+        ];
         if weights.iter().all(|weight| *weight == 0) || weights.iter().any(|weight| *weight > 1_000_000) {
-            return Err("give at least one of `deploy`, `undeploy`, `create`, `delete-service` and \
-                        `delete-application` a weight from 1 to 1000000"
+            return Err("give at least one of `deploy`, `undeploy`, `create`, `delete-service`, \
+                        `delete-application` and `deploy-locally` a weight from 1 to 1000000"
                 .to_owned());
         }
         if self.every.ms == 0 {
@@ -188,6 +199,7 @@ impl ChurnEntry {
             create: self.create,
             delete_service: self.delete_service,
             delete_application: self.delete_application,
+            deploy_locally: self.deploy_locally,
             most_instances: self.most_instances,
             memory_mib: self.memory.mib(),
             cpu_millis: millis(self.cpu),
