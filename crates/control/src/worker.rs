@@ -58,6 +58,8 @@ pub struct Settings {
     pub stop_grace: Duration,
     /// After this a stop is tried again.
     pub stop_timeout: Duration,
+    /// How long a worker that starts waits for its cluster before it starts what it had: some of it may be elsewhere.
+    pub boot_grace: Duration,
 }
 
 impl Default for Settings {
@@ -69,6 +71,7 @@ impl Default for Settings {
             start_timeout: Duration::from_secs(60),
             stop_grace: Duration::from_secs(10),
             stop_timeout: Duration::from_secs(60),
+            boot_grace: Duration::from_secs(2),
         }
     }
 }

@@ -62,9 +62,20 @@ impl Worker {
         for assignment in welcome.assignments {
             self.assign(now, assignment);
         }
+        self.start_what_waited_for_the_cluster(now);
         self.update_network();
         self.ask_for_leases(now);
         self.outbox.emit(Effect::ReportUsage);
+    }
+
+    /// After a start of this program nothing that was lost meanwhile shall run even for a moment.
+    fn start_what_waited_for_the_cluster(&mut self, now: Now) {
+        let waits =
+            |workload: &&Workload| matches!(workload.phase, Phase::Waiting { .. }) && workload.failures == 0;
+        let keys: Vec<_> = self.workloads.values().filter(waits).map(Workload::key).collect();
+        for key in keys {
+            self.prepare(now, key);
+        }
     }
 
     /// An order of the cluster.

@@ -19,8 +19,8 @@ pub enum Found {
 
 impl Worker {
     /// Rebuilds the state from stored rows. Returns the attempts under which the ends of adopted processes are told.
-    /// What still runs is adopted untouched; everything else that shall run is
-    /// started again, without asking the cluster: a worker boots alone.
+    /// What still runs is adopted untouched; everything else that shall run is started again: when the cluster has said
+    /// that it still shall, or alone after [`Settings::boot_grace`].
     ///
     /// # Errors
     /// A row that cannot be read; nothing may be guessed about it.
@@ -60,7 +60,8 @@ impl Worker {
                 (true, _) => (Phase::Completed, Status::Completed, "completed"),
                 (false, true) => (Phase::Running { since: now.moment }, Status::Running, "running"),
                 (false, false) => {
-                    (Phase::Waiting { until: now.moment }, Status::NodeScheduled, "starting again")
+                    let until = now.moment + worker.settings.boot_grace;
+                    (Phase::Waiting { until }, Status::NodeScheduled, "starting again")
                 }
             };
             if runs {

@@ -344,6 +344,18 @@ fn an_agent_restart_adopts_what_runs_and_starts_the_rest_without_its_cluster() {
 }
 
 #[test]
+fn a_worker_that_boots_starts_nothing_that_was_lost_meanwhile() {
+    let mut fixture = Fixture::new(vec![assignment(0, 1), assignment(1, 2)]);
+    fixture.run(0);
+    fixture.run(1);
+    fixture.restart(&[]);
+    assert!([0, 1].iter().all(|number| matches!(fixture.phase(*number), Phase::Waiting { .. })));
+    fixture.welcome(vec![assignment(1, 2)]);
+    assert!(matches!(fixture.phase(0), Phase::Stopping { .. }));
+    assert!(matches!(fixture.phase(1), Phase::Preparing { .. }), "at once, not after the boot grace");
+}
+
+#[test]
 fn a_returning_worker_stops_what_it_lost() {
     let mut fixture = Fixture::new(vec![assignment(0, 1), assignment(1, 2)]);
     fixture.run(0);

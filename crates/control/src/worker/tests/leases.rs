@@ -179,7 +179,7 @@ fn one_that_did_not_survive_the_agent_is_not_started_without_the_cluster() {
     fixture.run(0);
     fixture.run(1);
     fixture.restart(&[]);
-    fixture.tick_at(0);
+    fixture.tick();
     for number in [0, 1] {
         assert!(matches!(fixture.phase(number), Phase::Preparing { .. }), "{:?}", fixture.phase(number));
         fixture.prepared(number);
