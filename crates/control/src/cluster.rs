@@ -49,6 +49,8 @@ pub struct Settings {
     pub restart_grace: Duration,
     /// The same, right after a start of the cluster, when all workers have to come back first.
     pub start_grace: Duration,
+    /// How long an instance that moves on purpose runs at both places: its program needs a moment until it listens.
+    pub handover: Duration,
     /// How long a worker may run *at most one* instances without asking again.
     pub lease: Duration,
     /// CPU that may be reserved per core.
@@ -71,6 +73,7 @@ impl Default for Settings {
             lost_after: Duration::from_secs(3),
             restart_grace: Duration::from_secs(15),
             start_grace: Duration::from_secs(15),
+            handover: Duration::from_secs(1),
             lease: Duration::from_secs(10),
             cpu_overcommit: DEFAULT_CPU_OVERCOMMIT,
             retry_interval: Duration::from_secs(30),
@@ -135,6 +138,8 @@ pub struct Cluster {
     services: BTreeMap<ServiceId, Service>,
     /// Per worker the instances of which something may be there.
     held: HashMap<WorkerId, BTreeSet<InstanceKey>>,
+    /// Successors that run, and when they take over.
+    handovers: BTreeMap<InstanceKey, (Placement, Moment)>,
     /// Workers that are being emptied.
     draining: BTreeSet<WorkerId>,
     tokens: BTreeMap<String, Token>,
@@ -163,6 +168,7 @@ impl Cluster {
             applications: BTreeMap::new(),
             services: BTreeMap::new(),
             held: HashMap::new(),
+            handovers: BTreeMap::new(),
             draining: BTreeSet::new(),
             tokens: BTreeMap::new(),
             fleet: Fleet::new(),

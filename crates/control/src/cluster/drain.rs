@@ -3,7 +3,7 @@
 //! A service of which at most one may run is stopped first. A one-shot instance is left to finish.
 
 use oak_model::message::ClusterToWorker;
-use oak_model::{Availability, InstanceKey, Now, WorkerId};
+use oak_model::{Availability, InstanceKey, Moment, Now, Status, WorkerId};
 
 use super::place::request;
 use super::{Cluster, Placement};
@@ -136,6 +136,27 @@ impl Cluster {
         if placed.detail != detail {
             placed.detail = detail;
             self.report_instance(key);
+        }
+    }
+
+    /// Lets successors take over that have run for long enough.
+    pub(super) fn hand_over(&mut self, now: Now) {
+        let due = |(_, (_, at)): &(&InstanceKey, &(Placement, Moment))| *at <= now.moment;
+        let due: Vec<_> = self.handovers.iter().filter(due).map(|(key, (place, _))| (*key, *place)).collect();
+        for (key, place) in due {
+            self.handovers.remove(&key);
+            let Some(placed) = self.placed.get_mut(&key).filter(|p| p.successor == Some(place)) else {
+                continue;
+            };
+            let former = placed.placement.map(|former| former.worker);
+            placed.status = Status::Running;
+            "running".clone_into(&mut placed.detail);
+            self.promote(key);
+            self.report_instance(key);
+            // The new worker, too, may have been closed meanwhile.
+            for worker in former.into_iter().chain([place.worker]) {
+                self.continue_drain(now, worker);
+            }
         }
     }
 

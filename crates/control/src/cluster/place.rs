@@ -22,7 +22,8 @@ impl Cluster {
     pub fn next_deadline(&self) -> Option<Moment> {
         let lost = self.workers.values().filter_map(|worker| worker.lost_at);
         let probation = self.workers.values().filter_map(|worker| worker.record.probation);
-        lost.chain(probation).chain(self.retry_at).min()
+        let handovers = self.handovers.values().map(|(_, at)| *at);
+        lost.chain(probation).chain(handovers).chain(self.retry_at).min()
     }
 
     /// Does what is due: gives up silent workers, tries waiting instances again.
@@ -36,6 +37,7 @@ impl Cluster {
         for worker in lost {
             self.give_up(now, worker);
         }
+        self.hand_over(now);
         self.end_probations(now);
         if self.retry_at.is_none_or(|at| at > now.moment) {
             return;

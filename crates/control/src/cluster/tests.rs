@@ -61,7 +61,7 @@ struct Fixture {
 impl Fixture {
     /// A cluster that has met its root.
     fn new() -> Self {
-        Self::with(Settings::default())
+        Self::with(Settings { handover: Duration::ZERO, ..Settings::default() })
     }
 
     fn with(settings: Settings) -> Self {

@@ -191,18 +191,13 @@ impl Cluster {
         let place = Placement { worker: id, incarnation: report.incarnation };
         let Some(placed) = self.placed.get_mut(&key).filter(|placed| !placed.removing) else { return };
         if placed.successor == Some(place) && report.status == Status::Running {
-            let former = placed.placement.map(|former| former.worker);
-            placed.status = report.status;
-            placed.detail = report.detail;
-            self.promote(key);
-            self.report_instance(key);
-            // This worker, too, may have been closed meanwhile.
-            for worker in former.into_iter().chain([id]) {
-                self.continue_drain(now, worker);
-            }
+            let at = now.moment + self.settings.handover;
+            self.handovers.entry(key).or_insert((place, at));
+            self.hand_over(now);
             return;
         }
         if placed.successor == Some(place) {
+            self.handovers.remove(&key);
             let progress = if report.detail.is_empty() { report.status.as_str() } else { &report.detail };
             let progress = progress.to_owned();
             self.say_how_it_moves(key, id, &progress);

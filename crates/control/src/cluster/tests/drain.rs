@@ -53,6 +53,24 @@ fn the_old_one_is_told_to_stop_only_when_the_new_one_runs() {
     assert!(fixture.placed(0).retiring.is_empty());
 }
 
+/// A program needs a moment until it listens, and nobody else knows when it does.
+#[test]
+fn both_run_for_a_moment() {
+    let (mut fixture, old, _) = running(|_| {});
+    fixture.cluster.settings.handover = Duration::from_secs(1);
+    fixture.set_availability(0, old.worker, Draining);
+    let (assigned, _) = orders(&fixture.told());
+    let [(0, new)] = assigned[..] else { panic!("{assigned:?}") };
+    fixture.reports(0, new, Status::Running, "running");
+    assert_eq!(orders(&fixture.told()), (vec![], vec![]));
+    fixture.reports(0, new, Status::Failed, "it ended at once");
+    fixture.run_until(60_000);
+    assert_eq!((fixture.placement(0), orders(&fixture.told())), (Some(old), (vec![], vec![])));
+    fixture.reports(0, new, Status::Running, "running");
+    fixture.run_until(120_000);
+    assert_eq!((fixture.placement(0), orders(&fixture.told()).1), (Some(new), vec![(0, old)]));
+}
+
 #[test]
 fn a_one_shot_is_left_to_finish() {
     let (mut fixture, place, _) = running(|spec| spec.one_shot = true);
