@@ -316,7 +316,7 @@ impl World {
         if let Some((agenda, link)) = self.agenda_and_link(child).filter(|_| is_hello) {
             // The parent ends the living session in favour of the one that seems newer.
             link.cut(agenda);
-            let noticed = agenda.between(0, 6_000);
+            let noticed = agenda.between(0, 4_500);
             let parting = if agenda.chance(0.5) { Parting::Broken } else { Parting::Silent };
             agenda.after(noticed, Event::ParentNotices { child, session, parting });
         }

@@ -40,8 +40,8 @@ pub(crate) enum End {
     Child,
 }
 
-/// Heartbeats come every two seconds; three that are missing end a session.
-const HEARTBEAT_MS: u64 = 2_000;
+/// How often the real link sends heartbeats; three that are missing end a session.
+const HEARTBEAT_MS: u64 = 1_500;
 const SILENCE_MS: u64 = 3 * HEARTBEAT_MS;
 /// Messages of one direction that may be on their way; with more the session ends, as the real link's does: its queue
 /// holds a thousand, and the buffers of the connection some thousands more.
