@@ -9,19 +9,21 @@
 //!     TOML            ├─ node        a machine with its disk: rows before effects, crashes lose the rest
 //!                     ├─ link        sessions over a bad network
 //!                     ├─ runtime     containers of a worker
-//!                     ├─ delivery    what the shells do: frames to calls, effects to frames
-//!                     ├─ user        deploys, scales, deletes; remembers what was acknowledged
+//!                     ├─ sessions    frames to calls, delivery: effects to frames, as the shells do
+//!                     ├─ user        deploys, scales, deletes; churn: at random; client: what was acknowledged
 //!                     ├─ faults      what goes wrong by plan, chaos: at random, power: machines down and up
-//!                     ├─ invariants  after every event; sweep: over everything; settled: at rest
+//!                     ├─ invariants  after every event, from what watch remembers; sweep: over everything; settled: at rest
 //!                     └─ metrics ──► report
 //! ```
 #![forbid(unsafe_code)]
 
 mod agenda;
 mod chaos;
+mod churn;
 mod client;
 mod delivery;
 mod faults;
+mod frames;
 mod invariants;
 mod link;
 mod metrics;
@@ -32,11 +34,13 @@ mod report;
 mod run;
 mod runtime;
 pub mod scenario;
+mod sessions;
 mod settled;
 mod sweep;
 mod timeline;
 mod trace;
 mod user;
+mod watch;
 mod world;
 
 pub use invariants::Violation;

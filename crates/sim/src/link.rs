@@ -6,32 +6,11 @@
 
 use std::collections::VecDeque;
 
-use oak_control::cluster::Parting;
-use oak_model::message::{
-    ClusterHello, ClusterToRoot, ClusterToWorker, ClusterWelcome, RootToCluster, WorkerHello,
-    WorkerToCluster, WorkerWelcome,
-};
-
 use crate::agenda::{Agenda, Event, Who};
+use crate::frames::Way;
+pub(crate) use crate::frames::{DownFrame, UpFrame, View};
 use crate::scenario::LinkModel;
-
-/// From child to parent.
-#[derive(Clone, Debug)]
-pub(crate) enum UpFrame {
-    ClusterHello(ClusterHello),
-    WorkerHello(WorkerHello),
-    ToRoot(ClusterToRoot),
-    ToCluster(WorkerToCluster),
-}
-
-/// From parent to child.
-#[derive(Clone, Debug)]
-pub(crate) enum DownFrame {
-    ClusterWelcome(ClusterWelcome),
-    WorkerWelcome(WorkerWelcome),
-    ToCluster(RootToCluster),
-    ToWorker(ClusterToWorker),
-}
+use oak_control::cluster::Parting;
 
 /// An end of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +19,8 @@ pub(crate) enum End {
     Child,
 }
 
-/// Heartbeats come every two seconds; three that are missing end a session.
-const HEARTBEAT_MS: u64 = 2_000;
+/// How often the real link sends heartbeats; three that are missing end a session.
+const HEARTBEAT_MS: u64 = 1_500;
 const SILENCE_MS: u64 = 3 * HEARTBEAT_MS;
 /// Messages of one direction that may be on their way; with more the session ends, as the real link's does: its queue
 /// holds a thousand, and the buffers of the connection some thousands more.
@@ -50,49 +29,6 @@ const MOST_IN_FLIGHT: usize = 8_192;
 const RETRANSMIT_MS: u64 = 200;
 /// Dead sessions of which something may still arrive.
 const LINGERING: usize = 4;
-
-/// One side's view of a session.
-#[derive(Default)]
-pub(crate) struct View {
-    /// The session this side believes to be open.
-    pub(crate) session: Option<u64>,
-    /// Whether its welcome was sent (parent) or received (child).
-    pub(crate) welcomed: bool,
-    /// Messages for after the welcome, as the link holds them back.
-    held_up: Vec<UpFrame>,
-    held_down: Vec<DownFrame>,
-}
-
-impl View {
-    fn open(&mut self, session: u64) {
-        *self = Self { session: Some(session), ..Self::default() };
-    }
-}
-
-/// One direction of a link.
-struct Way<F> {
-    /// Partitions that block it now.
-    blocks: u32,
-    /// Number of the present block.
-    block: u64,
-    /// Nothing sent later arrives before this time.
-    clear: u64,
-    in_flight: usize,
-    /// Frames that wait for the end of a block, of the living session.
-    stuck: Vec<(u64, F)>,
-}
-
-impl<F> Way<F> {
-    const fn new() -> Self {
-        Self { blocks: 0, block: 0, clear: 0, in_flight: 0, stuck: Vec::new() }
-    }
-
-    fn reset(&mut self, time: u64) {
-        self.clear = time;
-        self.in_flight = 0;
-        self.stuck.clear();
-    }
-}
 
 pub(crate) struct Link {
     child: Who,

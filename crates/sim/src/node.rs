@@ -116,6 +116,8 @@ pub(crate) struct Node<M: Machine> {
     wall_offset: u64,
     /// When its process started: its moments count from here, and mean nothing to anybody else.
     started: u64,
+    /// When a step last reached the disk.
+    pub(crate) committed: u64,
     pipeline: VecDeque<Step<M::Effect>>,
     last_commit: u64,
     tick_at: Option<u64>,
@@ -132,6 +134,7 @@ impl<M: Machine> Node<M> {
             changed: Vec::new(),
             wall_offset: BEGINNING_MS,
             started: 0,
+            committed: 0,
             pipeline: VecDeque::new(),
             last_commit: 0,
             tick_at: None,
@@ -213,6 +216,7 @@ impl<M: Machine> Node<M> {
             return None;
         }
         let mut step = self.pipeline.pop_front()?;
+        self.committed = agenda.time;
         let rows = std::mem::take(&mut step.rows);
         self.disk.write(rows);
         Some(step)

@@ -53,7 +53,7 @@ impl World {
             members: Vec::new(),
         });
         self.names.clusters.push(entry.name.clone());
-        self.watch.clusters.push(crate::invariants::ClusterSeen::default());
+        self.watch.clusters.push(crate::watch::ClusterSeen::default());
         self.metrics.by_cluster.push(0);
         self.enrol_cluster(index);
         self.agenda.after(1, Event::Dial { child: who });

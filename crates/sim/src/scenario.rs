@@ -23,19 +23,13 @@ use serde::Deserialize;
 use amount::Located;
 
 /// Why a scenario cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ScenarioError {
-    /// It is no TOML, or has a key or a value that does not belong there.
-    #[error("the scenario cannot be read: {0}")]
-    Syntax(#[from] toml::de::Error),
-    /// It says something that makes no sense.
-    #[error("line {line}: {problem}")]
-    Meaning {
-        /// Line in the file, from 1.
-        line: usize,
-        /// What is wrong and what would be right.
-        problem: String,
-    },
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {problem}")]
+pub struct ScenarioError {
+    /// Line in the file, from 1.
+    pub line: usize,
+    /// What is wrong and what would be right.
+    pub problem: String,
 }
 
 /// A group of equal workers.
@@ -189,7 +183,11 @@ impl Scenario {
     /// # Errors
     /// The first thing in it that makes no sense.
     pub fn parse(text: &str) -> Result<Self, ScenarioError> {
-        check::checked(text, toml::from_str(text)?)
+        let document = toml::from_str(text).map_err(|error| ScenarioError {
+            line: check::line_of(text, error.span().map_or(0, |span| span.start)),
+            problem: error.message().trim().replace('\n', " "),
+        })?;
+        check::checked(text, document)
     }
 
     /// When nothing goes wrong and nobody changes anything any more, milliseconds.

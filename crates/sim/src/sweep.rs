@@ -27,6 +27,8 @@ const MOST_OPERATIONS: usize = 1_000;
 const DOUBLE_MS: u64 = 1_000;
 /// How long the kernel's table may differ from what runs: an exit is noticed and a table applied within this time.
 pub(crate) const TABLE_MS: u64 = 5_000;
+/// The kernel takes a table within this time after its commit.
+const APPLY_MS: u64 = 1_000;
 
 impl World {
     /// Every rule, over everything.
@@ -168,7 +170,11 @@ impl World {
         if self.epoch(Who::Worker(index)) != epoch {
             return;
         }
-        let waits = self.workers.get(index).is_some_and(|side| side.node.queued() > 0);
+        let now = self.agenda.time;
+        let waits = self
+            .workers
+            .get(index)
+            .is_some_and(|side| side.node.queued() > 0 || now.saturating_sub(side.node.committed) < APPLY_MS);
         if waits {
             // Rows go before effects: while its disk is slow or full, the table has to wait.
             self.agenda.after(TABLE_MS, Event::CheckTable { worker: index, epoch });

@@ -7,13 +7,13 @@ use std::collections::HashMap;
 
 use oak_model::message::Assignment;
 use oak_model::sla::{ApplicationRequest, ServiceRequest};
-use oak_model::{InstanceKey, Name, PortMapping, Protocol, Resources, ServiceId, ServiceSpec};
+use oak_model::{InstanceKey, Name, PortMapping, Protocol, ServiceId, ServiceSpec};
 
 use crate::agenda::{Agenda, Event};
 use crate::client::{Answer, Known};
 use crate::node::Reply;
 use crate::runtime::Luck;
-use crate::scenario::{Churn, Scenario, Workload};
+use crate::scenario::{Scenario, Workload};
 use crate::world::World;
 
 /// What is wanted of a workload now.
@@ -30,7 +30,7 @@ pub(crate) struct Users {
     wishes: Vec<Wish>,
     workload_of: HashMap<ServiceId, usize>,
     lives: HashMap<ServiceId, u64>,
-    applications_made: u64,
+    pub(crate) applications_made: u64,
 }
 
 /// Pause between two bursts of requests, milliseconds.
@@ -192,7 +192,7 @@ impl World {
         self.create(Some(index), workload.name.clone(), vec![service]);
     }
 
-    fn create(&mut self, workload: Option<usize>, name: Name, services: Vec<ServiceRequest>) {
+    pub(crate) fn create(&mut self, workload: Option<usize>, name: Name, services: Vec<ServiceRequest>) {
         let request = application_request(name, services);
         self.root.call(&mut self.agenda, |root, now, random| {
             let applications = match root.create_applications(now, random, "Admin", vec![request.clone()]) {
@@ -214,14 +214,14 @@ impl World {
         });
     }
 
-    fn deploy_one(&mut self, service: ServiceId) {
+    pub(crate) fn deploy_one(&mut self, service: ServiceId) {
         self.root.call(&mut self.agenda, |root, now, _| {
             let key = root.deploy(now, service).ok()?;
             Some(Reply::Client(Answer::Deployed(key)))
         });
     }
 
-    fn undeploy(&mut self, key: InstanceKey) {
+    pub(crate) fn undeploy(&mut self, key: InstanceKey) {
         if self.root.machine.is_none() {
             return;
         }
@@ -233,7 +233,7 @@ impl World {
         });
     }
 
-    fn delete_service(&mut self, service: ServiceId) {
+    pub(crate) fn delete_service(&mut self, service: ServiceId) {
         if self.root.machine.is_none() {
             return;
         }
@@ -248,153 +248,10 @@ impl World {
         });
     }
 
-    fn forget_wishes(&mut self, service: ServiceId) {
+    pub(crate) fn forget_wishes(&mut self, service: ServiceId) {
         for key in self.client.instances_of(service) {
             self.metrics.unwant(key);
         }
-    }
-
-    /// One change at random.
-    pub(crate) fn churn(&mut self) {
-        let Some(churn) = self.scenario.churn.clone() else { return };
-        if self.agenda.time >= churn.until_ms {
-            return;
-        }
-        let weights = [
-            churn.deploy,
-            churn.undeploy,
-            churn.create,
-            churn.delete_service,
-            churn.delete_application,
-            churn.deploy_locally,
-        ];
-        match self.agenda.weighted(&weights) {
-            0 => self.deploy_something(&churn),
-            1 => self.undeploy_something(),
-            2 => self.create_application(&churn),
-            3 => self.delete_some_service(),
-            4 => self.delete_some_application(),
-            _ => self.deploy_locally(&churn),
-        }
-        let pause = self.agenda.between(1, 2 * churn.every_ms);
-        self.agenda.after(pause, Event::Churn);
-    }
-
-    fn deploy_something(&mut self, churn: &Churn) {
-        let services = self.client.open_services.len();
-        let full =
-            self.root.machine.as_ref().is_none_or(|root| root.instance_count() >= churn.most_instances);
-        if services == 0 || full {
-            return;
-        }
-        let place = self.agenda.pick(services);
-        if let Some(service) = self.client.open_services.get(place) {
-            self.deploy_one(service);
-        }
-    }
-
-    fn undeploy_something(&mut self) {
-        let instances = self.client.open_instances.len();
-        if instances == 0 {
-            return;
-        }
-        let place = self.agenda.pick(instances);
-        if let Some(key) = self.client.open_instances.get(place) {
-            self.undeploy(key);
-        }
-    }
-
-    fn delete_some_service(&mut self) {
-        let services = self.client.open_services.len();
-        if services == 0 {
-            return;
-        }
-        let place = self.agenda.pick(services);
-        if let Some(service) = self.client.open_services.get(place) {
-            self.delete_service(service);
-        }
-    }
-
-    fn delete_some_application(&mut self) {
-        let applications = self.client.open_applications.len();
-        let Some(root) = self.root.machine.as_ref().filter(|_| applications > 0) else { return };
-        let place = self.agenda.pick(applications);
-        let found = self.client.open_applications.get(place).and_then(|id| root.application(id));
-        let Some(application) = found else { return };
-        let (id, services) = (application.id, application.services.clone());
-        self.client.asks_application_to_go(id);
-        for service in &services {
-            self.forget_wishes(*service);
-            self.client.asks_service_to_go(*service);
-        }
-        self.root.call(&mut self.agenda, |root, now, _| {
-            root.delete_application(now, id).ok()?;
-            Some(Reply::Client(Answer::ApplicationDeleted(id, services)))
-        });
-    }
-
-    fn create_application(&mut self, churn: &Churn) {
-        let number = self.users.applications_made;
-        self.users.applications_made += 1;
-        let Ok(name) = format!("app{number}").parse::<Name>() else { return };
-        let count = self.agenda.between(1, 3);
-        let services = (0..count).filter_map(|index| self.some_service(churn, number * 10 + index)).collect();
-        self.create(None, name, services);
-    }
-
-    /// Somebody at a site deploys at the cluster there, whether the root can be reached or not.
-    fn deploy_locally(&mut self, churn: &Churn) {
-        let number = self.users.applications_made;
-        self.users.applications_made += 1;
-        let cluster = self.agenda.pick(self.clusters.len());
-        let full =
-            self.root.machine.as_ref().is_some_and(|root| root.instance_count() >= churn.most_instances);
-        let (Ok(name), Some(service)) =
-            (format!("local{number}").parse::<Name>(), self.some_service(churn, number * 10))
-        else {
-            return;
-        };
-        let request = application_request(name, vec![service]);
-        let Some(side) = self.clusters.get_mut(cluster).filter(|_| !full) else { return };
-        side.node.call(&mut self.agenda, |machine, now, random| {
-            let created = machine.create_local(now, random, vec![request]).ok()?;
-            let services: Vec<_> = machine
-                .services()
-                .filter(|service| created.contains(&service.application))
-                .map(|service| service.id)
-                .collect();
-            let keys =
-                services.into_iter().filter_map(|service| machine.deploy_local(now, service).ok()).collect();
-            Some(Reply::Client(Answer::DeployedLocally(keys)))
-        });
-    }
-
-    fn some_service(&mut self, churn: &Churn, number: u64) -> Option<ServiceRequest> {
-        // In ten steps, so that sums come out even and a full machine is exactly full.
-        let step =
-            |agenda: &mut Agenda, most: u32| most / 10 * u32::try_from(agenda.between(0, 10)).unwrap_or(0);
-        let cpu_millis = step(&mut self.agenda, churn.cpu_millis);
-        let memory_mib = step(&mut self.agenda, churn.memory_mib);
-        let mut spec = ServiceSpec {
-            image: "registry.example/image:1".into(),
-            resources: Resources { cpu_millis, memory_mib, storage_mib: 0 },
-            one_shot: self.agenda.chance(0.15),
-            at_most_one: self.agenda.chance(0.25),
-            ..ServiceSpec::default()
-        };
-        if self.agenda.chance(churn.picky) {
-            let cluster = self.agenda.pick(self.clusters.len());
-            spec.target.clusters.extend(self.clusters.get(cluster).map(|side| side.name.clone()));
-        }
-        if self.agenda.chance(churn.picky) {
-            let worker = self.agenda.pick(self.workers.len());
-            spec.target.workers.extend(self.workers.get(worker).map(|side| side.facts.name.clone()));
-        }
-        if self.agenda.chance(churn.picky) {
-            let host = 8_000 + u16::try_from(number % 3).unwrap_or(0);
-            spec.ports.push(PortMapping { host, container: 80, protocol: Protocol::Tcp });
-        }
-        Some(service_request(format!("service{number}").parse().ok()?, spec))
     }
 
     /// Name of a service of the scenario, or its identifier.
@@ -405,7 +262,7 @@ impl World {
     }
 }
 
-fn application_request(name: Name, services: Vec<ServiceRequest>) -> ApplicationRequest {
+pub(crate) fn application_request(name: Name, services: Vec<ServiceRequest>) -> ApplicationRequest {
     ApplicationRequest {
         application_id: None,
         namespace: name.clone(),
@@ -416,6 +273,6 @@ fn application_request(name: Name, services: Vec<ServiceRequest>) -> Application
     }
 }
 
-fn service_request(name: Name, spec: ServiceSpec) -> ServiceRequest {
+pub(crate) fn service_request(name: Name, spec: ServiceSpec) -> ServiceRequest {
     ServiceRequest { namespace: name.clone(), name, spec, document: serde_json::Map::new() }
 }

@@ -12,7 +12,7 @@ use oak_model::{ClusterId, WorkerFacts, WorkerId};
 
 use crate::agenda::{Agenda, Event, Who};
 use crate::client::Client;
-use crate::invariants::{BUSY, Broken, Violation, Watch, require};
+use crate::invariants::{BUSY, Broken, Violation, require};
 use crate::link::Link;
 use crate::metrics::Metrics;
 use crate::node::{Node, Rows};
@@ -21,6 +21,7 @@ use crate::runtime::{Luck, Runtime};
 use crate::scenario::{Scenario, Span};
 use crate::trace::{Names, Trace};
 use crate::user::Users;
+use crate::watch::Watch;
 
 pub(crate) struct ClusterSide {
     pub(crate) id: ClusterId,

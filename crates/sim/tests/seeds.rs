@@ -40,6 +40,11 @@ fn several_clusters_survive_faults_and_settle() {
 }
 
 #[test]
+fn a_root_that_loses_its_disk_gets_everything_back() {
+    survives("lost-root.toml", 30);
+}
+
+#[test]
 fn a_full_system_survives_faults_and_explains_what_waits() {
     survives("mixed-full.toml", 100);
 }

@@ -91,6 +91,10 @@ impl Root {
         self.save_cluster(id);
         self.send_records(id, &keys);
         for key in keys {
+            if self.instances.get(&key).is_some_and(|instance| instance.moving) {
+                // It has been told to leave; wishing for it again under the same number would call it back.
+                continue;
+            }
             let here = self.instances.get(&key).filter(|instance| instance.cluster == Some(id));
             if here.is_some_and(|instance| instance.moving) {
                 // It was told to let go of it already, and must not hear that it shall have it.

@@ -121,9 +121,11 @@ impl Root {
             "waiting for the cluster to choose a worker".clone_into(&mut instance.detail);
             self.instances.insert(key, instance);
         }
+        // The cluster forgets a service with its last instance, and may have done so before we hear of it.
+        let stays = |key: &InstanceKey| self.instances.get(key).is_some_and(|instance| !instance.moving);
         let is_first = self.clusters.get_mut(&cluster).is_some_and(|cluster| {
             let of_service = InstanceKey { number: 0, ..key }..=InstanceKey { number: u32::MAX, ..key };
-            let is_first = cluster.instances.range(of_service).next().is_none();
+            let is_first = !cluster.instances.range(of_service).any(stays);
             cluster.instances.insert(key);
             is_first
         });

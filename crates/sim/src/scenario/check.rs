@@ -240,9 +240,9 @@ fn one<T, U>(
 }
 
 fn at_line(line: usize, problem: &str) -> ScenarioError {
-    ScenarioError::Meaning { line, problem: problem.to_owned() }
+    ScenarioError { line, problem: problem.to_owned() }
 }
 
-fn line_of(text: &str, offset: usize) -> usize {
+pub(super) fn line_of(text: &str, offset: usize) -> usize {
     text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
 }
