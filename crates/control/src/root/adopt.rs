@@ -96,10 +96,6 @@ impl Root {
                 continue;
             }
             let here = self.instances.get(&key).filter(|instance| instance.cluster == Some(id));
-            if here.is_some_and(|instance| instance.moving) {
-                // It was told to let go of it already, and must not hear that it shall have it.
-                continue;
-            }
             let wish = here.and_then(|instance| Some(desired(self.services.get(&key.service)?, instance)));
             match wish {
                 Some(desired) => self.send(id, RootToCluster::Set(desired)),
