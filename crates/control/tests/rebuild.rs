@@ -292,6 +292,30 @@ fn what_was_deployed_after_the_backup_survives_its_restore() {
     assert_eq!(pair.running, running);
 }
 
+/// Found by the simulator: what waited when the backup was made had got a place since, in a cluster that came later.
+#[test]
+fn a_restored_root_places_nothing_before_it_knows_what_its_clusters_have() {
+    let mut pair = Pair::new();
+    pair.disconnect();
+    let service = pair.create("shop");
+    let key = pair.deploy(service);
+    let backup = pair.root_disk.clone();
+    pair.connect();
+    pair.root.tick(Now { moment: Moment(60_000), ..now() });
+    pair.settle();
+    let running = pair.running.clone();
+    assert_eq!(running.len(), 1);
+    pair.disconnect();
+    pair.reload_root(&backup);
+    pair.root.begin_life(&mut pair.entropy, true);
+    pair.root.tick(Now { moment: Moment(60_000), ..now() });
+    let detail = &pair.root.instance(key).unwrap().detail;
+    assert!(detail.contains("restored from a backup"), "{detail}");
+    pair.connect();
+    assert!(pair.runs(key));
+    assert_eq!(pair.running, running);
+}
+
 #[test]
 fn what_was_taken_over_and_deleted_does_not_come_back_when_the_line_breaks_in_between() {
     let mut pair = Pair::new();

@@ -10,13 +10,17 @@
 //! between must not come back with the next hello.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use oak_model::message::{ClusterHello, HeldInstance, Holdings, Lineage, RootToCluster};
+use oak_model::message::{ClusterHello, HeldInstance, Holdings, InstanceReport, Lineage, RootToCluster};
 use oak_model::{Application, ApplicationId, ClusterId, InstanceKey, JobName, Name, Now, Service, ServiceId};
 
 use super::state::desired;
-use super::{Instance, Root, Usage};
+use super::{Cluster, Instance, Root, Usage};
 use crate::{Entropy, Table};
+
+/// How long a restored root waits for a cluster if clusters are never given up.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 impl Root {
     /// Gives this root a number when it starts for the first time, and another life when it was put back to an
@@ -43,6 +47,18 @@ impl Root {
         Some(theirs) != ours && self.clusters.get(&id).is_some_and(|cluster| cluster.taken_over != ours)
     }
 
+    /// A cluster of which this life of the root does not know yet what it holds. Nothing may be placed before that: what
+    /// waited for a place when the backup was made may have got one afterwards.
+    pub(super) fn may_have_it_already(&self, now: Now) -> Option<&Cluster> {
+        let lineage = self.meta.lineage.filter(|lineage| lineage.restored > 0)?;
+        let patience = self.settings.cluster_lost_after.unwrap_or(PATIENCE);
+        let is_awaited = |cluster: &&Cluster| {
+            cluster.known_in != Some(lineage)
+                && cluster.lost_since.is_none_or(|since| now.moment - since < patience)
+        };
+        self.clusters.values().find(is_awaited)
+    }
+
     /// Marks as used what a cluster has given out, and gives it a block of service addresses if it has none.
     pub(super) fn settle_blocks(&mut self, id: ClusterId, hello: &ClusterHello) {
         let Some(cluster) = self.clusters.get_mut(&id) else { return };
@@ -65,6 +81,7 @@ impl Root {
         let everything = std::mem::take(&mut cluster.asked_for_holdings);
         if everything {
             cluster.taken_over = self.meta.lineage;
+            cluster.known_in = self.meta.lineage;
             self.import(now, id, holdings, &BTreeSet::new());
             self.save_cluster(id);
             let generation = self.next_generation();
@@ -199,7 +216,9 @@ impl Root {
             return;
         }
         if let Some(known) = self.instances.get(&key) {
-            if known.cluster != Some(id) && known.address != desired.instance_address {
+            if known.cluster.is_none() && known.address == desired.instance_address {
+                self.found_at(now, key, id, report);
+            } else if known.cluster != Some(id) && known.address != desired.instance_address {
                 // Two sides have given the same number to different instances; the other one stays, and this one
                 // is deployed anew.
                 let _ = self.deploy(now, key.service);
@@ -230,6 +249,27 @@ impl Root {
             usage: Usage::default(),
         };
         self.instances.insert(key, instance);
+        if let Some(cluster) = self.clusters.get_mut(&id) {
+            cluster.instances.insert(key);
+        }
+        self.count(key, report.worker);
+        self.save_instance(key);
+    }
+}
+
+impl Root {
+    /// An instance that waits for a place has one: it was given after the state of this root was saved.
+    fn found_at(&mut self, now: Now, key: InstanceKey, id: ClusterId, report: InstanceReport) {
+        self.pending.remove(&key);
+        let generation = self.next_generation();
+        let Some(instance) = self.instances.get_mut(&key) else { return };
+        instance.generation = generation;
+        instance.cluster = Some(id);
+        instance.status = report.status;
+        instance.detail = report.detail;
+        instance.worker = report.worker;
+        instance.host_address = report.host_address;
+        instance.changed = now.wall;
         if let Some(cluster) = self.clusters.get_mut(&id) {
             cluster.instances.insert(key);
         }

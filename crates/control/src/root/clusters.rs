@@ -45,11 +45,15 @@ impl Root {
         }
         let take_over = self.must_take_over(id, &hello);
         self.settle_blocks(id, &hello);
+        let lineage = self.meta.lineage;
         let Some(cluster) = self.clusters.get_mut(&id) else {
             return Err(Attention::UnknownCluster(id));
         };
         cluster.session = Some(session);
         cluster.asked_for_holdings = take_over;
+        if !take_over {
+            cluster.known_in = lineage;
+        }
         cluster.lost_since = None;
         cluster.given_up = false;
         cluster.last_seen = now.wall;

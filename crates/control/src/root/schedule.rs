@@ -65,6 +65,14 @@ impl Root {
     pub(super) fn schedule(&mut self, now: Now, key: InstanceKey) {
         let Some(instance) = self.instances.get(&key) else { return };
         let Some(service) = self.services.get(&key.service) else { return };
+        if let Some(cluster) = self.may_have_it_already(now) {
+            let detail = format!(
+                "this root was restored from a backup and waits for cluster {}, which may have it already",
+                cluster.name
+            );
+            self.wait(now, key, NoCluster { status: Status::TargetClusterNotActive, detail });
+            return;
+        }
         match self.choose(service, instance.avoid) {
             Ok((cluster, worker)) => self.assign(now, key, cluster, worker),
             Err(refusal) => self.wait(now, key, refusal),

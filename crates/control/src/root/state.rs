@@ -126,6 +126,9 @@ pub struct Cluster {
     /// The life of this root in which everything the cluster had was taken over.
     #[serde(default)]
     pub(super) taken_over: Option<Lineage>,
+    /// The life of this root in which it was learned what the cluster has.
+    #[serde(default)]
+    pub(super) known_in: Option<Lineage>,
     /// Local applications that were taken over, until the cluster has heard of it: they must not come back after
     /// they were deleted here.
     #[serde(default)]

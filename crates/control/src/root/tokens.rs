@@ -88,6 +88,7 @@ impl Root {
             node_blocks: Vec::new(),
             local_block: None,
             taken_over: None,
+            known_in: None,
             adopted: BTreeSet::new(),
             authority: None,
             session: None,
