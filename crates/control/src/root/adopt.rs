@@ -48,13 +48,15 @@ impl Root {
     }
 
     /// A cluster of which this life of the root does not know yet what it holds. Nothing may be placed before that: what
-    /// waited for a place when the backup was made may have got one afterwards.
-    pub(super) fn may_have_it_already(&self, now: Now) -> Option<&Cluster> {
+    /// waited for a place when the backup was made may have got one afterwards. Of a service of which at most one may
+    /// run this holds for as long as it takes.
+    pub(super) fn may_have_it_already(&self, now: Now, service: &Service) -> Option<&Cluster> {
         let lineage = self.meta.lineage.filter(|lineage| lineage.restored > 0)?;
         let patience = self.settings.cluster_lost_after.unwrap_or(PATIENCE);
         let is_awaited = |cluster: &&Cluster| {
             cluster.known_in != Some(lineage)
-                && cluster.lost_since.is_none_or(|since| now.moment - since < patience)
+                && (service.spec.at_most_one
+                    || cluster.lost_since.is_none_or(|since| now.moment - since < patience))
         };
         self.clusters.values().find(is_awaited)
     }
@@ -258,6 +260,22 @@ impl Root {
 }
 
 impl Root {
+    /// A restored root remembers an instance in a cluster that does not have it: it may have moved to another one since.
+    pub(super) fn take_back(&mut self, id: ClusterId, key: InstanceKey) {
+        let here = |instance: &&mut Instance| instance.cluster == Some(id) && !instance.moving;
+        if self.instances.get_mut(&key).filter(here).is_none() {
+            return;
+        }
+        self.count(key, None);
+        self.forget_in_cluster(id, key);
+        if let Some(instance) = self.instances.get_mut(&key) {
+            instance.cluster = None;
+            instance.worker = None;
+        }
+        self.pending.insert(key);
+        self.save_instance(key);
+    }
+
     /// An instance that waits for a place has one: it was given after the state of this root was saved.
     fn found_at(&mut self, now: Now, key: InstanceKey, id: ClusterId, report: InstanceReport) {
         self.pending.remove(&key);

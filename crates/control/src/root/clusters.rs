@@ -81,6 +81,9 @@ impl Root {
         }
         for key in members.into_iter().filter(|key| !reported.contains(key)) {
             self.departed(now, id, key);
+            if take_over {
+                self.take_back(id, key);
+            }
         }
         self.ensure_node_block(id);
         let generation = self.next_generation();

@@ -65,7 +65,7 @@ impl Root {
     pub(super) fn schedule(&mut self, now: Now, key: InstanceKey) {
         let Some(instance) = self.instances.get(&key) else { return };
         let Some(service) = self.services.get(&key.service) else { return };
-        if let Some(cluster) = self.may_have_it_already(now) {
+        if let Some(cluster) = self.may_have_it_already(now, service) {
             let detail = format!(
                 "this root was restored from a backup and waits for cluster {}, which may have it already",
                 cluster.name
