@@ -291,7 +291,7 @@ fn keyed(text: &str, key: &str) -> Option<u64> {
     clippy::disallowed_methods,
     reason = "bounded retry on a blocking thread; cgroups offer no event for this"
 )]
-fn pause(time: Duration) {
+pub(crate) fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 

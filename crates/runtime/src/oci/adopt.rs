@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::OciRuntime;
 use super::observe::{ProcessEnd, observe};
-use crate::container::ContainerId;
+use crate::container::{CgroupParent, ContainerId};
 use crate::error::AdoptError;
 use crate::exit::ExitStatus;
 use crate::process::ProcessHandle;
@@ -19,6 +19,13 @@ pub(super) async fn adopt(runtime: &OciRuntime) -> Result<Vec<Adopted>, AdoptErr
     let place = config.state_directory.clone();
     let found = tokio::task::spawn_blocking(move || find_all(&place)).await;
     let found = found.map_err(|panic| failed(io::Error::other(panic)))?.map_err(failed)?;
+    if found.is_empty()
+        && let Ok(nobody) = "none".parse()
+    {
+        // A worker that was killed after its last container was removed may have left the parent of all.
+        let parent = runtime.hierarchies.container(&CgroupParent::default(), &nobody);
+        super::delete::remove_parents(&runtime.parents, &parent);
+    }
     Ok(found.into_iter().map(|(id, directory, remains)| adopted(id, directory, remains)).collect())
 }
 

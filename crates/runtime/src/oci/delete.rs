@@ -6,10 +6,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::sync::RwLock;
 
 use super::OciRuntime;
-use crate::cgroup::ContainerCgroup;
-use crate::container::ContainerId;
+use crate::cgroup::{ContainerCgroup, pause};
+use crate::container::{CgroupParent, ContainerId};
 use crate::error::DeleteError;
 use crate::record::{ContainerDirectory, State};
 use crate::shim::SHIM_COMMAND;
@@ -18,6 +19,9 @@ use crate::shim::SHIM_COMMAND;
 const RECORDING: Duration = Duration::from_secs(10);
 /// How long killed processes may take to die, and cgroups to become empty.
 const DYING: Duration = Duration::from_secs(10);
+/// How often and how long a parent that somebody uses is waited for.
+const ATTEMPTS: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(20);
 
 pub(super) async fn delete(runtime: &OciRuntime, id: &ContainerId) -> Result<(), DeleteError> {
     let directory = runtime.directory(id);
@@ -26,20 +30,31 @@ pub(super) async fn delete(runtime: &OciRuntime, id: &ContainerId) -> Result<(),
     let name = id.clone();
     let removed = tokio::task::spawn_blocking(move || {
         if !directory.path().exists() {
+            // A worker that was killed in the middle may have left the parent.
+            remove_parents(&parents, &hierarchies.container(&CgroupParent::default(), &name));
             return Vec::new();
         }
         let parent = directory.read_request().map(|request| request.cgroup_parent);
         let cgroup = hierarchies.container(&parent.unwrap_or_default(), &name);
         let problems = remove(&directory, &cgroup);
-        // somebody creating a container needs the parent; whoever deletes that one removes it
-        if let Ok(_alone) = parents.try_write() {
-            cgroup.remove_empty_parents();
-        }
+        remove_parents(&parents, &cgroup);
         problems
     });
     let problems = removed.await.unwrap_or_else(|panic| vec![panic.to_string()]);
     runtime.forget_stats(id);
     if problems.is_empty() { Ok(()) } else { Err(DeleteError { id: id.clone(), problems }) }
+}
+
+/// Somebody creating a container needs the parent; whoever deletes that one removes it. Somebody deleting another one
+/// is done in a moment, and may have found this one still there.
+pub(super) fn remove_parents(parents: &RwLock<()>, cgroup: &ContainerCgroup) {
+    for _ in 0..ATTEMPTS {
+        if let Ok(_alone) = parents.try_write() {
+            cgroup.remove_empty_parents();
+            return;
+        }
+        pause(PAUSE);
+    }
 }
 
 fn remove(directory: &ContainerDirectory, cgroup: &ContainerCgroup) -> Vec<String> {
