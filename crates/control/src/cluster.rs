@@ -33,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use crate::address::{AddressPool, plan};
 use crate::root::DEFAULT_CPU_OVERCOMMIT;
 use crate::token::Token;
+use crate::waiting::Waiting;
 use crate::{Outbox, Table};
 
 pub use local::{LOCAL_OWNER, LocalRefusal};
@@ -145,10 +146,7 @@ pub struct Cluster {
     tokens: BTreeMap<String, Token>,
     fleet: Fleet,
     /// Instances without a place, or with one on a worker that went silent.
-    pending: BTreeSet<InstanceKey>,
-    retry_at: Option<Moment>,
-    /// The last instance of an unfinished pass over those that wait.
-    retried_up_to: Option<InstanceKey>,
+    pending: Waiting,
     /// The root has said what it wants, and is still there.
     root_connected: bool,
     /// The root was asked for another address block.
@@ -172,9 +170,7 @@ impl Cluster {
             draining: BTreeSet::new(),
             tokens: BTreeMap::new(),
             fleet: Fleet::new(),
-            pending: BTreeSet::new(),
-            retry_at: None,
-            retried_up_to: None,
+            pending: Waiting::default(),
             root_connected: false,
             block_requested: false,
             outbox: Outbox::default(),

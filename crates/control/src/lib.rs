@@ -22,6 +22,7 @@ mod entropy;
 mod outbox;
 pub mod root;
 pub mod token;
+mod waiting;
 pub mod worker;
 
 pub use entropy::{Entropy, SeededEntropy};

@@ -19,13 +19,12 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use oak_model::message::{ClusterWelcome, Lineage, RootToCluster};
-use oak_model::{
-    ApplicationId, Availability, ClusterId, Generation, InstanceKey, Moment, Name, ServiceId, WorkerId,
-};
+use oak_model::{ApplicationId, Availability, ClusterId, Generation, InstanceKey, Name, ServiceId, WorkerId};
 use serde::{Deserialize, Serialize};
 
 use crate::address::{BlockPool, ServicePool, plan};
 use crate::token::Token;
+use crate::waiting::Waiting;
 use crate::{Outbox, Table};
 
 pub use applications::Refusal;
@@ -121,10 +120,7 @@ pub struct Root {
     addresses: ServicePool,
     node_blocks: BlockPool,
     /// Instances without a place.
-    pending: BTreeSet<InstanceKey>,
-    retry_at: Option<Moment>,
-    /// The last instance of an unfinished pass over those that wait.
-    retried_up_to: Option<InstanceKey>,
+    pending: Waiting,
     /// What clusters were asked about their workers and have not confirmed.
     asked: BTreeSet<(WorkerId, Availability)>,
     outbox: Outbox<Effect>,
@@ -146,9 +142,7 @@ impl Root {
             tokens: BTreeMap::new(),
             addresses: ServicePool::new(plan::SERVICES),
             node_blocks: BlockPool::new(plan::NODES_FIRST, plan::NODES_LAST, plan::CLUSTER_PREFIX),
-            pending: BTreeSet::new(),
-            retry_at: None,
-            retried_up_to: None,
+            pending: Waiting::default(),
             asked: BTreeSet::new(),
             outbox: Outbox::default(),
         }

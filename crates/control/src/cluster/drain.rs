@@ -107,8 +107,7 @@ impl Cluster {
     }
 
     fn say_it_cannot_move(&mut self, now: Now, key: InstanceKey, refusal: &str) {
-        let later = now.moment + self.settings.retry_interval;
-        self.retry_at = Some(self.retry_at.map_or(later, |at| at.min(later)));
+        self.pending.due_by(now.moment + self.settings.retry_interval);
         let from = self.placed.get(&key).and_then(|placed| placed.placement).map(|place| place.worker);
         let name = from.map(|from| self.worker_name(from)).unwrap_or_default();
         self.set_detail(key, format!("{CANNOT_LEAVE} {name}, which is being drained: {refusal}"));

@@ -1,6 +1,5 @@
 //! Choosing the worker of an instance, and trying again.
 
-use std::ops::Bound;
 use std::time::Duration;
 
 use oak_model::message::{ClusterToWorker, DesiredInstance};
@@ -10,12 +9,6 @@ use oak_placement::Request;
 use super::state::Reliability;
 use super::{Cluster, Placement};
 
-/// Freed capacity is offered to waiting instances after this time, so that a burst of changes costs one pass.
-const SETTLE: Duration = Duration::from_millis(100);
-
-/// Waiting instances tried in one pass; the next pass takes the rest.
-const BATCH: usize = 1_000;
-
 impl Cluster {
     /// When [`Cluster::tick`] has something to do.
     #[must_use]
@@ -23,7 +16,7 @@ impl Cluster {
         let lost = self.workers.values().filter_map(|worker| worker.lost_at);
         let probation = self.workers.values().filter_map(|worker| worker.record.probation);
         let handovers = self.handovers.values().map(|(_, at)| *at);
-        lost.chain(probation).chain(handovers).chain(self.retry_at).min()
+        lost.chain(probation).chain(handovers).chain(self.pending.deadline()).min()
     }
 
     /// Does what is due: gives up silent workers, tries waiting instances again.
@@ -39,37 +32,21 @@ impl Cluster {
         }
         self.hand_over(now);
         self.end_probations(now);
-        if self.retry_at.is_none_or(|at| at > now.moment) {
-            return;
-        }
-        self.retry_at = None;
-        let start = self.retried_up_to.take().map_or(Bound::Unbounded, Bound::Excluded);
-        let waiting: Vec<_> = self.pending.range((start, Bound::Unbounded)).copied().take(BATCH).collect();
-        if waiting.len() == BATCH {
-            self.retried_up_to = waiting.last().copied();
-        }
+        let Some(waiting) = self.pending.begin_pass(now.moment) else { return };
         for key in waiting {
-            self.pending.remove(&key);
             self.place(now, key);
         }
         for worker in self.draining.clone() {
             self.continue_drain(now, worker);
         }
-        if !self.pending.is_empty() {
-            let pause = if self.retried_up_to.is_none() { self.settings.retry_interval } else { SETTLE };
-            // Some may be due earlier: what waits for the end of a permission.
-            let next = now.moment + pause;
-            self.retry_at = Some(self.retry_at.map_or(next, |at| at.min(next)));
-        }
+        self.pending.end_pass(now.moment, self.settings.retry_interval);
     }
 
     pub(super) fn retry_soon(&mut self, now: Now) {
         let still_held = |worker: &WorkerId| self.held.get(worker).is_some_and(|keys| !keys.is_empty());
-        if self.pending.is_empty() && !self.draining.iter().any(still_held) {
-            return;
+        if !self.pending.is_empty() || self.draining.iter().any(still_held) {
+            self.pending.due_soon(now.moment);
         }
-        let soon = now.moment + SETTLE;
-        self.retry_at = Some(self.retry_at.map_or(soon, |at| at.min(soon)));
     }
 
     /// A worker stayed away too long: its instances look for another place.
@@ -171,15 +148,14 @@ impl Cluster {
         };
         self.wait(now, key, Status::ClusterScheduled, detail);
         if let Some(until) = until {
-            self.retry_at = Some(self.retry_at.map_or(until, |at| at.min(until)));
+            self.pending.due_by(until);
         }
     }
 
     /// Leaves an instance waiting for a place.
     pub(super) fn wait(&mut self, now: Now, key: InstanceKey, status: Status, detail: String) {
         self.pending.insert(key);
-        let later = now.moment + self.settings.retry_interval;
-        self.retry_at = Some(self.retry_at.map_or(later, |at| at.min(later)));
+        self.pending.due_by(now.moment + self.settings.retry_interval);
         let Some(placed) = self.placed.get_mut(&key) else { return };
         if placed.status != status || placed.detail != detail {
             placed.status = status;
@@ -197,7 +173,7 @@ impl Cluster {
             }
         }
         self.superseded(key, worker);
-        self.pending.remove(&key);
+        self.pending.remove(key);
         let placement = Placement { worker, incarnation: self.next_incarnation() };
         let Some(placed) = self.placed.get_mut(&key) else { return };
         placed.placement = Some(placement);

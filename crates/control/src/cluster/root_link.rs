@@ -181,7 +181,7 @@ impl Cluster {
         placed.wanted_again = false;
         let places: Vec<_> = placed.places().collect();
         if was_kept {
-            self.pending.remove(&key);
+            self.pending.remove(key);
             self.save_placed(key);
         }
         for place in places {
@@ -198,7 +198,7 @@ impl Cluster {
         if self.placed.remove(&key).is_none() {
             return;
         }
-        self.pending.remove(&key);
+        self.pending.remove(key);
         self.outbox.delete(Table::Placement, key);
         self.forget_records(key.service);
         for place in places {

@@ -91,9 +91,9 @@ impl Cluster {
         let is_here = |key: &InstanceKey| {
             self.placed.get(key).and_then(|p| p.placement).is_some_and(|p| p.worker == id)
         };
-        let returned: Vec<_> = self.pending.iter().copied().filter(is_here).collect();
+        let returned: Vec<_> = self.pending.iter().filter(is_here).collect();
         for key in returned {
-            self.pending.remove(&key);
+            self.pending.remove(key);
             if let Some(placed) = self.placed.get_mut(&key) {
                 placed.status = Status::NodeScheduled;
                 "waiting for the worker".clone_into(&mut placed.detail);
@@ -209,7 +209,7 @@ impl Cluster {
         }
         placed.status = report.status;
         placed.detail = report.detail;
-        self.pending.remove(&key);
+        self.pending.remove(key);
         if report.status == Status::Completed && !placed.completed {
             self.complete(key, place);
         }

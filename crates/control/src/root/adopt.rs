@@ -278,7 +278,7 @@ impl Root {
 
     /// An instance that waits for a place has one: it was given after the state of this root was saved.
     fn found_at(&mut self, now: Now, key: InstanceKey, id: ClusterId, report: InstanceReport) {
-        self.pending.remove(&key);
+        self.pending.remove(key);
         let generation = self.next_generation();
         let Some(instance) = self.instances.get_mut(&key) else { return };
         instance.generation = generation;

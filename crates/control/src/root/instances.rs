@@ -49,7 +49,7 @@ impl Root {
         let Some(mut instance) = self.instances.remove(&key) else {
             return Err(Refusal::UnknownInstance(key));
         };
-        self.pending.remove(&key);
+        self.pending.remove(key);
         self.outbox.delete(Table::Instance, key);
         match instance.cluster {
             None => self.addresses.release(instance.address),

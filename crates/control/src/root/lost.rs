@@ -54,8 +54,7 @@ impl Root {
         }
         let remains = self.clusters.get(&id).is_some_and(|cluster| !cluster.instances.is_empty());
         if remains {
-            let later = now.moment + self.settings.retry_interval;
-            self.retry_at = Some(self.retry_at.map_or(later, |at| at.min(later)));
+            self.pending.due_by(now.moment + self.settings.retry_interval);
         }
     }
 

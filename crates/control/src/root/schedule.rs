@@ -1,19 +1,10 @@
 //! Choosing the cluster of an instance, and trying again when none could take it.
 
-use std::ops::Bound;
-use std::time::Duration;
-
 use oak_model::message::RootToCluster;
 use oak_model::{ClusterId, InstanceKey, Moment, Now, ServiceSpec, Status, WorkerId};
 use oak_placement::{Refusal as NoWorker, Request};
 
 use super::{Cluster, Root, Service};
-
-/// Freed capacity is offered to waiting instances after this time, so that a burst of changes costs one pass.
-const SETTLE: Duration = Duration::from_millis(100);
-
-/// Waiting instances tried in one pass; the next pass takes the rest.
-const BATCH: usize = 1_000;
 
 /// Why no cluster can take an instance.
 pub(super) struct NoCluster {
@@ -25,7 +16,7 @@ impl Root {
     /// When [`Root::tick`] has something to do.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Moment> {
-        self.retry_at.into_iter().chain(self.next_loss()).min()
+        self.pending.deadline().into_iter().chain(self.next_loss()).min()
     }
 
     /// Tries waiting instances again when their time has come.
@@ -33,32 +24,18 @@ impl Root {
         if self.next_loss().is_some_and(|at| at <= now.moment) {
             self.give_up_clusters(now);
         }
-        if self.retry_at.is_none_or(|at| at > now.moment) {
-            return;
-        }
-        self.retry_at = None;
-        let start = self.retried_up_to.take().map_or(Bound::Unbounded, Bound::Excluded);
-        let waiting: Vec<_> = self.pending.range((start, Bound::Unbounded)).copied().take(BATCH).collect();
-        if waiting.len() == BATCH {
-            self.retried_up_to = waiting.last().copied();
-        }
+        let Some(waiting) = self.pending.begin_pass(now.moment) else { return };
         for key in waiting {
-            self.pending.remove(&key);
             self.schedule(now, key);
         }
         self.give_up_clusters(now);
-        if !self.pending.is_empty() {
-            let pause = if self.retried_up_to.is_none() { self.settings.retry_interval } else { SETTLE };
-            self.retry_at = Some(now.moment + pause);
-        }
+        self.pending.end_pass(now.moment, self.settings.retry_interval);
     }
 
     pub(super) fn retry_soon(&mut self, now: Now) {
-        if self.pending.is_empty() {
-            return;
+        if !self.pending.is_empty() {
+            self.pending.due_soon(now.moment);
         }
-        let soon = now.moment + SETTLE;
-        self.retry_at = Some(self.retry_at.map_or(soon, |at| at.min(soon)));
     }
 
     /// Finds a cluster for an instance without one, or leaves it waiting with the reason.
@@ -82,8 +59,7 @@ impl Root {
     /// Leaves an instance waiting for a cluster. Nothing is written when nothing changed: retries are frequent.
     fn wait(&mut self, now: Now, key: InstanceKey, refusal: NoCluster) {
         self.pending.insert(key);
-        let later = now.moment + self.settings.retry_interval;
-        self.retry_at = Some(self.retry_at.map_or(later, |at| at.min(later)));
+        self.pending.due_by(now.moment + self.settings.retry_interval);
         let Some(instance) = self.instances.get_mut(&key) else { return };
         if instance.status != refusal.status || instance.detail != refusal.detail {
             instance.status = refusal.status;
