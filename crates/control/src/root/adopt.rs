@@ -16,7 +16,7 @@ use oak_model::message::{ClusterHello, HeldInstance, Holdings, InstanceReport, L
 use oak_model::{Application, ApplicationId, ClusterId, InstanceKey, JobName, Name, Now, Service, ServiceId};
 
 use super::state::desired;
-use super::{Cluster, Instance, Root, Usage};
+use super::{Cluster, Instance, Root};
 use crate::{Entropy, Table};
 
 /// How long a restored root waits for a cluster if clusters are never given up.
@@ -219,6 +219,7 @@ impl Root {
         }
         if let Some(known) = self.instances.get(&key) {
             if known.cluster.is_none() && known.address == desired.instance_address {
+                // It got its place after the state of this root was saved.
                 self.found_at(now, key, id, report);
             } else if known.cluster != Some(id) && known.address != desired.instance_address {
                 // Two sides have given the same number to different instances; the other one stays, and this one
@@ -234,32 +235,11 @@ impl Root {
         }
         let claimed = self.addresses.claim(desired.instance_address).then_some(desired.instance_address);
         let Some(address) = claimed.or_else(|| self.addresses.allocate()) else { return };
-        let instance = Instance {
-            key,
-            generation: self.next_generation(),
-            address,
-            cluster: Some(id),
-            status: report.status,
-            detail: report.detail,
-            worker: report.worker,
-            host_address: report.host_address,
-            changed: now.wall,
-            counted_on: None,
-            avoid: None,
-            offered: None,
-            moving: false,
-            usage: Usage::default(),
-        };
+        let instance = Instance::new(key, self.meta.generation, address, now.wall);
         self.instances.insert(key, instance);
-        if let Some(cluster) = self.clusters.get_mut(&id) {
-            cluster.instances.insert(key);
-        }
-        self.count(key, report.worker);
-        self.save_instance(key);
+        self.found_at(now, key, id, report);
     }
-}
 
-impl Root {
     /// A restored root remembers an instance in a cluster that does not have it: it may have moved to another one since.
     pub(super) fn take_back(&mut self, id: ClusterId, key: InstanceKey) {
         let here = |instance: &&mut Instance| instance.cluster == Some(id) && !instance.moving;
@@ -276,22 +256,19 @@ impl Root {
         self.save_instance(key);
     }
 
-    /// An instance that waits for a place has one: it was given after the state of this root was saved.
+    /// An instance that looks for a place has one.
     fn found_at(&mut self, now: Now, key: InstanceKey, id: ClusterId, report: InstanceReport) {
         self.pending.remove(key);
         let generation = self.next_generation();
+        let worker = report.worker;
         let Some(instance) = self.instances.get_mut(&key) else { return };
         instance.generation = generation;
         instance.cluster = Some(id);
-        instance.status = report.status;
-        instance.detail = report.detail;
-        instance.worker = report.worker;
-        instance.host_address = report.host_address;
-        instance.changed = now.wall;
+        instance.observe(report, now.wall);
         if let Some(cluster) = self.clusters.get_mut(&id) {
             cluster.instances.insert(key);
         }
-        self.count(key, report.worker);
+        self.count(key, worker);
         self.save_instance(key);
     }
 }

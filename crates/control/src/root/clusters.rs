@@ -248,27 +248,18 @@ impl Root {
         if report.generation > instance.generation || instance.moving {
             return;
         }
-        let moved = instance.counted_on != report.worker;
-        let changed = instance.status != report.status
-            || instance.detail != report.detail
-            || instance.worker != report.worker
-            || instance.host_address != report.host_address;
-        if changed {
-            instance.status = report.status;
-            instance.detail = report.detail;
-            instance.worker = report.worker;
-            instance.host_address = report.host_address;
-            instance.changed = now.wall;
-        }
-        if moved && report.worker.is_some() {
-            self.count(key, report.worker);
+        let (worker, status) = (report.worker, report.status);
+        let moved = instance.counted_on != worker;
+        let changed = instance.observe(report, now.wall);
+        if moved && worker.is_some() {
+            self.count(key, worker);
         }
         if changed {
             self.save_instance(key);
         }
-        let refused = report.worker.is_none()
+        let refused = worker.is_none()
             && matches!(
-                report.status,
+                status,
                 Status::NoWorkerCapacity | Status::NoQualifiedWorkerFound | Status::NoNodeFound
             );
         if refused {

@@ -1,9 +1,9 @@
 //! Instances: deploying and undeploying them.
 
 use oak_model::message::RootToCluster;
-use oak_model::{ClusterId, InstanceKey, Now, ServiceId, Status, WorkerId};
+use oak_model::{ClusterId, InstanceKey, Now, ServiceId, WorkerId};
 
-use super::{Departure, Instance, Refusal, Root, Usage};
+use super::{Departure, Instance, Refusal, Root};
 use crate::Table;
 
 impl Root {
@@ -18,22 +18,7 @@ impl Root {
         let key = InstanceKey { service, number: found.next_number };
         found.next_number += 1;
         self.outbox.put(Table::Service, service, found);
-        let instance = Instance {
-            key,
-            generation: self.meta.generation,
-            address,
-            cluster: None,
-            status: Status::Requested,
-            detail: "waiting for a placement decision".to_owned(),
-            worker: None,
-            host_address: String::new(),
-            changed: now.wall,
-            counted_on: None,
-            avoid: None,
-            offered: None,
-            moving: false,
-            usage: Usage::default(),
-        };
+        let instance = Instance::new(key, self.meta.generation, address, now.wall);
         self.instances.insert(key, instance);
         self.schedule(now, key);
         self.save_meta();

@@ -3,11 +3,9 @@
 //! A cluster that is only cut off goes on running them; when it is back it is told what it lost and stops that. So
 //! instances of services of which at most one may run stay with their cluster until it is back or is removed.
 
-use oak_model::message::RootToCluster;
 use oak_model::{ClusterId, InstanceKey, Moment, Now};
 
 use super::Root;
-use super::state::desired;
 
 /// Refusals in a row after which the rest waits for the next attempt: what does not fit once rarely fits the next
 /// moment.
@@ -96,46 +94,6 @@ impl Root {
         };
         instance.detail = detail;
         instance.changed = now.wall;
-        self.save_instance(key);
-    }
-
-    /// Gives an instance to a cluster.
-    pub(super) fn assign(
-        &mut self,
-        now: Now,
-        key: InstanceKey,
-        cluster: ClusterId,
-        worker: oak_model::WorkerId,
-    ) {
-        let generation = self.next_generation();
-        if let Some(mut instance) = self.instances.remove(&key) {
-            if let Some(former) = instance.cluster {
-                self.uncount(&mut instance, former);
-            }
-            instance.generation = generation;
-            instance.changed = now.wall;
-            instance.cluster = Some(cluster);
-            instance.worker = None;
-            instance.status = oak_model::Status::ClusterScheduled;
-            "waiting for the cluster to choose a worker".clone_into(&mut instance.detail);
-            self.instances.insert(key, instance);
-        }
-        // The cluster forgets a service with its last instance, and may have done so before we hear of it.
-        let stays = |key: &InstanceKey| self.instances.get(key).is_some_and(|instance| !instance.moving);
-        let is_first = self.clusters.get_mut(&cluster).is_some_and(|cluster| {
-            let of_service = InstanceKey { number: 0, ..key }..=InstanceKey { number: u32::MAX, ..key };
-            let is_first = !cluster.instances.range(of_service).any(stays);
-            cluster.instances.insert(key);
-            is_first
-        });
-        self.count(key, Some(worker));
-        if is_first {
-            self.send_records(cluster, &[key]);
-        }
-        let wish = self.instances.get(&key).zip(self.services.get(&key.service));
-        if let Some(desired) = wish.map(|(instance, service)| desired(service, instance)) {
-            self.send(cluster, RootToCluster::Set(desired));
-        }
         self.save_instance(key);
     }
 }

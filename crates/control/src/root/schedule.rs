@@ -4,6 +4,7 @@ use oak_model::message::RootToCluster;
 use oak_model::{ClusterId, InstanceKey, Moment, Now, ServiceSpec, Status, WorkerId};
 use oak_placement::{Refusal as NoWorker, Request};
 
+use super::state::desired;
 use super::{Cluster, Root, Service};
 
 /// Why no cluster can take an instance.
@@ -54,6 +55,40 @@ impl Root {
             Ok((cluster, worker)) => self.assign(now, key, cluster, worker),
             Err(refusal) => self.wait(now, key, refusal),
         }
+    }
+
+    /// Gives an instance to a cluster.
+    pub(super) fn assign(&mut self, now: Now, key: InstanceKey, cluster: ClusterId, worker: WorkerId) {
+        let generation = self.next_generation();
+        if let Some(mut instance) = self.instances.remove(&key) {
+            if let Some(former) = instance.cluster {
+                self.uncount(&mut instance, former);
+            }
+            instance.generation = generation;
+            instance.changed = now.wall;
+            instance.cluster = Some(cluster);
+            instance.worker = None;
+            instance.status = Status::ClusterScheduled;
+            "waiting for the cluster to choose a worker".clone_into(&mut instance.detail);
+            self.instances.insert(key, instance);
+        }
+        // The cluster forgets a service with its last instance, and may have done so before we hear of it.
+        let stays = |key: &InstanceKey| self.instances.get(key).is_some_and(|instance| !instance.moving);
+        let is_first = self.clusters.get_mut(&cluster).is_some_and(|cluster| {
+            let of_service = InstanceKey { number: 0, ..key }..=InstanceKey { number: u32::MAX, ..key };
+            let is_first = !cluster.instances.range(of_service).any(stays);
+            cluster.instances.insert(key);
+            is_first
+        });
+        self.count(key, Some(worker));
+        if is_first {
+            self.send_records(cluster, &[key]);
+        }
+        let wish = self.instances.get(&key).zip(self.services.get(&key.service));
+        if let Some(desired) = wish.map(|(instance, service)| desired(service, instance)) {
+            self.send(cluster, RootToCluster::Set(desired));
+        }
+        self.save_instance(key);
     }
 
     /// Leaves an instance waiting for a cluster. Nothing is written when nothing changed: retries are frequent.

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
-use oak_model::message::{DesiredInstance, Lineage, NodeUsage, WorkerSummary};
+use oak_model::message::{DesiredInstance, InstanceReport, Lineage, NodeUsage, WorkerSummary};
 use oak_model::{
     ApplicationId, ClusterId, Generation, InstanceKey, Moment, Service, Status, WallTime, WorkerId,
 };
@@ -49,6 +49,44 @@ pub struct Instance {
     /// Measurements.
     #[serde(skip)]
     pub usage: Usage,
+}
+
+impl Instance {
+    /// An instance that looks for a place.
+    pub(super) fn new(key: InstanceKey, generation: Generation, address: Ipv4Addr, now: WallTime) -> Self {
+        Self {
+            key,
+            generation,
+            address,
+            cluster: None,
+            status: Status::Requested,
+            detail: "waiting for a placement decision".to_owned(),
+            worker: None,
+            host_address: String::new(),
+            changed: now,
+            counted_on: None,
+            avoid: None,
+            offered: None,
+            moving: false,
+            usage: Usage::default(),
+        }
+    }
+
+    /// Takes over what its cluster says; true when that is news.
+    pub(super) fn observe(&mut self, report: InstanceReport, now: WallTime) -> bool {
+        let changed = self.status != report.status
+            || self.detail != report.detail
+            || self.worker != report.worker
+            || self.host_address != report.host_address;
+        if changed {
+            self.status = report.status;
+            self.detail = report.detail;
+            self.worker = report.worker;
+            self.host_address = report.host_address;
+            self.changed = now;
+        }
+        changed
+    }
 }
 
 /// An instance that is being taken down.
