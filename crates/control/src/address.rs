@@ -190,7 +190,9 @@ impl ServicePool {
 
     /// Reserves a given block; what is in use there stays in use. False when it is reserved already.
     pub fn claim_block(&mut self, block: Ipv4Net) -> bool {
-        let fits = self.network.contains(&block) && block.prefix_len() >= plan::LOCAL_PREFIX;
+        let fits = self.network.contains(&block)
+            && block.trunc() == block
+            && block.prefix_len() == plan::LOCAL_PREFIX;
         if !fits || !self.blocks.insert(block) {
             return false;
         }
@@ -232,9 +234,13 @@ impl BlockPool {
         Self { range: (first, last), prefix, used: BTreeSet::new() }
     }
 
-    /// Marks a block as used; false when it was so already.
+    /// Marks a block as used; false when it was so already, or is none of these blocks.
     pub fn claim(&mut self, block: Ipv4Net) -> bool {
-        self.used.insert(block)
+        let fits = block.prefix_len() == self.prefix
+            && block.trunc() == block
+            && block.network() >= self.range.0
+            && block.broadcast() <= self.range.1;
+        fits && self.used.insert(block)
     }
 
     /// Gives a block back.

@@ -16,7 +16,8 @@ use oak_control::root::{self, Root};
 use oak_control::token::TokenRole;
 use oak_control::{Row, SeededEntropy, Table};
 use oak_model::message::{
-    ClusterToRoot, ClusterToWorker, WorkerHello, WorkerToCluster, WorkerToken, WorkloadReport,
+    ClusterToRoot, ClusterToWorker, HeldInstance, Holdings, InstanceReport, WorkerHello, WorkerToCluster,
+    WorkerToken, WorkloadReport,
 };
 use oak_model::sla::{ApplicationRequest, ServiceRequest};
 use oak_model::{
@@ -381,6 +382,41 @@ fn local_deployments_run_without_a_root_and_are_merged_without_restart() {
     assert_eq!(pair.root.application(second).unwrap().name.as_str(), "shop");
     assert_eq!(pair.root.application(third).unwrap().name.as_str(), "bank2", "its name was taken");
     assert!(pair.root.departures().next().is_none());
+}
+
+#[test]
+fn what_a_cluster_cannot_have_is_not_believed() {
+    let mut pair = Pair::new();
+    let service = pair.create("shop");
+    let key = pair.deploy(service);
+    let mut known = pair.root.service(service).unwrap().clone();
+    known.next_number = u32::MAX;
+    let mut desired = pair.cluster.instance(key).unwrap().desired.clone();
+    desired.key.number = u32::MAX;
+    let report = InstanceReport {
+        key: desired.key,
+        generation: desired.generation,
+        status: Status::Running,
+        detail: String::new(),
+        worker: None,
+        host_address: String::new(),
+    };
+    let instances = vec![HeldInstance { desired, report }];
+    let lie = Holdings { applications: Vec::new(), services: vec![known], instances };
+    pair.up(ClusterToRoot::Holdings(lie));
+    pair.settle();
+    assert!(pair.root.instance(InstanceKey { service, number: u32::MAX }).is_none());
+    for _ in 0..3 {
+        let deployed = pair.deploy(service);
+        assert!(pair.runs(deployed) && pair.runs(key));
+    }
+    // Blocks that are no blocks, or those of somebody else.
+    let mut hello = pair.cluster.hello();
+    let own = pair.root.cluster(pair.id).unwrap().node_blocks.clone();
+    hello.node_blocks = vec!["10.0.0.0/8".parse().unwrap(), "192.168.0.0/20".parse().unwrap()];
+    hello.local_block = Some("10.30.0.0/16".parse().unwrap());
+    pair.root.cluster_opened(now(), pair.id, 99, "192.0.2.9", hello).unwrap();
+    assert_eq!(pair.root.cluster(pair.id).unwrap().node_blocks, own);
 }
 
 #[test]

@@ -19,6 +19,9 @@ use super::state::desired;
 use super::{Cluster, Instance, Root};
 use crate::{Entropy, Table};
 
+/// Numbers of instances up to this are believed; a cluster that claims more could drive the counter to its end.
+const LARGEST_NUMBER: u32 = 1 << 31;
+
 /// How long a restored root waits for a cluster if clusters are never given up.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -69,8 +72,8 @@ impl Root {
                 cluster.node_blocks.push(*block);
             }
         }
-        let theirs = hello.local_block.filter(|block| self.addresses.claim_block(*block));
         if cluster.local_block.is_none() {
+            let theirs = hello.local_block.filter(|block| self.addresses.claim_block(*block));
             cluster.local_block = theirs.or_else(|| self.addresses.reserve_block());
         }
         cluster.adopted.retain(|application| hello.local.contains(application));
@@ -188,6 +191,7 @@ impl Root {
     }
 
     fn import_service(&mut self, mut service: Service) {
+        service.next_number = service.next_number.min(LARGEST_NUMBER);
         if let Some(known) = self.services.get_mut(&service.id) {
             if known.next_number < service.next_number {
                 known.next_number = service.next_number;
@@ -214,7 +218,7 @@ impl Root {
     fn import_instance(&mut self, now: Now, id: ClusterId, held: HeldInstance) {
         let HeldInstance { desired, report } = held;
         let key = desired.key;
-        if self.departures.contains_key(&key) {
+        if self.departures.contains_key(&key) || key.number >= LARGEST_NUMBER {
             return;
         }
         if let Some(known) = self.instances.get(&key) {
@@ -230,7 +234,7 @@ impl Root {
         }
         let Some(service) = self.services.get_mut(&key.service) else { return };
         if service.next_number <= key.number {
-            service.next_number = key.number.saturating_add(1);
+            service.next_number = key.number + 1;
             self.outbox.put(Table::Service, service.id, service);
         }
         let claimed = self.addresses.claim(desired.instance_address).then_some(desired.instance_address);
