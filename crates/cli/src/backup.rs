@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use oak_control::{CorruptRow, Row, cluster, root, worker};
-use oak_model::Now;
+use oak_model::{Now, chain};
 use oak_root::accounts::Accounts;
 use oak_store::backup::{self, BackupError, Manifest, Role};
 use time::OffsetDateTime;
@@ -140,17 +140,6 @@ fn backups_in(directory: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<_> = entries.map(|entry| entry.path()).filter(is_ours).collect();
     paths.sort();
     paths
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

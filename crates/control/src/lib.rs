@@ -19,6 +19,7 @@ pub mod backoff;
 pub mod cluster;
 mod counter;
 mod entropy;
+mod machine;
 mod outbox;
 pub mod root;
 pub mod token;
@@ -26,4 +27,5 @@ mod waiting;
 pub mod worker;
 
 pub use entropy::{Entropy, SeededEntropy};
+pub use machine::Machine;
 pub use outbox::{CorruptRow, Outbox, Row, Table};

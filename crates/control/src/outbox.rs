@@ -33,6 +33,24 @@ pub enum Table {
     Departure = 12,
 }
 
+impl Table {
+    /// Every kind.
+    pub const ALL: [Self; 12] = [
+        Self::Meta,
+        Self::Application,
+        Self::Service,
+        Self::Instance,
+        Self::Cluster,
+        Self::Token,
+        Self::User,
+        Self::Organization,
+        Self::Worker,
+        Self::Placement,
+        Self::Workload,
+        Self::Departure,
+    ];
+}
+
 /// One stored object, or its removal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {

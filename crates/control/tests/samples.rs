@@ -23,21 +23,6 @@ const fn keepers(table: Table) -> &'static [&'static str] {
     }
 }
 
-const TABLES: [Table; 12] = [
-    Table::Meta,
-    Table::Application,
-    Table::Service,
-    Table::Instance,
-    Table::Cluster,
-    Table::Token,
-    Table::User,
-    Table::Organization,
-    Table::Worker,
-    Table::Placement,
-    Table::Workload,
-    Table::Departure,
-];
-
 fn name(table: Table) -> String {
     format!("{table:?}").to_lowercase()
 }
@@ -68,7 +53,7 @@ fn samples(release: &Path) -> Vec<Sample> {
         let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
         let mut words = stem.split('-');
         let (machine, table) = (words.next().unwrap(), words.next().unwrap());
-        let table = TABLES.into_iter().find(|known| name(*known) == table);
+        let table = Table::ALL.into_iter().find(|known| name(*known) == table);
         samples.push(Sample {
             machine: machine.to_owned(),
             table: table.unwrap_or_else(|| panic!("{}: no such table", path.display())),
@@ -126,7 +111,7 @@ fn every_kind_of_row_has_a_sample() {
         .flat_map(|release| samples(release))
         .map(|sample| (sample.machine, sample.table))
         .collect();
-    for table in TABLES {
+    for table in Table::ALL {
         for machine in keepers(table) {
             let file = format!("samples/<this release>/{machine}-{}.json", name(table));
             assert!(there.contains(&((*machine).to_owned(), table)), "add {file}");

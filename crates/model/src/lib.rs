@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod application;
+mod chain;
 pub mod ids;
 pub mod message;
 pub mod name;
@@ -17,6 +18,7 @@ pub mod status;
 pub mod time;
 
 pub use application::{Application, Service};
+pub use chain::chain;
 pub use ids::{
     ApplicationId, ClusterId, Generation, Incarnation, InstanceKey, OrganizationId, ServiceId, UserId,
     WorkerId,

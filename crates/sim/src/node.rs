@@ -3,45 +3,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use oak_control::cluster::{self, Cluster};
-use oak_control::root::{self, Root};
-use oak_control::worker::{self, Worker};
-use oak_control::{Entropy, Outbox, Row, Table};
+use oak_control::{Entropy, Machine, Row, Table};
 use oak_model::{Moment, Now, WallTime};
 
 use crate::agenda::{Agenda, Event, Who};
 use crate::client::Answer;
 use crate::link::UpFrame;
 use crate::scenario::{Clock, DiskModel};
-
-/// What the world needs of a state machine.
-pub(crate) trait Machine {
-    type Effect;
-    fn outbox(&mut self) -> Outbox<Self::Effect>;
-    fn deadline(&self) -> Option<Moment>;
-    fn due(&mut self, now: Now, random: &mut dyn Entropy);
-}
-
-macro_rules! machine {
-    ($machine:ty, $effect:ty, $($argument:ident)?) => {
-        impl Machine for $machine {
-            type Effect = $effect;
-            fn outbox(&mut self) -> Outbox<$effect> {
-                self.take_outbox()
-            }
-            fn deadline(&self) -> Option<Moment> {
-                self.next_deadline()
-            }
-            fn due(&mut self, now: Now, _random: &mut dyn Entropy) {
-                self.tick(now, $({ let $argument = _random; $argument })?);
-            }
-        }
-    };
-}
-
-machine!(Root, root::Effect,);
-machine!(Cluster, cluster::Effect,);
-machine!(Worker, worker::Effect, random);
 
 /// The time by the wall clocks at the beginning: some day in 2026.
 const BEGINNING_MS: u64 = 1_790_000_000_000;
@@ -178,8 +146,8 @@ impl<M: Machine> Node<M> {
 
     fn submit(&mut self, agenda: &mut Agenda, reply: Option<Reply>) {
         let Some(machine) = &mut self.machine else { return };
-        let outbox = machine.outbox();
-        let deadline = machine.deadline();
+        let outbox = machine.take_outbox();
+        let deadline = machine.next_deadline();
         agenda.touched.push(self.who);
         self.changed.extend(outbox.rows.iter().map(|row| (row.table, row.key.clone())));
         if !outbox.is_empty() || reply.is_some() {
@@ -203,7 +171,7 @@ impl<M: Machine> Node<M> {
         }
         self.tick_at = None;
         self.call(agenda, |machine, now, random| {
-            machine.due(now, random);
+            machine.tick(now, random);
             None
         });
     }

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::health::Health;
 use crate::journal::{Committed, StoreError};
-use crate::machine::{Concern, Machine};
+use crate::machine::{Concern, Hosted};
 
 /// Answers a caller.
 pub(crate) type Reply = Box<dyn FnOnce() + Send>;
@@ -32,14 +32,14 @@ pub(crate) struct Step<E> {
 const WAITING: usize = 4_096;
 
 /// The second half of an engine.
-pub(crate) struct Completion<M: Machine, P> {
+pub(crate) struct Completion<M: Hosted, P> {
     waiting: VecDeque<Step<M::Effect>>,
     perform: P,
     health: watch::Receiver<Health>,
     machine: PhantomData<fn(M)>,
 }
 
-impl<M: Machine, P: FnMut(M::Effect) + Send> Completion<M, P> {
+impl<M: Hosted, P: FnMut(M::Effect) + Send> Completion<M, P> {
     pub(crate) fn new(perform: P, health: watch::Receiver<Health>) -> Self {
         Self { waiting: VecDeque::new(), perform, health, machine: PhantomData }
     }
@@ -182,7 +182,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
-    use oak_control::{Entropy, Outbox, Row, Table};
+    use oak_control::{Entropy, Machine, Outbox, Row, Table};
     use oak_model::{Moment, Now};
     use tokio::task::JoinSet;
 
@@ -209,7 +209,9 @@ mod tests {
         }
 
         fn tick(&mut self, _now: Now, _entropy: &mut dyn Entropy) {}
+    }
 
+    impl Hosted for Scripted {
         fn concern(effect: &Concern) -> Concern {
             effect.clone()
         }

@@ -13,7 +13,7 @@ use crate::clock::SystemClock;
 use crate::complete::{Completion, Reply, Step};
 use crate::health::Health;
 use crate::journal::{Journal, StoreError};
-use crate::machine::Machine;
+use crate::machine::Hosted;
 
 /// Cryptographically strong randomness from the operating system, once per engine.
 struct SystemEntropy(StdRng);
@@ -55,7 +55,7 @@ const CALLS: usize = 1_024;
 /// Steps handed over between the two halves of the engine; when full, the machine waits.
 const STEPS: usize = 1_024;
 
-impl<M: Machine> Engine<M> {
+impl<M: Hosted> Engine<M> {
     /// Starts the machine in `tasks`. `perform` carries out effects in order; it must not block.
     /// When a task ends with an error, the store is broken and the process should end.
     pub fn start(
@@ -116,7 +116,7 @@ impl<M: Machine> Engine<M> {
     }
 }
 
-async fn drive<M: Machine>(
+async fn drive<M: Hosted>(
     mut machine: M,
     journal: impl Journal,
     clock: SystemClock,

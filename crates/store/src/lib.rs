@@ -28,5 +28,5 @@ pub use engine::{Engine, EngineStopped};
 pub use files::FileStore;
 pub use health::{Change, Health, Writes, stalled};
 pub use journal::{Committed, Journal, StoreError};
-pub use machine::{Concern, Machine};
+pub use machine::{Concern, Hosted};
 pub use sqlite::Store;

@@ -1,22 +1,9 @@
 //! What the engine needs of a state machine.
 
-use oak_control::{Entropy, Outbox};
-use oak_model::{Moment, Now};
+use oak_control::Machine;
 
-/// A state machine as the engine drives it.
-pub trait Machine: Send + 'static {
-    /// What it asks to be done.
-    type Effect: Send + 'static;
-
-    /// Takes what the last call asked for.
-    fn take_outbox(&mut self) -> Outbox<Self::Effect>;
-
-    /// When it wants to be called next.
-    fn next_deadline(&self) -> Option<Moment>;
-
-    /// Its deadline has come.
-    fn tick(&mut self, now: Now, entropy: &mut dyn Entropy);
-
+/// A state machine that an engine can run.
+pub trait Hosted: Machine<Effect: Send + 'static> + Send + 'static {
     /// What an effect has to wait for while the disk takes nothing.
     fn concern(_effect: &Self::Effect) -> Concern {
         Concern::Everything
@@ -38,53 +25,11 @@ pub enum Concern {
     Nothing,
 }
 
-impl Machine for oak_control::root::Root {
-    type Effect = oak_control::root::Effect;
+impl Hosted for oak_control::root::Root {}
 
-    fn take_outbox(&mut self) -> Outbox<Self::Effect> {
-        self.take_outbox()
-    }
+impl Hosted for oak_control::cluster::Cluster {}
 
-    fn next_deadline(&self) -> Option<Moment> {
-        self.next_deadline()
-    }
-
-    fn tick(&mut self, now: Now, _entropy: &mut dyn Entropy) {
-        self.tick(now);
-    }
-}
-
-impl Machine for oak_control::cluster::Cluster {
-    type Effect = oak_control::cluster::Effect;
-
-    fn take_outbox(&mut self) -> Outbox<Self::Effect> {
-        self.take_outbox()
-    }
-
-    fn next_deadline(&self) -> Option<Moment> {
-        self.next_deadline()
-    }
-
-    fn tick(&mut self, now: Now, _entropy: &mut dyn Entropy) {
-        self.tick(now);
-    }
-}
-
-impl Machine for oak_control::worker::Worker {
-    type Effect = oak_control::worker::Effect;
-
-    fn take_outbox(&mut self) -> Outbox<Self::Effect> {
-        self.take_outbox()
-    }
-
-    fn next_deadline(&self) -> Option<Moment> {
-        self.next_deadline()
-    }
-
-    fn tick(&mut self, now: Now, entropy: &mut dyn Entropy) {
-        self.tick(now, entropy);
-    }
-
+impl Hosted for oak_control::worker::Worker {
     fn concern(effect: &Self::Effect) -> Concern {
         use oak_control::worker::Effect;
         use oak_model::message::WorkerToCluster;

@@ -154,23 +154,8 @@ fn read_all(connection: &Connection) -> Result<Vec<Row>, StoreError> {
     Ok(all)
 }
 
-const TABLES: [Table; 12] = [
-    Table::Meta,
-    Table::Application,
-    Table::Service,
-    Table::Instance,
-    Table::Cluster,
-    Table::Token,
-    Table::User,
-    Table::Organization,
-    Table::Worker,
-    Table::Placement,
-    Table::Workload,
-    Table::Departure,
-];
-
 fn table(kind: u8) -> Option<Table> {
-    TABLES.into_iter().find(|table| *table as u8 == kind)
+    Table::ALL.into_iter().find(|table| *table as u8 == kind)
 }
 
 fn write(connection: &mut Connection, rows: &[Row]) -> rusqlite::Result<()> {

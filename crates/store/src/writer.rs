@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use oak_control::{Row, Table};
+use oak_model::chain;
 use tokio::sync::{oneshot, watch};
 use tracing::{error, warn};
 
@@ -247,18 +248,6 @@ impl Group {
             let _ = done.send(outcome());
         }
     }
-}
-
-/// An error with its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

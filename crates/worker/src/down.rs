@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use oak_model::chain;
 use oak_net::NetworkError;
 use oak_runtime::{OciConfig, OciRuntime, Runtime};
 use tracing::info;
 
-use crate::{WorkerError, chain};
+use crate::WorkerError;
 
 /// Something could not be removed.
 #[derive(Debug, thiserror::Error)]

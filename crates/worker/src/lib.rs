@@ -115,15 +115,3 @@ pub enum WorkerError {
 fn encode(message: &impl serde::Serialize) -> bytes::Bytes {
     serde_json::to_vec(message).unwrap_or_default().into()
 }
-
-/// An error with its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}

@@ -105,7 +105,7 @@ impl Network {
         let applied = tokio::time::timeout(PATIENCE, network.apply(service_table(table)))
             .await
             .map_err(|_| format!("the kernel took no network table within {} s", PATIENCE.as_secs()))?
-            .map_err(|problem| format!("cannot apply the network table: {}", crate::chain(&problem)))?;
+            .map_err(|problem| format!("cannot apply the network table: {}", oak_model::chain(&problem)))?;
         debug!(changed = applied.changed, "network table applied");
         if applied.problems.is_empty() {
             return Ok(());

@@ -11,7 +11,7 @@ use oak_control::worker::{Attempt, Effect, Exit, SHORTEST_RUN, Worker};
 use oak_image::{Image, ImageReference, ImageStore, PullPhase, PullProgress};
 use oak_link::ChildSender;
 use oak_model::message::Assignment;
-use oak_model::{InstanceKey, Moment};
+use oak_model::{InstanceKey, Moment, chain};
 use oak_runtime::{BootMoment, ExitObserver, ExitStatus, LEASE_GRACE, Runtime, Signal};
 use oak_store::{Engine, SystemClock};
 use tokio::sync::{Notify, SetOnce, watch};
@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use crate::container::{Places, container_id, request};
 use crate::network::Network;
 use crate::ports::HostPorts;
-use crate::{chain, demo, encode};
+use crate::{demo, encode};
 
 /// A start that takes longer is given up, so that a stop never waits for it for ever.
 const START_LIMIT: Duration = Duration::from_secs(90);

@@ -9,7 +9,7 @@ use oak_control::worker::{Attempt, Found, Worker};
 use oak_image::{ImageStore, ImageStoreConfig};
 use oak_link::{Credentials, Joining, NodeKind, system_clock};
 use oak_model::message::EnrolAttributes;
-use oak_model::{InstanceKey, Now};
+use oak_model::{InstanceKey, Now, chain};
 use oak_runtime::{AdoptedState, ExitObserver, OciConfig, OciRuntime, Runtime};
 use oak_store::{Engine, FileStore, StoreError, SystemClock};
 use tokio::sync::{Notify, SetOnce};
@@ -21,7 +21,7 @@ use crate::container::{INSTANCE_LABEL, Places};
 use crate::network::{Network, NetworkSettings};
 use crate::operations::{Leases, Operations, exit};
 use crate::ports::HostPorts;
-use crate::{WorkerConfig, WorkerError, chain, encode, facts, garbage, uplink, usage};
+use crate::{WorkerConfig, WorkerError, encode, facts, garbage, uplink, usage};
 
 /// A worker that has joined but does nothing yet.
 pub struct BoundWorker {

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use oak_control::{CorruptRow, Entropy, Outbox, Row, Table};
+use oak_control::{CorruptRow, Entropy, Machine, Outbox, Row, Table};
 use oak_model::{Moment, Now, OrganizationId, UserId};
-use oak_store::Machine;
+use oak_store::Hosted;
 use serde::{Deserialize, Serialize};
 
 use crate::calendar;
@@ -288,6 +288,8 @@ impl Machine for Accounts {
 
     fn tick(&mut self, _now: Now, _entropy: &mut dyn Entropy) {}
 }
+
+impl Hosted for Accounts {}
 
 #[cfg(test)]
 mod tests {
