@@ -139,6 +139,9 @@ pub struct Cluster {
     services: BTreeMap<ServiceId, Service>,
     /// Per worker the instances of which something may be there.
     held: HashMap<WorkerId, BTreeSet<InstanceKey>>,
+    /// When something may be due for a worker; the worker itself tells what, if anything. Kept because looking at all
+    /// of them after every step would cost more than the steps.
+    alarms: BTreeSet<(Moment, WorkerId)>,
     /// Successors that run, and when they take over.
     handovers: BTreeMap<InstanceKey, (Placement, Moment)>,
     /// Workers that are being emptied.
@@ -166,6 +169,7 @@ impl Cluster {
             applications: BTreeMap::new(),
             services: BTreeMap::new(),
             held: HashMap::new(),
+            alarms: BTreeSet::new(),
             handovers: BTreeMap::new(),
             draining: BTreeSet::new(),
             tokens: BTreeMap::new(),

@@ -52,6 +52,7 @@ impl Cluster {
         let leased_until = now.moment + cluster.settings.lease + MARGIN;
         for worker in cluster.workers.values_mut() {
             worker.lost_at = Some(grace);
+            cluster.alarms.insert((grace, worker.id));
             // What was permitted before is not known any more.
             worker.leased_until = leased_until;
             let state = worker.state(cluster.settings.cpu_overcommit);

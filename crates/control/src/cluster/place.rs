@@ -1,5 +1,6 @@
 //! Choosing the worker of an instance, and trying again.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use oak_model::message::{ClusterToWorker, DesiredInstance};
@@ -13,25 +14,27 @@ impl Cluster {
     /// When [`Cluster::tick`] has something to do.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Moment> {
-        let lost = self.workers.values().filter_map(|worker| worker.lost_at);
-        let probation = self.workers.values().filter_map(|worker| worker.record.probation);
+        let alarm = self.alarms.first().map(|(at, _)| *at);
         let handovers = self.handovers.values().map(|(_, at)| *at);
-        lost.chain(probation).chain(handovers).chain(self.pending.deadline()).min()
+        handovers.chain(alarm).chain(self.pending.deadline()).min()
     }
 
     /// Does what is due: gives up silent workers, tries waiting instances again.
     pub fn tick(&mut self, now: Now) {
-        let lost: Vec<_> = self
-            .workers
-            .values()
-            .filter(|worker| worker.lost_at.is_some_and(|at| at <= now.moment))
-            .map(|worker| worker.id)
-            .collect();
-        for worker in lost {
-            self.give_up(now, worker);
+        let due = self.alarms_due(now.moment);
+        let is_due = |at: Option<Moment>| at.is_some_and(|at| at <= now.moment);
+        for id in &due {
+            if self.workers.get(id).is_some_and(|worker| is_due(worker.lost_at)) {
+                self.give_up(now, *id);
+            }
         }
         self.hand_over(now);
-        self.end_probations(now);
+        for id in &due {
+            if let Some(worker) = self.workers.get_mut(id).filter(|worker| is_due(worker.record.probation)) {
+                worker.record.probation = None;
+                self.fleet.set_unreliable(*id, false);
+            }
+        }
         let Some(waiting) = self.pending.begin_pass(now.moment) else { return };
         for key in waiting {
             self.place(now, key);
@@ -198,13 +201,14 @@ impl Cluster {
         self.workers.get(&id).map_or_else(|| id.to_string(), |worker| worker.facts.name.clone())
     }
 
-    fn end_probations(&mut self, now: Now) {
-        for worker in self.workers.values_mut() {
-            if worker.record.probation.is_some_and(|until| until <= now.moment) {
-                worker.record.probation = None;
-                self.fleet.set_unreliable(worker.id, false);
-            }
+    /// Workers whose alarms have gone off, each once.
+    fn alarms_due(&mut self, now: Moment) -> BTreeSet<WorkerId> {
+        let mut due = BTreeSet::new();
+        while let Some((_, id)) = self.alarms.first().copied().filter(|(at, _)| *at <= now) {
+            self.alarms.pop_first();
+            due.insert(id);
         }
+        due
     }
 }
 
@@ -226,7 +230,8 @@ impl Reliability {
 
     /// How long a worker that comes back gets nothing it need not take: none after the first loss, which is usually
     /// a reboot.
-    pub(super) fn probation(&self) -> Option<Duration> {
+    pub(super) fn probation(&self, now: Moment) -> Option<Duration> {
+        self.lost.filter(|lost| now - *lost <= FORGIVEN_AFTER)?;
         let doublings = self.losses.checked_sub(2)?;
         Some((PROBATION * 2_u32.saturating_pow(doublings.min(16))).min(LONGEST_PROBATION))
     }

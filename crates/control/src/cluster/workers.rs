@@ -36,7 +36,8 @@ impl Cluster {
         worker.session = Some(session);
         worker.lost_at = None;
         worker.waiting = subnet.is_none();
-        worker.record.probation = worker.record.probation().map(|probation| now.moment + probation);
+        worker.record.probation = worker.record.probation(now.moment).map(|probation| now.moment + probation);
+        self.alarms.extend(worker.record.probation.map(|until| (until, id)));
         self.fleet.upsert(id, worker.state(overcommit));
         self.expect_the_others(now, id);
         if changed {
@@ -65,7 +66,9 @@ impl Cluster {
         }
         let grace = now.moment + self.settings.start_grace;
         for worker in self.workers.values_mut().filter(|worker| worker.id != first) {
-            worker.lost_at = Some(worker.lost_at.map_or(grace, |at| at.max(grace)));
+            let at = worker.lost_at.map_or(grace, |at| at.max(grace));
+            worker.lost_at = Some(at);
+            self.alarms.insert((at, worker.id));
         }
     }
 
@@ -169,6 +172,7 @@ impl Cluster {
             Parting::Broken => now.moment + self.settings.lost_after,
             Parting::Silent => now.moment,
         });
+        self.alarms.extend(worker.lost_at.map(|at| (at, id)));
         self.fleet.set_connected(id, false);
         self.report_worker(id);
     }
