@@ -271,7 +271,9 @@ impl Cluster {
         }
     }
 
-    fn worker_summary(&self, id: WorkerId) -> Option<WorkerSummary> {
+    /// A worker with what is reserved on it.
+    #[must_use]
+    pub fn worker_summary(&self, id: WorkerId) -> Option<WorkerSummary> {
         let worker = self.workers.get(&id)?;
         let (reserved, instances) = self.fleet.reserved(id).unwrap_or_default();
         let host_ports =

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::{ApplicationId, JobName, Name, ServiceId, ServiceSpec};
 
@@ -46,4 +46,55 @@ pub struct Service {
     pub address: Ipv4Addr,
     /// Number of the next instance.
     pub next_number: u32,
+}
+
+impl Application {
+    /// The object clients know (client contract, 1.3).
+    #[must_use]
+    pub fn record(&self) -> Map<String, Value> {
+        let id = ("_id", json!({ "$oid": self.id }));
+        let known = [
+            id.clone(),
+            ("applicationID", json!(self.id)),
+            ("application_name", json!(self.name)),
+            ("application_namespace", json!(self.namespace)),
+            ("application_desc", json!(self.description)),
+            ("userId", json!(self.owner)),
+            ("microservices", json!(self.services)),
+        ];
+        // First the identity; then what came with the descriptor, which must not hide what is known.
+        let mut record = Map::from_iter([(id.0.to_owned(), id.1)]);
+        record.extend(self.other.clone());
+        record.extend(known.map(|(key, value)| (key.to_owned(), value)));
+        record
+    }
+}
+
+impl Service {
+    /// The object clients know (client contract, 1.4), without what became of it: the descriptor as it was sent, and
+    /// what the system added.
+    #[must_use]
+    pub fn record(&self) -> Map<String, Value> {
+        let name = &self.job_name;
+        let mut record = self.document.clone();
+        let image = self.document.get("code").cloned().unwrap_or_else(|| json!(self.spec.image));
+        let added = [
+            ("_id", json!({ "$oid": self.id })),
+            ("microserviceID", json!(self.id)),
+            ("applicationID", json!(self.application)),
+            ("job_name", json!(name.to_string())),
+            ("app_name", json!(name.application)),
+            ("app_ns", json!(name.application_namespace)),
+            ("service_name", json!(name.service)),
+            ("service_ns", json!(name.service_namespace)),
+            ("image", image),
+            ("RR_ip", json!(self.address)),
+            ("next_instance_progressive_number", json!(self.next_number)),
+        ];
+        record.extend(added.map(|(key, value)| (key.to_owned(), value)));
+        if self.document.contains_key("addresses") {
+            record.insert("RR_ip_v6".to_owned(), Value::Null);
+        }
+        record
+    }
 }

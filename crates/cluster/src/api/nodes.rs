@@ -77,7 +77,7 @@ fn find(cluster: &Cluster, text: &str) -> Result<WorkerId, Refused> {
 
 fn details(cluster: &Cluster, own: ClusterId, text: &str) -> Result<Value, Refused> {
     let id = find(cluster, text)?;
-    let summary = cluster.summaries().find(|summary| summary.id == id);
+    let summary = cluster.worker_summary(id);
     let is_here = |placed: &&Placed| placed.places().any(|place| place.worker == id);
     let instances: Vec<_> = cluster.placed().filter(is_here).map(on_worker).collect();
     let draining = summary.as_ref().is_some_and(|summary| summary.availability == Availability::Draining);

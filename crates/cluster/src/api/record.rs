@@ -5,38 +5,17 @@ use oak_model::{Service, Status};
 use serde_json::{Value, json};
 
 pub(super) fn application(known: &KnownApplication) -> Value {
-    let application = &known.application;
-    json!({
-        "_id": { "$oid": application.id },
-        "applicationID": application.id,
-        "application_name": application.name,
-        "application_namespace": application.namespace,
-        "application_desc": application.description,
-        "microservices": application.services,
-        "userId": application.owner,
-        "local": known.local,
-    })
+    let mut record = known.application.record();
+    record.insert("local".to_owned(), json!(known.local));
+    Value::Object(record)
 }
 
 pub(super) fn service(cluster: &Cluster, service: &Service) -> Value {
-    let name = &service.job_name;
     let placed: Vec<_> = cluster.instances_of(service.id).collect();
-    let added = [
-        ("_id", json!({ "$oid": service.id })),
-        ("microserviceID", json!(service.id)),
-        ("applicationID", json!(service.application)),
-        ("job_name", json!(name.to_string())),
-        ("app_name", json!(name.application)),
-        ("app_ns", json!(name.application_namespace)),
-        ("service_name", json!(name.service)),
-        ("service_ns", json!(name.service_namespace)),
-        ("RR_ip", json!(service.address)),
-        ("next_instance_progressive_number", json!(service.next_number)),
-        ("status", json!(status(&placed).map(Status::as_str).unwrap_or_default())),
-        ("instance_list", placed.iter().map(|placed| instance(cluster, placed)).collect()),
-    ];
-    let mut record = service.document.clone();
-    record.extend(added.into_iter().map(|(key, value)| (key.to_owned(), value)));
+    let mut record = service.record();
+    let mut put = |key: &str, value| record.insert(key.to_owned(), value);
+    put("status", json!(status(&placed).map(Status::as_str).unwrap_or_default()));
+    put("instance_list", placed.iter().map(|placed| instance(cluster, placed)).collect());
     Value::Object(record)
 }
 
@@ -46,8 +25,7 @@ fn status(placed: &[&Placed]) -> Option<Status> {
 }
 
 fn instance(cluster: &Cluster, placed: &Placed) -> Value {
-    let worker =
-        placed.placement.and_then(|place| cluster.workers().find(|worker| worker.id == place.worker));
+    let worker = placed.placement.and_then(|place| cluster.worker(place.worker));
     json!({
         "instance_number": placed.desired.key.number,
         "status": placed.status.as_str(),

@@ -11,7 +11,6 @@ use super::body::{Descriptor, Object};
 use super::caller::Caller;
 use super::error::ApiError;
 use super::parameter::Parameter;
-use super::record;
 use super::scope::Scope;
 
 /// Longest description, in bytes.
@@ -40,7 +39,7 @@ pub(super) async fn show(
 ) -> Answer {
     let scope = caller.scope();
     let found = api.parts.root.call(move |root, _, _| scope.application(root, id).cloned()).await??;
-    plain(&record::application(&found))
+    plain(&found.record())
 }
 
 /// `PUT /api/application/<id>`: changes the description. Names stay; services have their own calls.
@@ -117,5 +116,5 @@ fn visible(root: &Root, scope: &Scope) -> Vec<Application> {
 }
 
 fn list_answer(applications: &[Application]) -> Answer {
-    nested(&applications.iter().map(record::application).collect::<Vec<_>>())
+    nested(&applications.iter().map(Application::record).collect::<Vec<_>>())
 }

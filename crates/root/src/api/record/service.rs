@@ -26,31 +26,14 @@ impl ServiceView {
     /// Renders the record.
     pub(in crate::api) fn render(self) -> Value {
         let Self { service, instances } = self;
-        let name = &service.job_name;
-        let mut added = vec![
-            ("_id", json!({ "$oid": service.id })),
-            ("microserviceID", json!(service.id)),
-            ("applicationID", json!(service.application)),
-            ("job_name", json!(name.to_string())),
-            ("app_name", json!(name.application)),
-            ("app_ns", json!(name.application_namespace)),
-            ("service_name", json!(name.service)),
-            ("service_ns", json!(name.service_namespace)),
-            ("image", service.document.get("code").cloned().unwrap_or_else(|| json!(service.spec.image))),
-            ("RR_ip", json!(service.address)),
-            ("next_instance_progressive_number", json!(service.next_number)),
-        ];
-        if service.document.contains_key("addresses") {
-            added.push(("RR_ip_v6", Value::Null));
-        }
+        let mut record = service.record();
+        let mut put = |key: &str, value| record.insert(key.to_owned(), value);
         if let Some((status, detail)) = status(&service, &instances) {
-            added.push(("status", json!(status.as_str())));
-            added.push(("status_detail", json!(detail)));
+            put("status", json!(status.as_str()));
+            put("status_detail", json!(detail));
         }
         let instances: Vec<_> = instances.into_iter().map(InstanceView::render).collect();
-        added.push(("instance_list", json!(instances)));
-        let mut record = service.document;
-        record.extend(added.into_iter().map(|(key, value)| (key.to_owned(), value)));
+        put("instance_list", json!(instances));
         Value::Object(record)
     }
 }
