@@ -38,22 +38,25 @@ pub(super) fn checked(text: &str, document: Document) -> Result<Scenario, Scenar
         return Err(at_line(1, "there is no `[[cluster]]`: a scenario needs at least one"));
     }
     let workloads = each(text, document.workload, |entry| {
-        let workload = entry.understood()?;
-        if !names.workloads.insert(workload.name.to_string()) {
-            return Err(format!("`name`: there is another workload `{}`", workload.name));
+        let alike = entry.understood()?;
+        for workload in &alike {
+            if !names.workloads.insert(workload.name.to_string()) {
+                return Err(format!("`name`: there is another workload `{}`", workload.name));
+            }
+            if let Some(unknown) = workload.clusters.iter().find(|name| !names.clusters.contains(*name)) {
+                return Err(unknown_name("clusters", unknown, &names.clusters));
+            }
+            counts.instances = counts.instances.saturating_add(workload.instances);
         }
-        if let Some(unknown) = workload.clusters.iter().find(|name| !names.clusters.contains(*name)) {
-            return Err(unknown_name("clusters", unknown, &names.clusters));
-        }
-        counts.instances = counts.instances.saturating_add(workload.instances);
         if counts.instances > MOST_INSTANCES {
             return Err(format!(
                 "there are addresses for {MOST_INSTANCES} instances, the workloads ask for {}",
                 counts.instances
             ));
         }
-        Ok(workload)
+        Ok(alike)
     })?;
+    let workloads = workloads.into_iter().flatten().collect();
     let mut faults = each(text, document.fault, |entry| {
         let fault = entry.understood()?;
         names.check_fault(&mut counts, &clusters_with_sites(&clusters), &fault)?;

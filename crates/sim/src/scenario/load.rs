@@ -1,6 +1,6 @@
 //! What users want, what they change all the time, and what goes wrong at random.
 
-use oak_model::{Name, Resources};
+use oak_model::{InvalidName, Name, Resources};
 use serde::Deserialize;
 
 use super::amount::millis;
@@ -37,6 +37,8 @@ pub struct Workload {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct WorkloadEntry {
     pub(super) name: String,
+    /// So many workloads alike, with a number from 0 behind their names.
+    copies: Option<u32>,
     #[serde(default)]
     at: Span,
     #[serde(default = "one")]
@@ -71,8 +73,14 @@ const fn thousand() -> u64 {
 }
 
 impl WorkloadEntry {
-    pub(super) fn understood(self) -> Result<Workload, String> {
-        let name = self.name.parse().map_err(|error| format!("`name`: {error}"))?;
+    pub(super) fn understood(self) -> Result<Vec<Workload>, String> {
+        let names = match self.copies {
+            None => vec![self.name.clone()],
+            Some(copies @ 1..=1_000) => (0..copies).map(|copy| format!("{}{copy}", self.name)).collect(),
+            Some(_) => return Err("`copies` must be from 1 to 1000".to_owned()),
+        };
+        let names: Result<Vec<Name>, _> = names.iter().map(|name| name.parse()).collect();
+        let names = names.map_err(|error: InvalidName| format!("`name`: {error}"))?;
         if !(0.0..=1_000.0).contains(&self.cpu) {
             return Err(format!("`cpu` is {}: write a number of cores from 0 to 1000", self.cpu));
         }
@@ -85,7 +93,7 @@ impl WorkloadEntry {
         if self.one_shot && self.runs_for.is_none() {
             return Err("`runs-for` is missing: how long does the one-shot service take?".to_owned());
         }
-        Ok(Workload {
+        let alike = |name| Workload {
             name,
             at_ms: self.at.ms,
             instances: self.instances,
@@ -96,12 +104,13 @@ impl WorkloadEntry {
             },
             one_shot: self.one_shot,
             at_most_one: self.at_most_one,
-            runs_for_ms: self.runs_for.map(|span| span.ms),
-            ports: self.ports,
-            clusters: self.clusters,
-            workers: self.workers,
+            runs_for_ms: self.runs_for.as_ref().map(|span| span.ms),
+            ports: self.ports.clone(),
+            clusters: self.clusters.clone(),
+            workers: self.workers.clone(),
             deploys_per_second: self.deploys_per_second,
-        })
+        };
+        Ok(names.into_iter().map(alike).collect())
     }
 }
 

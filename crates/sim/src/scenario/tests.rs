@@ -25,6 +25,16 @@ fn a_small_scenario_is_read_with_its_defaults() {
 }
 
 #[test]
+fn copies_of_a_workload_are_numbered() {
+    let text = with("[[workload]]\nname = \"web\"\ncopies = 3\ninstances = 2\n");
+    let names: Vec<_> =
+        Scenario::parse(&text).unwrap().workloads.iter().map(|workload| workload.name.to_string()).collect();
+    assert_eq!(names, ["web0", "web1", "web2"]);
+    let text = with("[[workload]]\nname = \"web\"\ncopies = 0\n");
+    assert!(refused(&text).contains("`copies` must be from 1 to 1000"));
+}
+
+#[test]
 fn an_unknown_key_is_named_with_its_line_and_what_is_allowed() {
     let message = refused(&with("colour = \"red\"\n"));
     assert!(message.contains("line 7"), "{message}");
