@@ -6,11 +6,13 @@
 #![forbid(unsafe_code)]
 
 pub mod application;
+pub mod bound;
 mod chain;
 pub mod ids;
 pub mod message;
 pub mod name;
 pub mod node;
+mod position;
 pub mod resources;
 pub mod service;
 pub mod sla;
@@ -18,6 +20,7 @@ pub mod status;
 pub mod time;
 
 pub use application::{Application, Service};
+pub use bound::{Area, AreaBound, Limit, PeerBound, PeerPlace, ServiceBound, Strictness, Surroundings};
 pub use chain::chain;
 pub use ids::{
     ApplicationId, ClusterId, Generation, Incarnation, InstanceKey, OrganizationId, ServiceId, UserId,
@@ -25,6 +28,7 @@ pub use ids::{
 };
 pub use name::{InvalidName, JobName, Name};
 pub use node::{Architecture, Availability, WorkerFacts};
+pub use position::{InvalidPosition, Position};
 pub use resources::Resources;
 pub use service::{PortMapping, Protocol, ServiceSpec, TargetConstraints};
 pub use status::Status;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Application, ApplicationId, Availability, ClusterId, Generation, Incarnation, InstanceKey, JobName,
-    Resources, Service, ServiceSpec, Status, WorkerFacts, WorkerId,
+    Resources, Service, ServiceSpec, Status, Surroundings, WorkerFacts, WorkerId,
 };
 
 /// An instance as its root wants it.
@@ -33,6 +33,9 @@ pub struct DesiredInstance {
     pub service_addresses: Vec<Ipv4Addr>,
     /// Address of this one instance.
     pub instance_address: Ipv4Addr,
+    /// What its place is measured against, as the root knew it when it made this wish.
+    #[serde(default, skip_serializing_if = "Surroundings::is_empty")]
+    pub surroundings: Surroundings,
 }
 
 /// An instance given to one worker.
@@ -231,6 +234,9 @@ pub struct WorkerSummary {
     /// Whether it takes instances.
     #[serde(default)]
     pub availability: Availability,
+    /// Round trip between it and its cluster, smoothed, microseconds; measured anew in every session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round_trip_us: Option<u32>,
 }
 
 /// State of one instance as the cluster knows it.

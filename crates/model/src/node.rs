@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Resources;
+use crate::{Position, Resources};
 
 /// Processor architecture in the names used by images (`amd64`, `arm64`, …).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -124,4 +124,13 @@ pub struct WorkerFacts {
     pub virtualization: Vec<String>,
     /// Version of its software.
     pub version: String,
+    /// What its operator says about it, such as `gpu` or `area=munich`; descriptors may ask for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
+    /// Additional services of the machine, such as `imageBuilder`; descriptors may ask for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addons: Vec<String>,
+    /// Where it is, if that differs from its cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
 }

@@ -14,11 +14,19 @@ pub struct Resources {
     pub memory_mib: u32,
     /// Disk in MiB.
     pub storage_mib: u32,
+    /// Whole GPUs.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub gpus: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the form serde asks for")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Resources {
     /// Nothing.
-    pub const ZERO: Self = Self { cpu_millis: 0, memory_mib: 0, storage_mib: 0 };
+    pub const ZERO: Self = Self { cpu_millis: 0, memory_mib: 0, storage_mib: 0, gpus: 0 };
 
     /// Sum, at most the largest representable value.
     #[must_use]
@@ -27,6 +35,7 @@ impl Resources {
             cpu_millis: self.cpu_millis.saturating_add(other.cpu_millis),
             memory_mib: self.memory_mib.saturating_add(other.memory_mib),
             storage_mib: self.storage_mib.saturating_add(other.storage_mib),
+            gpus: self.gpus.saturating_add(other.gpus),
         }
     }
 
@@ -37,6 +46,7 @@ impl Resources {
             cpu_millis: self.cpu_millis.saturating_sub(other.cpu_millis),
             memory_mib: self.memory_mib.saturating_sub(other.memory_mib),
             storage_mib: self.storage_mib.saturating_sub(other.storage_mib),
+            gpus: self.gpus.saturating_sub(other.gpus),
         }
     }
 }
@@ -46,6 +56,9 @@ impl fmt::Display for Resources {
         write!(f, "{} MiB memory, {} CPU", self.memory_mib, Cores(self.cpu_millis))?;
         if self.storage_mib > 0 {
             write!(f, ", {} MiB storage", self.storage_mib)?;
+        }
+        if self.gpus > 0 {
+            write!(f, ", {} GPUs", self.gpus)?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Architecture, Resources};
+use crate::{Architecture, AreaBound, Resources, ServiceBound};
 
 /// Everything placement and workers need to know about a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,9 +34,12 @@ pub struct ServiceSpec {
     pub architectures: Vec<Architecture>,
     /// Where it may run.
     pub target: TargetConstraints,
+    /// How far it may be from other services.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub connectivity: Vec<ServiceBound>,
 }
 
-/// Restrictions to named places. An empty list allows every place.
+/// Restrictions of places. An empty list allows every place.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TargetConstraints {
@@ -44,6 +47,26 @@ pub struct TargetConstraints {
     pub clusters: Vec<String>,
     /// Names of the workers that may take the service.
     pub workers: Vec<String>,
+    /// Labels and addons a worker must have.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<String>,
+    /// Bounds to areas.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub near: Vec<AreaBound>,
+    /// Most instances of the service on one worker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_per_worker: Option<u32>,
+}
+
+impl TargetConstraints {
+    /// Every place is allowed.
+    pub const ANYWHERE: Self = Self {
+        clusters: Vec::new(),
+        workers: Vec::new(),
+        needs: Vec::new(),
+        near: Vec::new(),
+        max_per_worker: None,
+    };
 }
 
 /// Transport protocol of a port mapping.

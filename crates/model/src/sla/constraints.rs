@@ -1,9 +1,11 @@
-//! The `constraints` list: which clusters and workers may take a service.
+//! The `constraints` list: which clusters and workers may take a service. Every constraint narrows: a place must
+//! satisfy all of them.
 
 use serde_json::Value;
 
-use crate::TargetConstraints;
+use crate::{AreaBound, TargetConstraints};
 
+use super::bounds;
 use super::errors::Findings;
 use super::fields::{Fields, whole};
 use super::path::Path;
@@ -11,16 +13,23 @@ use super::path::Path;
 /// Longest name of a cluster or worker, in bytes (a host name has at most 253).
 const MAX_PLACE_NAME: usize = 255;
 
-/// Reads `constraints`. Every constraint narrows: a place must satisfy all of them.
+/// Most labels a service may ask for, and most bounds to areas: each is evaluated for each candidate.
+const MAX_NEEDS: usize = 64;
+const MAX_AREAS: usize = 16;
+/// Longest label, in bytes.
+const MAX_LABEL: usize = 255;
+
+/// Reads `constraints`.
 pub(super) fn read(fields: Fields<'_>, findings: &mut Findings) -> TargetConstraints {
     let list_path = fields.path.key("constraints");
     let mut clusters = Allowed::default();
     let mut workers = Allowed::default();
+    let mut target = TargetConstraints::default();
     for (position, item) in fields.list("constraints", findings).iter().enumerate() {
         let path = list_path.index(position);
         let Some(constraint) = Fields::of(item, &path, findings) else { continue };
         check_forms(constraint, findings);
-        let Some(kind) = constraint.required_text("type", "direct or clusters", findings) else { continue };
+        let Some(kind) = constraint.required_text("type", "direct, clusters, addons, geo or latency", findings) else { continue };
         match kind {
             "direct" => {
                 clusters.narrow(&constraint, "cluster", &split(constraint, "cluster"), findings);
@@ -31,22 +40,77 @@ pub(super) fn read(fields: Fields<'_>, findings: &mut Findings) -> TargetConstra
                 clusters.narrow(&constraint, "allowed", &listed(constraint, "allowed"), findings);
                 warn_unused(constraint, &["type", "allowed"], findings);
             }
-            "addons" if listed(constraint, "needs").is_empty() => {}
-            other => refuse_kind(other, path, findings),
+            "addons" => {
+                read_needs(constraint, &mut target.needs, findings);
+                warn_unused(constraint, &["type", "needs"], findings);
+            }
+            "geo" => {
+                target.near.extend(read_distance(constraint, findings));
+                warn_unused(constraint, &["type", "location", "threshold", RIGIDNESS, CONVERGENCE], findings);
+            }
+            "latency" => {
+                target.near.extend(read_latency(constraint, findings));
+                warn_unused(constraint, &["type", "area", "threshold", RIGIDNESS, CONVERGENCE], findings);
+            }
+            other => {
+                let reason = "is not a known kind of constraint: use direct, clusters, addons, geo or latency";
+                let fix = "remove it, or name the place with {\"type\": \"direct\", \"cluster\": …, \"node\": …}";
+                findings.refused(path.key("type"), reason, &other.into(), fix);
+            }
         }
     }
-    TargetConstraints { clusters: clusters.names, workers: workers.names }
+    check_number(list_path, target.needs.len(), MAX_NEEDS, "labels", fields, findings);
+    check_number(list_path, target.near.len(), MAX_AREAS, "bounds of geo and latency", fields, findings);
+    target.max_per_worker = read_max_per_worker(fields, findings);
+    TargetConstraints { clusters: clusters.names, workers: workers.names, ..target }
 }
 
-fn refuse_kind(kind: &str, path: Path<'_>, findings: &mut Findings) {
-    let reason = match kind {
-        "addons" => "this release has no worker addons",
-        "geo" => "this release does not place by distance",
-        "latency" => "this release does not place by latency",
-        _ => "is not a known kind of constraint: use direct or clusters",
-    };
-    let fix = "remove it, or name the place with {\"type\": \"direct\", \"cluster\": …, \"node\": …}";
-    findings.refused(path.key("type"), reason, &kind.into(), fix);
+const RIGIDNESS: &str = "rigidness";
+const CONVERGENCE: &str = "convergence_time";
+
+fn check_number(
+    path: Path<'_>,
+    number: usize,
+    most: usize,
+    what: &str,
+    fields: Fields<'_>,
+    findings: &mut Findings,
+) {
+    if number > most {
+        let found = fields.map.get("constraints").unwrap_or(&Value::Null);
+        findings.expected(path, format_args!("a list with at most {most} {what} together"), found);
+    }
+}
+
+fn read_needs(constraint: Fields<'_>, needs: &mut Vec<String>, findings: &mut Findings) {
+    for label in listed(constraint, "needs") {
+        if label.len() > MAX_LABEL {
+            let path = constraint.path.key("needs");
+            findings.expected(path, format_args!("labels of at most {MAX_LABEL} bytes"), &label.into());
+        } else if !needs.iter().any(|known| known == label) {
+            needs.push(label.to_owned());
+        }
+    }
+}
+
+fn read_distance(constraint: Fields<'_>, findings: &mut Findings) -> Option<AreaBound> {
+    let area = bounds::circle(constraint, "location", findings);
+    let limit = bounds::distance(constraint, findings);
+    let strictness = bounds::strictness(constraint, findings);
+    Some(AreaBound { area: area?, limit: limit?, strictness })
+}
+
+fn read_latency(constraint: Fields<'_>, findings: &mut Findings) -> Option<AreaBound> {
+    let area = bounds::area(constraint, "area", findings);
+    let limit = bounds::round_trip(constraint, findings);
+    let strictness = bounds::strictness(constraint, findings);
+    Some(AreaBound { area: area?, limit: limit?, strictness })
+}
+
+/// `max_instances_per_node`; 0 and absent mean any number.
+fn read_max_per_worker(fields: Fields<'_>, findings: &mut Findings) -> Option<u32> {
+    let most = fields.integer("max_instances_per_node", 1_000_000, "instances; 0 for any number", findings);
+    (most > 0).then_some(most)
 }
 
 /// The types the schema gives the keys of any constraint.
@@ -57,13 +121,15 @@ fn check_forms(constraint: Fields<'_>, findings: &mut Findings) {
     for key in ["needs", "allowed"] {
         constraint.texts(key, findings);
     }
-    for key in ["threshold", "rigidness"] {
-        if let Some(value) = constraint.map.get(key).filter(|value| !value.is_number()) {
+    // Where they mean something they are read with their range instead.
+    let is_bound = matches!(constraint.map.get("type").and_then(Value::as_str), Some("geo" | "latency"));
+    for key in ["threshold", RIGIDNESS] {
+        if let Some(value) = constraint.map.get(key).filter(|value| !is_bound && !value.is_number()) {
             findings.expected(constraint.path.key(key), "a number", value);
         }
     }
-    if let Some(value) = constraint.map.get("convergence_time").filter(|value| whole(value).is_none()) {
-        findings.expected(constraint.path.key("convergence_time"), "an integer", value);
+    if let Some(value) = constraint.map.get(CONVERGENCE).filter(|value| !is_bound && whole(value).is_none()) {
+        findings.expected(constraint.path.key(CONVERGENCE), "an integer", value);
     }
 }
 

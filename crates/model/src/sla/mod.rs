@@ -6,7 +6,9 @@
 //! knowledge of which applications exist.
 
 mod application;
+mod bounds;
 mod command;
+mod connectivity;
 mod constraints;
 mod document;
 mod errors;

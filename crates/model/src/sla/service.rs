@@ -11,7 +11,7 @@ use super::errors::Findings;
 use super::fields::{Fields, whole};
 use super::path::Path;
 use super::spelling::Vocabulary;
-use super::{command, constraints, port, unsupported};
+use super::{command, connectivity, constraints, port, unsupported};
 
 /// Rule for names, as it is shown to people.
 pub(super) const NAME_RULE: &str = "a text of 1 to 30 letters and digits (a-z, A-Z, 0-9)";
@@ -19,13 +19,15 @@ pub(super) const NAME_RULE: &str = "a text of 1 to 30 letters and digits (a-z, A
 /// 16 TiB: the largest machines of today, with room.
 const MAX_MEMORY_MIB: u32 = 16 << 20;
 const MAX_VCPUS: u32 = 1024;
+/// More than any machine has.
+const MAX_GPUS: u32 = 256;
 /// 1 PiB.
 const MAX_STORAGE_MIB: u32 = 1 << 30;
 /// Longest image reference, in bytes: a registry host, a path and a digest fit several times.
 const MAX_IMAGE_BYTES: usize = 1024;
 
 /// Fields whose whole numbers are stored as integers, because typed clients fail on `1.0`.
-const INTEGERS: &[&str] = &["memory", "vcpus", "vgpus", "vtpus", "bandwidth_in", "bandwidth_out", "storage"];
+const INTEGERS: &[&str] = &["memory", "vcpus", "vgpus", "vtpus", "bandwidth_in", "bandwidth_out", "storage", "max_instances_per_node"];
 
 const SERVICE: Vocabulary = Vocabulary {
     known: &[
@@ -56,6 +58,7 @@ const SERVICE: Vocabulary = Vocabulary {
         "args",
         "constraints",
         "connectivity",
+        "max_instances_per_node",
         "arch",
         "description",
     ],
@@ -106,6 +109,7 @@ pub(super) fn read(value: &Value, path: Path<'_>, findings: &mut Findings) -> Op
         cpu_millis: fields.integer("vcpus", MAX_VCPUS, "cores", findings).saturating_mul(1000),
         memory_mib: fields.integer("memory", MAX_MEMORY_MIB, "MB", findings),
         storage_mib: fields.integer("storage", MAX_STORAGE_MIB, "MB", findings),
+        gpus: fields.integer("vgpus", MAX_GPUS, "GPUs", findings),
     };
     let addresses = normal_addresses(fields, findings);
     let spec = ServiceSpec {
@@ -120,6 +124,7 @@ pub(super) fn read(value: &Value, path: Path<'_>, findings: &mut Findings) -> Op
         privileged: fields.flag("privileged", findings),
         architectures: read_architectures(fields, findings),
         target: constraints::read(fields, findings),
+        connectivity: connectivity::read(fields, findings),
     };
     for informational in ["state", "description"] {
         fields.text(informational, findings);

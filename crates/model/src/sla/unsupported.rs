@@ -31,12 +31,6 @@ const fn unsupported(key: &'static str, form: Form, reason: &'static str, fix: &
 /// Fields of a microservice.
 const SERVICE: &[Unsupported] = &[
     unsupported(
-        "vgpus",
-        Form::Integer,
-        "this release does not assign GPUs to services",
-        "set it to 0 or remove it",
-    ),
-    unsupported(
         "vtpus",
         Form::Integer,
         "this release does not assign TPUs to services",
@@ -45,12 +39,6 @@ const SERVICE: &[Unsupported] = &[
     unsupported("bandwidth_in", Form::Integer, BANDWIDTH, "set it to 0 or remove it"),
     unsupported("bandwidth_out", Form::Integer, BANDWIDTH, "set it to 0 or remove it"),
     unsupported("volumes", Form::List, "this release does not mount volumes", "remove the list"),
-    unsupported(
-        "connectivity",
-        Form::List,
-        "this release does not enforce bounds between services",
-        "remove the list",
-    ),
     unsupported(
         "added_files",
         Form::Texts,

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{document_with, merged, minimal_service, parse_service, service};
 use crate::sla::{SlaErrorKind, parse, parse_services, parse_value};
-use crate::{Architecture, PortMapping, Protocol, Resources};
+use crate::{Architecture, Area, AreaBound, Limit, PortMapping, Protocol, Resources, ServiceBound, Strictness};
 
 #[test]
 fn accepts_what_the_original_accepts() {
@@ -101,6 +101,40 @@ fn refuses_with_path_rule_and_finding() {
             "constraints[0].allowed",
             "a list of texts",
         ),
+        (json!({"vgpus": 257}), "vgpus", "from 0 to 256"),
+        (json!({"max_instances_per_node": -1}), "max_instances_per_node", "0 for any number"),
+        (
+            json!({"constraints": [{"type": "geo", "location": "91,2", "threshold": 1}]}),
+            "constraints[0].location",
+            "latitude,longitude",
+        ),
+        (
+            json!({"constraints": [{"type": "geo", "location": "1,2"}]}),
+            "constraints[0].threshold",
+            "is required and must be a number from 0 to 20100 (km)",
+        ),
+        (
+            json!({"constraints": [{"type": "geo", "location": "1,2", "threshold": 1, "convergence_time": 1.5}]}),
+            "constraints[0].convergence_time",
+            "an integer",
+        ),
+        (
+            json!({"constraints": [{"type": "latency", "area": "munich", "threshold": ""}]}),
+            "constraints[0].threshold",
+            "(ms), found \"\"",
+        ),
+        (
+            json!({"constraints": [{"type": "latency", "area": "munich", "threshold": 5, "rigidness": 101}]}),
+            "constraints[0].rigidness",
+            "from 0 to 1",
+        ),
+        (
+            json!({"constraints": [{"type": "latency", "area": "", "threshold": 5}]}),
+            "constraints[0].area",
+            "the name of a cluster",
+        ),
+        (json!({"connectivity": [{"con_constraints": []}]}), "connectivity[0].target_microservice_id", "required"),
+        (json!({"connectivity": [{"target_microservice_id": "x"}]}), "connectivity[0].con_constraints", "required"),
     ] {
         let errors = parse_service(&changes).expect_err(&changes.to_string());
         assert_eq!(errors.kind(), SlaErrorKind::Schema);
@@ -113,12 +147,17 @@ fn refuses_with_path_rule_and_finding() {
 #[test]
 fn refuses_what_it_cannot_honour_with_reason_and_fix() {
     for (changes, field, reason, fix) in [
-        (json!({"vgpus": 1}), "vgpus", "GPUs", "set it to 0"),
         (json!({"vtpus": 1}), "vtpus", "TPUs", "set it to 0"),
         (json!({"bandwidth_in": 5}), "bandwidth_in", "bandwidth", "set it to 0"),
         (json!({"bandwidth_out": 5}), "bandwidth_out", "bandwidth", "set it to 0"),
         (json!({"volumes": [{"volume_id": "v", "csi_driver": "d"}]}), "volumes", "volumes", "remove"),
-        (json!({"connectivity": [{}]}), "connectivity", "between services", "remove"),
+        (
+            json!({"connectivity": [{"target_microservice_id": "db", "con_constraints": [
+                {"type": "bandwidth", "threshold": 5, "rigidness": 1, "convergence_time": 300}]}]}),
+            "connectivity[0].con_constraints[0].type",
+            "nor reserves bandwidth",
+            "latency",
+        ),
         (json!({"added_files": ["http://x"]}), "added_files", "files", "into the image"),
         (json!({"target_node": "n"}), "target_node", "never evaluated", "direct"),
         (json!({"sla_violation_strategy": "x"}), "sla_violation_strategy", "strategy", "remove"),
@@ -137,19 +176,6 @@ fn refuses_what_it_cannot_honour_with_reason_and_fix() {
             "container",
         ),
         (json!({"virtualization": "crosvm"}), "virtualization", "virtual machines", "container"),
-        (
-            json!({"constraints": [{"type": "geo", "location": "1,2"}]}),
-            "constraints[0].type",
-            "distance",
-            "direct",
-        ),
-        (json!({"constraints": [{"type": "latency"}]}), "constraints[0].type", "latency", "direct"),
-        (
-            json!({"constraints": [{"type": "addons", "needs": ["FLOps"]}]}),
-            "constraints[0].type",
-            "addons",
-            "direct",
-        ),
         (json!({"constraints": [{"type": "foo"}]}), "constraints[0].type", "not a known kind", "direct"),
     ] {
         let errors = parse_service(&changes).expect_err(&changes.to_string());
@@ -230,6 +256,45 @@ fn tells_the_kinds_of_refusal_apart() {
 }
 
 #[test]
+fn bounds_say_to_what_how_far_and_how_strictly() {
+    let spec = service(&json!({
+        "max_instances_per_node": 2,
+        "constraints": [
+            {"type": "addons", "needs": ["gpu", "gpu", "imageBuilder"]},
+            {"type": "geo", "location": "48.26, 11.67, 500", "threshold": 30.5},
+            {"type": "latency", "area": "Munich 1", "threshold": 20, "rigidness": 0.25, "convergence_time": 60},
+            {"type": "latency", "area": "48.26,11.67", "threshold": 5, "rigidness": 50}
+        ],
+        "connectivity": [{"target_microservice_id": "db", "con_constraints": [
+            {"type": "latency", "threshold": 2, "rigidness": 1, "convergence_time": 10},
+            {"type": "geo", "threshold": 1, "rigidness": 1, "convergence_time": 300}
+        ]}]
+    }))
+    .spec;
+    let centre = "48.26,11.67".parse().unwrap();
+    let strict = |rigidness, convergence_s| Strictness { rigidness, convergence_s };
+    let near = |area, limit, strictness| AreaBound { area, limit, strictness };
+    assert_eq!(spec.target.needs, ["gpu", "imageBuilder"]);
+    assert_eq!(spec.target.max_per_worker, Some(2));
+    assert_eq!(
+        spec.target.near,
+        [
+            near(Area::Around { centre, radius_m: 500 }, Limit::DistanceM(30_500), Strictness::default()),
+            near(Area::Named("Munich 1".into()), Limit::RoundTripUs(20_000), strict(250, 60)),
+            near(Area::Around { centre, radius_m: 0 }, Limit::RoundTripUs(5_000), strict(500, 300)),
+        ]
+    );
+    let to = |limit, strictness| ServiceBound { target: "db".into(), limit, strictness };
+    assert_eq!(
+        spec.connectivity,
+        [
+            to(Limit::RoundTripUs(2_000), strict(1000, 10)),
+            to(Limit::DistanceM(1_000), Strictness::default())
+        ]
+    );
+}
+
+#[test]
 fn refuses_two_services_of_one_name() {
     let errors =
         parse_value(&document_with(json!([minimal_service(), minimal_service()]))).expect_err("twins");
@@ -239,7 +304,7 @@ fn refuses_two_services_of_one_name() {
 #[test]
 fn fills_the_specification() {
     let request = service(&json!({
-        "memory": 100, "vcpus": 2, "storage": 5, "cmd": ["sh", "-c", "sleep 1"], "environment": ["A=b=c", "B="],
+        "memory": 100, "vcpus": 2, "storage": 5, "vgpus": 2, "cmd": ["sh", "-c", "sleep 1"], "environment": ["A=b=c", "B="],
         "port": "6080:80/tcp;53/udp", "addresses": {"rr_ip": "10.30.55.55"}, "one_shot": true, "privileged": true,
         "arch": ["x86_64", "amd64", "arm64"],
         "constraints": [
@@ -251,7 +316,7 @@ fn fills_the_specification() {
     assert_eq!(spec.image, "docker.io/library/nginx:latest");
     assert_eq!(spec.command, ["sh", "-c", "sleep 1"]);
     assert_eq!(spec.environment, ["A=b=c", "B="]);
-    assert_eq!(spec.resources, Resources { cpu_millis: 2000, memory_mib: 100, storage_mib: 5 });
+    assert_eq!(spec.resources, Resources { cpu_millis: 2000, memory_mib: 100, storage_mib: 5, gpus: 2 });
     assert_eq!(
         spec.ports,
         [

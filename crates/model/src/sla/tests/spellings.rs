@@ -34,7 +34,7 @@ fn reads_every_historical_spelling() {
 
 #[test]
 fn older_spellings_still_ask_for_what_they_ask() {
-    let errors = parse_service(&json!({"vgpu": 1})).expect_err("no GPUs");
+    let errors = parse_service(&json!({"vgpu": -1})).expect_err("negative");
     assert!(errors.problems()[0].path.ends_with("vgpus"), "{errors}");
 }
 
