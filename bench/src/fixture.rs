@@ -70,6 +70,7 @@ fn worker(number: u64) -> WorkerSummary {
         connected: true,
         host_ports: Vec::new(),
         availability: oak_model::Availability::Open,
+        round_trip_us: None,
     }
 }
 
@@ -79,9 +80,12 @@ pub(crate) fn facts(number: u64) -> WorkerFacts {
         name: format!("worker-{number}"),
         address: "192.0.2.1".to_owned(),
         architecture: Architecture::Amd64,
-        capacity: Resources { cpu_millis: 256_000, memory_mib: 1 << 20, storage_mib: 1 << 20 },
+        capacity: Resources { cpu_millis: 256_000, memory_mib: 1 << 20, storage_mib: 1 << 20, gpus: 0 },
         virtualization: vec!["docker".to_owned()],
         version: "0.1.0".to_owned(),
+        labels: Vec::new(),
+        addons: Vec::new(),
+        position: None,
     }
 }
 

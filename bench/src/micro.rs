@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use oak_control::root::Root;
-use oak_model::{Resources, ServiceId, WorkerId};
+use oak_model::{Resources, ServiceId, Surroundings, TargetConstraints, WorkerId};
 use oak_placement::{Fleet, Request, WorkerState};
 use oak_store::{Engine, Store, SystemClock};
 use tokio::task::JoinSet;
@@ -34,15 +34,22 @@ pub(crate) fn run() -> anyhow::Result<()> {
 fn one_placement() {
     let mut fleet = Fleet::new();
     for number in 0..WORKERS {
-        fleet.upsert(WorkerId::from_parts(1, number), WorkerState::new(&fixture::facts(number), 10, 125));
+        fleet.upsert(WorkerId::from_parts(1, number), WorkerState::new(&fixture::facts(number), 10, 125, None));
     }
-    let needs = Resources { cpu_millis: 1000, memory_mib: 64, storage_mib: 0 };
+    let needs = Resources { cpu_millis: 1000, memory_mib: 64, storage_mib: 0, gpus: 0 };
     let mut samples = Samples::default();
     let began = Instant::now();
     for number in 0..4_000 {
         let service = ServiceId::from_parts(2, number % 40);
-        let request =
-            Request { service, resources: needs, architectures: &[], workers: &[], ports: &[], avoid: None };
+        let request = Request {
+            service,
+            resources: needs,
+            architectures: &[],
+            ports: &[],
+            target: TargetConstraints::anywhere(),
+            surroundings: Surroundings::none(),
+            avoid: None,
+        };
         let at = Instant::now();
         let placed = black_box(fleet.place(black_box(&request)));
         samples.push(at.elapsed());

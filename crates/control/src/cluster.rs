@@ -3,6 +3,7 @@
 //! Every attempt to run an instance somewhere is an *incarnation* with a number that only grows. A worker acts on
 //! and reports incarnations; anything about an older one is history.
 
+mod bounds;
 mod drain;
 mod holdings;
 mod leases;
@@ -144,6 +145,10 @@ pub struct Cluster {
     alarms: BTreeSet<(Moment, WorkerId)>,
     /// Successors that run, and when they take over.
     handovers: BTreeMap<InstanceKey, (Placement, Moment)>,
+    /// Instances with bounds that must hold, and since when they do not.
+    bounded: BTreeMap<InstanceKey, Option<Moment>>,
+    /// When the bounds are looked at again.
+    next_look: Option<Moment>,
     /// Workers that are being emptied.
     draining: BTreeSet<WorkerId>,
     tokens: BTreeMap<String, Token>,
@@ -171,6 +176,8 @@ impl Cluster {
             held: HashMap::new(),
             alarms: BTreeSet::new(),
             handovers: BTreeMap::new(),
+            bounded: BTreeMap::new(),
+            next_look: None,
             draining: BTreeSet::new(),
             tokens: BTreeMap::new(),
             fleet: Fleet::new(),
@@ -286,6 +293,7 @@ impl Cluster {
             connected: worker.session.is_some(),
             host_ports,
             availability: worker.availability,
+            round_trip_us: worker.round_trip_us,
         })
     }
 

@@ -2,10 +2,14 @@
 
 mod adopt;
 mod applications;
+mod around;
 mod clusters;
+mod dry_run;
+mod explain;
 mod instances;
 mod load;
 mod lost;
+
 mod schedule;
 mod state;
 mod tokens;
@@ -29,7 +33,9 @@ use crate::{Outbox, Table};
 
 pub use applications::Refusal;
 pub use clusters::Attention;
+pub use explain::{ClusterExplanation, ClusterReason, Explanation, WorkerExplanation};
 pub use oak_model::{Application, Service};
+pub use dry_run::{MOST_PLANNED, PlanRefusal, PlannedInstance, PlannedPlace, PlannedService};
 pub use state::{Cluster, Departure, HistorySample, Instance, Usage};
 pub use tokens::Candidate;
 pub use workers::WorkerRefusal;
@@ -112,6 +118,8 @@ pub struct Root {
     applications: BTreeMap<ApplicationId, Application>,
     application_names: HashMap<(String, Name, Name), ApplicationId>,
     services: BTreeMap<ServiceId, Service>,
+    /// Services with bounds to others.
+    linked: BTreeSet<ServiceId>,
     instances: BTreeMap<InstanceKey, Instance>,
     /// Instances that were undeployed but whose cluster has not confirmed that nothing is left.
     departures: BTreeMap<InstanceKey, Departure>,
@@ -136,6 +144,7 @@ impl Root {
             applications: BTreeMap::new(),
             application_names: HashMap::new(),
             services: BTreeMap::new(),
+            linked: BTreeSet::new(),
             instances: BTreeMap::new(),
             departures: BTreeMap::new(),
             clusters: BTreeMap::new(),

@@ -224,9 +224,12 @@ fn worker_hello() -> WorkerHello {
         name: "board".into(),
         address: "192.0.2.1".into(),
         architecture: Architecture::Amd64,
-        capacity: Resources { cpu_millis: 4_000, memory_mib: 1_000, storage_mib: 10_000 },
+        capacity: Resources { cpu_millis: 4_000, memory_mib: 1_000, storage_mib: 10_000, gpus: 0 },
         virtualization: vec!["docker".into()],
         version: "1".into(),
+        labels: Vec::new(),
+        addons: Vec::new(),
+        position: None,
     };
     WorkerHello { facts, workloads: Vec::new() }
 }

@@ -141,7 +141,11 @@ pub struct Surroundings {
 
 impl Surroundings {
     /// Nothing around.
-    pub const NONE: Self = Self { areas: BTreeMap::new(), peers: Vec::new() };
+    #[must_use]
+    pub const fn none() -> &'static Self {
+        static NONE: Surroundings = Surroundings { areas: BTreeMap::new(), peers: Vec::new() };
+        &NONE
+    }
 
     /// Whether there is nothing.
     #[must_use]

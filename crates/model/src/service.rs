@@ -60,13 +60,17 @@ pub struct TargetConstraints {
 
 impl TargetConstraints {
     /// Every place is allowed.
-    pub const ANYWHERE: Self = Self {
-        clusters: Vec::new(),
-        workers: Vec::new(),
-        needs: Vec::new(),
-        near: Vec::new(),
-        max_per_worker: None,
-    };
+    #[must_use]
+    pub const fn anywhere() -> &'static Self {
+        static ANYWHERE: TargetConstraints = TargetConstraints {
+            clusters: Vec::new(),
+            workers: Vec::new(),
+            needs: Vec::new(),
+            near: Vec::new(),
+            max_per_worker: None,
+        };
+        &ANYWHERE
+    }
 }
 
 /// Transport protocol of a port mapping.

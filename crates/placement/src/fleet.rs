@@ -1,24 +1,19 @@
-//! All workers of a cluster as columns, so that one pass over 10 000 of them stays in cache.
+//! All workers of a cluster with their reservations, in the order of their ids: whoever knows the same about the same
+//! workers chooses the same one, root and cluster for example.
+
+mod bounds;
+mod choose;
+mod columns;
+mod propose;
+mod rules;
 
 use std::collections::{BTreeMap, HashMap};
 
-use oak_model::{Architecture, PortMapping, Protocol, Resources, ServiceId, WorkerId};
+use oak_model::{PortMapping, Protocol, Resources, ServiceId, WorkerId};
 
-use crate::{Reason, Refusal, Request, WorkerState};
-
-const CONNECTED: u8 = 1;
-const OPEN: u8 = 2;
-const CONTAINERS: u8 = 4;
-const REQUIRED: u8 = CONNECTED | OPEN | CONTAINERS;
-
-const fn architecture_bit(architecture: Architecture) -> u8 {
-    match architecture {
-        Architecture::Amd64 => 16,
-        Architecture::Arm64 => 32,
-        Architecture::Arm => 64,
-        Architecture::Riscv64 => 128,
-    }
-}
+use self::bounds::Bound;
+use self::columns::Columns;
+use crate::{Request, WorkerState};
 
 #[derive(Clone, Debug)]
 struct PortHolder {
@@ -38,20 +33,63 @@ struct Details {
     ports: BTreeMap<(Protocol, u16), PortHolder>,
 }
 
+impl Details {
+    fn new(id: WorkerId, state: WorkerState) -> Self {
+        Self {
+            id,
+            state,
+            reserved: Resources::ZERO,
+            instances: 0,
+            services: BTreeMap::new(),
+            ports: BTreeMap::new(),
+        }
+    }
+
+    /// What may still be reserved; CPU with its overcommitment.
+    fn free(&self) -> Resources {
+        let cpu_millis = self.state.reservable_cpu_millis.saturating_sub(self.reserved.cpu_millis);
+        Resources { cpu_millis, ..self.state.capacity.saturating_sub(self.reserved) }
+    }
+
+    /// Reserved share in thousandths, of memory or of CPU, whichever is larger.
+    fn commitment(&self) -> i32 {
+        let share = |used: u32, total: u32| {
+            i32::try_from(u64::from(used) * 1000 / u64::from(total.max(1))).unwrap_or(i32::MAX)
+        };
+        let cpu = share(self.reserved.cpu_millis, self.state.reservable_cpu_millis);
+        cpu.max(share(self.reserved.memory_mib, self.state.capacity.memory_mib))
+    }
+
+    fn instances_of(&self, service: ServiceId) -> u32 {
+        self.services.get(&service).copied().unwrap_or(0)
+    }
+}
+
 /// The workers of one cluster, with reservations.
 #[derive(Clone, Debug, Default)]
 pub struct Fleet {
-    index: HashMap<WorkerId, usize>,
+    /// By id.
     details: Vec<Details>,
-    class: Vec<u8>,
-    cores: Vec<u32>,
-    free_cpu: Vec<u32>,
-    free_memory: Vec<u32>,
-    free_storage: Vec<u32>,
-    free_addresses: Vec<u32>,
-    load: Vec<u32>,
+    columns: Columns,
+    /// Where instances of a service are.
     hosts: HashMap<ServiceId, Vec<usize>>,
     totals: Totals,
+}
+
+/// A request with what its bounds are measured to.
+struct Problem<'a> {
+    request: &'a Request<'a>,
+    bounds: Vec<Bound>,
+}
+
+impl Problem<'_> {
+    fn hard_bounds(&self) -> impl Iterator<Item = &Bound> {
+        self.bounds.iter().filter(|bound| bound.strictness.is_hard())
+    }
+
+    fn soft_bounds(&self) -> impl Iterator<Item = &Bound> {
+        self.bounds.iter().filter(|bound| !bound.strictness.is_hard())
+    }
 }
 
 /// Sums over all workers, kept up to date with every change.
@@ -98,88 +136,80 @@ impl Fleet {
         self.details.is_empty()
     }
 
+    fn find(&self, id: WorkerId) -> Result<usize, usize> {
+        self.details.binary_search_by_key(&id, |details| details.id)
+    }
+
+    fn known(&self, id: WorkerId) -> Option<&Details> {
+        self.details.get(self.find(id).ok()?)
+    }
+
     /// Adds a worker or replaces what is known about it; its reservations stay.
     pub fn upsert(&mut self, id: WorkerId, state: WorkerState) {
-        let position = if let Some(position) = self.index.get(&id) {
-            *position
-        } else {
-            let position = self.details.len();
-            self.index.insert(id, position);
-            self.details.push(Details {
-                id,
-                state: state.clone(),
-                reserved: Resources::ZERO,
-                instances: 0,
-                services: BTreeMap::new(),
-                ports: BTreeMap::new(),
-            });
-            if let Some(details) = self.details.last() {
-                self.totals.add(details);
+        let position = match self.find(id) {
+            Ok(position) => {
+                if let Some(details) = self.details.get_mut(position) {
+                    self.totals.subtract(details);
+                    details.state = state;
+                    self.totals.add(details);
+                }
+                position
             }
-            for column in [
-                &mut self.cores,
-                &mut self.free_cpu,
-                &mut self.free_memory,
-                &mut self.free_storage,
-                &mut self.free_addresses,
-                &mut self.load,
-            ] {
-                column.push(0);
+            Err(position) => {
+                let details = Details::new(id, state);
+                self.totals.add(&details);
+                self.details.insert(position, details);
+                self.columns.insert(position);
+                // New workers usually have the largest id, then nothing has moved.
+                if position + 1 < self.details.len() {
+                    self.move_hosts(position, |host| host + 1);
+                }
+                position
             }
-            self.class.push(0);
-            position
         };
-        if let Some(details) = self.details.get_mut(position) {
-            self.totals.subtract(details);
-            details.state = state;
-            self.totals.add(details);
-        }
         self.refresh(position);
     }
 
     /// Removes a worker with its reservations.
     pub fn remove(&mut self, id: WorkerId) {
-        let Some(position) = self.index.remove(&id) else { return };
-        let details = self.details.swap_remove(position);
+        let Ok(position) = self.find(id) else { return };
+        let details = self.details.remove(position);
         self.totals.subtract(&details);
-        self.class.swap_remove(position);
-        for column in [
-            &mut self.cores,
-            &mut self.free_cpu,
-            &mut self.free_memory,
-            &mut self.free_storage,
-            &mut self.free_addresses,
-            &mut self.load,
-        ] {
-            column.swap_remove(position);
-        }
+        self.columns.remove(position);
         for service in details.services.keys() {
             self.forget_host(*service, position);
         }
-        // The last worker moved into the gap: everything that points at its old position follows.
-        let moved_from = self.details.len();
-        if let Some(moved) = self.details.get(position) {
-            self.index.insert(moved.id, position);
-            for service in moved.services.keys() {
-                if let Some(hosts) = self.hosts.get_mut(service) {
-                    hosts.retain(|host| *host != moved_from);
-                    hosts.push(position);
-                    hosts.sort_unstable();
-                }
-            }
+        self.move_hosts(position, |host| host.saturating_sub(1));
+    }
+
+    /// Workers from `first` on have moved.
+    fn move_hosts(&mut self, first: usize, place: impl Fn(usize) -> usize) {
+        for hosts in self.hosts.values_mut() {
+            hosts.iter_mut().filter(|host| **host >= first).for_each(|host| *host = place(*host));
         }
     }
 
     /// State of a worker.
     #[must_use]
     pub fn worker(&self, id: WorkerId) -> Option<&WorkerState> {
-        self.details.get(*self.index.get(&id)?).map(|details| &details.state)
+        self.known(id).map(|details| &details.state)
+    }
+
+    /// All workers in order.
+    pub fn workers(&self) -> impl Iterator<Item = (WorkerId, &WorkerState)> {
+        self.details.iter().map(|details| (details.id, &details.state))
     }
 
     /// What is reserved on a worker, and for how many instances.
     #[must_use]
     pub fn reserved(&self, id: WorkerId) -> Option<(Resources, u32)> {
-        self.details.get(*self.index.get(&id)?).map(|details| (details.reserved, details.instances))
+        self.known(id).map(|details| (details.reserved, details.instances))
+    }
+
+    /// Workers that have instances of a service.
+    pub fn hosts_of(&self, service: ServiceId) -> impl Iterator<Item = &WorkerState> {
+        let hosts = self.hosts.get(&service).into_iter().flatten();
+        hosts.filter_map(|position| self.details.get(*position)).map(|details| &details.state)
     }
 
     /// Reserved share of all workers together in thousandths, of memory or of CPU, whichever is larger.
@@ -193,11 +223,7 @@ impl Fleet {
 
     /// Host ports in use on a worker.
     pub fn host_ports(&self, id: WorkerId) -> impl Iterator<Item = (Protocol, u16)> + '_ {
-        self.index
-            .get(&id)
-            .and_then(|position| self.details.get(*position))
-            .into_iter()
-            .flat_map(|details| details.ports.keys().copied())
+        self.known(id).into_iter().flat_map(|details| details.ports.keys().copied())
     }
 
     /// Marks the link of a worker up or down.
@@ -215,55 +241,17 @@ impl Fleet {
         self.change(id, |state| state.unreliable = unreliable);
     }
 
+    /// Takes over how long a message to a worker and back takes, microseconds.
+    pub fn set_round_trip(&mut self, id: WorkerId, round_trip_us: u32) {
+        self.change(id, |state| state.round_trip_us = Some(round_trip_us));
+    }
+
     fn change(&mut self, id: WorkerId, change: impl FnOnce(&mut WorkerState)) {
-        let Some(position) = self.index.get(&id).copied() else { return };
+        let Ok(position) = self.find(id) else { return };
         if let Some(details) = self.details.get_mut(position) {
             change(&mut details.state);
         }
         self.refresh(position);
-    }
-
-    /// Chooses a worker. Nothing is reserved.
-    ///
-    /// # Errors
-    /// The refusal tells for every worker which rule it failed and by how much.
-    pub fn place(&self, request: &Request<'_>) -> Result<WorkerId, Refusal> {
-        let hosts = self.hosts.get(&request.service).map_or(&[][..], Vec::as_slice);
-        let avoid = request.avoid.and_then(|id| self.index.get(&id)).copied();
-        if let Some(best) = self.best_without_instances(request, hosts, avoid) {
-            return Ok(best);
-        }
-        let candidates = hosts
-            .iter()
-            .copied()
-            .filter(|position| Some(*position) != avoid && !self.is_unreliable(*position));
-        let best_host =
-            candidates.filter(|position| self.reject(*position, request).is_none()).min_by_key(|position| {
-                (self.instances_of(*position, request.service), self.load.get(*position).copied())
-            });
-        let last_resort = || avoid.filter(|position| self.reject(*position, request).is_none());
-        let choice = best_host.or_else(|| self.best_unreliable(request, avoid)).or_else(last_resort);
-        match choice.and_then(|position| self.details.get(position)) {
-            Some(details) => Ok(details.id),
-            None => Err(self.explain(request)),
-        }
-    }
-
-    fn is_unreliable(&self, position: usize) -> bool {
-        self.details.get(position).is_some_and(|details| details.state.unreliable)
-    }
-
-    fn best_unreliable(&self, request: &Request<'_>, avoid: Option<usize>) -> Option<usize> {
-        (0..self.details.len())
-            .filter(|position| self.is_unreliable(*position) && Some(*position) != avoid)
-            .filter(|position| self.reject(*position, request).is_none())
-            .min_by_key(|position| self.load.get(*position).copied())
-    }
-
-    /// Reason why `id` cannot take the instance, `None` when it can.
-    #[must_use]
-    pub fn check(&self, id: WorkerId, request: &Request<'_>) -> Option<Reason> {
-        self.index.get(&id).map_or(Some(Reason::NotConnected), |position| self.reject(*position, request))
     }
 
     /// Counts an instance on a worker. Works also for a worker that is full or gone silent: reality comes first.
@@ -275,7 +263,7 @@ impl Fleet {
         needs: Resources,
         ports: &[PortMapping],
     ) {
-        let Some(position) = self.index.get(&id).copied() else { return };
+        let Ok(position) = self.find(id) else { return };
         let Some(details) = self.details.get_mut(position) else { return };
         self.totals.subtract(details);
         details.reserved = details.reserved.saturating_add(needs);
@@ -301,7 +289,7 @@ impl Fleet {
 
     /// Takes back what [`Fleet::reserve`] counted.
     pub fn release(&mut self, id: WorkerId, service: ServiceId, needs: Resources, ports: &[PortMapping]) {
-        let Some(position) = self.index.get(&id).copied() else { return };
+        let Ok(position) = self.find(id) else { return };
         let Some(details) = self.details.get_mut(position) else { return };
         self.totals.subtract(details);
         details.reserved = details.reserved.saturating_sub(needs);
@@ -339,183 +327,12 @@ impl Fleet {
         }
     }
 
-    fn instances_of(&self, position: usize, service: ServiceId) -> u32 {
-        self.details.get(position).and_then(|details| details.services.get(&service)).copied().unwrap_or(0)
-    }
-
-    /// The least loaded worker without an instance of the service, by scanning the gaps between those that have.
-    fn best_without_instances(
-        &self,
-        request: &Request<'_>,
-        hosts: &[usize],
-        avoid: Option<usize>,
-    ) -> Option<WorkerId> {
-        let mut skipped: Vec<usize> = hosts.to_vec();
-        if let Some(avoid) = avoid
-            && let Err(place) = skipped.binary_search(&avoid)
-        {
-            skipped.insert(place, avoid);
-        }
-        let mut best = None;
-        let mut best_load = u32::MAX;
-        let mut start = 0;
-        for end in skipped.into_iter().chain([self.details.len()]) {
-            self.scan(start..end, request, &mut best, &mut best_load);
-            start = end + 1;
-        }
-        best.and_then(|position: usize| self.details.get(position)).map(|details| details.id)
-    }
-
-    fn scan(
-        &self,
-        range: std::ops::Range<usize>,
-        request: &Request<'_>,
-        best: &mut Option<usize>,
-        best_load: &mut u32,
-    ) {
-        let needs = request.resources;
-        let architectures = architecture_mask(request.architectures);
-        let slow_rules = !request.workers.is_empty() || !request.ports.is_empty();
-        let columns = (
-            self.class.get(range.clone()),
-            self.cores.get(range.clone()),
-            self.free_cpu.get(range.clone()),
-            self.free_memory.get(range.clone()),
-            self.free_storage.get(range.clone()),
-            self.free_addresses.get(range.clone()),
-            self.load.get(range.clone()),
-        );
-        let (Some(class), Some(cores), Some(cpu), Some(memory), Some(storage), Some(addresses), Some(load)) =
-            columns
-        else {
-            return;
-        };
-        let rows = class.iter().zip(cores).zip(cpu).zip(memory).zip(storage).zip(addresses).zip(load);
-        for (offset, ((((((class, cores), cpu), memory), storage), addresses), load)) in rows.enumerate() {
-            let fits = (*load < *best_load)
-                & (class & REQUIRED == REQUIRED)
-                & (class & architectures != 0)
-                & (*cores >= needs.cpu_millis)
-                & (*cpu >= needs.cpu_millis)
-                & (*memory >= needs.memory_mib)
-                & (*storage >= needs.storage_mib)
-                & (*addresses > 0);
-            if fits && !(slow_rules && self.reject(range.start + offset, request).is_some()) {
-                *best = Some(range.start + offset);
-                *best_load = *load;
-            }
-        }
-    }
-
-    /// The first rule that worker `position` fails.
-    fn reject(&self, position: usize, request: &Request<'_>) -> Option<Reason> {
-        let details = self.details.get(position)?;
-        let state = &details.state;
-        let needs = request.resources;
-        if !request.workers.is_empty() && !request.workers.contains(&state.name) {
-            return Some(Reason::NotNamed);
-        }
-        if !state.connected {
-            return Some(Reason::NotConnected);
-        }
-        if state.cordoned {
-            return Some(Reason::Cordoned);
-        }
-        if architecture_mask(request.architectures) & architecture_bit(state.architecture) == 0 {
-            return Some(Reason::Architecture { has: state.architecture });
-        }
-        if !state.runs_containers {
-            return Some(Reason::Virtualization);
-        }
-        if state.capacity.cpu_millis < needs.cpu_millis {
-            return Some(Reason::TooFewCores { has: state.capacity.cpu_millis, needed: needs.cpu_millis });
-        }
-        let free_cpu = state.reservable_cpu_millis.saturating_sub(details.reserved.cpu_millis);
-        if free_cpu < needs.cpu_millis {
-            return Some(Reason::Cpu { free: free_cpu, needed: needs.cpu_millis });
-        }
-        let free = state.capacity.saturating_sub(details.reserved);
-        if free.memory_mib < needs.memory_mib {
-            return Some(Reason::Memory {
-                free: free.memory_mib,
-                total: state.capacity.memory_mib,
-                needed: needs.memory_mib,
-            });
-        }
-        if free.storage_mib < needs.storage_mib {
-            return Some(Reason::Storage { free: free.storage_mib, needed: needs.storage_mib });
-        }
-        if details.instances >= state.addresses {
-            return Some(Reason::Addresses { total: state.addresses });
-        }
-        request.ports.iter().find_map(|port| {
-            let holder = details.ports.get(&(port.protocol, port.host))?;
-            (holder.service != request.service).then(|| Reason::HostPort {
-                port: port.host,
-                protocol: port.protocol,
-                holder: holder.name.clone(),
-            })
-        })
-    }
-
-    fn explain(&self, request: &Request<'_>) -> Refusal {
-        let workers = self
-            .details
-            .iter()
-            .enumerate()
-            .filter_map(|(position, details)| {
-                Some((details.state.name.clone(), self.reject(position, request)?))
-            })
-            .collect();
-        Refusal { workers }
-    }
-
     /// Recomputes the columns of one worker.
     fn refresh(&mut self, position: usize) {
-        let Some(details) = self.details.get(position) else { return };
-        let state = &details.state;
-        let mut class = architecture_bit(state.architecture);
-        class |= if state.connected { CONNECTED } else { 0 };
-        class |= if state.cordoned || state.unreliable { 0 } else { OPEN };
-        class |= if state.runs_containers { CONTAINERS } else { 0 };
-        let free = state.capacity.saturating_sub(details.reserved);
-        let free_cpu = state.reservable_cpu_millis.saturating_sub(details.reserved.cpu_millis);
-        let load = load(details);
-        let values: [(&mut Vec<u32>, u32); 6] = [
-            (&mut self.cores, state.capacity.cpu_millis),
-            (&mut self.free_cpu, free_cpu),
-            (&mut self.free_memory, free.memory_mib),
-            (&mut self.free_storage, free.storage_mib),
-            (&mut self.free_addresses, state.addresses.saturating_sub(details.instances)),
-            (&mut self.load, load),
-        ];
-        for (column, value) in values {
-            if let Some(cell) = column.get_mut(position) {
-                *cell = value;
-            }
-        }
-        if let Some(cell) = self.class.get_mut(position) {
-            *cell = class;
+        if let Some(details) = self.details.get(position) {
+            self.columns.set(position, details);
         }
     }
-}
-
-fn architecture_mask(architectures: &[Architecture]) -> u8 {
-    if architectures.is_empty() {
-        return 0xf0;
-    }
-    architectures.iter().fold(0, |mask, architecture| mask | architecture_bit(*architecture))
-}
-
-/// Commitment in thousandths (the larger of CPU and memory) above the number of instances, so that equal workers
-/// fill evenly.
-fn load(details: &Details) -> u32 {
-    let share = |used: u32, total: u32| {
-        u32::try_from(u64::from(used) * 1000 / u64::from(total.max(1))).unwrap_or(u32::MAX).min(0xf_ffff)
-    };
-    let cpu = share(details.reserved.cpu_millis, details.state.reservable_cpu_millis);
-    let memory = share(details.reserved.memory_mib, details.state.capacity.memory_mib);
-    (cpu.max(memory) << 11) | details.instances.min(0x7ff)
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! The two sides of a placement: what a worker has, and what an instance needs.
 
-use oak_model::{Architecture, PortMapping, Resources, ServiceId, WorkerFacts, WorkerId};
+use oak_model::{
+    Architecture, PortMapping, Position, Resources, ServiceId, Surroundings, TargetConstraints, WorkerFacts,
+    WorkerId,
+};
 
 /// What placement must know about one worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,12 +26,23 @@ pub struct WorkerState {
     pub cordoned: bool,
     /// Went away again and again: only if no other can take an instance.
     pub unreliable: bool,
+    /// Labels and addons.
+    pub labels: Vec<String>,
+    /// Where it is: its own position, or that of its cluster.
+    pub position: Option<Position>,
+    /// Round trip to its cluster, microseconds, once it is measured.
+    pub round_trip_us: Option<u32>,
 }
 
 impl WorkerState {
-    /// State of a connected worker with the given facts.
+    /// State of a connected worker with the given facts in a cluster at `position`.
     #[must_use]
-    pub fn new(facts: &WorkerFacts, cpu_overcommit: u32, addresses: u32) -> Self {
+    pub fn new(
+        facts: &WorkerFacts,
+        cpu_overcommit: u32,
+        addresses: u32,
+        position: Option<Position>,
+    ) -> Self {
         Self {
             name: facts.name.clone(),
             architecture: facts.architecture,
@@ -39,7 +53,16 @@ impl WorkerState {
             connected: true,
             cordoned: false,
             unreliable: false,
+            labels: facts.labels.iter().chain(&facts.addons).cloned().collect(),
+            position: facts.position.or(position),
+            round_trip_us: None,
         }
+    }
+
+    /// Whether it has a label or an addon of that name.
+    #[must_use]
+    pub fn has_label(&self, label: &str) -> bool {
+        self.labels.iter().any(|known| known == label)
     }
 }
 
@@ -52,10 +75,12 @@ pub struct Request<'a> {
     pub resources: Resources,
     /// Architectures it runs on; empty means any.
     pub architectures: &'a [Architecture],
-    /// Names of workers it may go to; empty means any.
-    pub workers: &'a [String],
     /// Host ports it needs.
     pub ports: &'a [PortMapping],
+    /// Where it may go. The list of clusters is for those who choose among clusters.
+    pub target: &'a TargetConstraints,
+    /// What bounds are measured against outside of the fleet.
+    pub surroundings: &'a Surroundings,
     /// A worker it must not go to again, if there is any other.
     pub avoid: Option<WorkerId>,
 }

@@ -3,10 +3,14 @@
 use std::fmt;
 
 use oak_model::resources::Cores;
-use oak_model::{Architecture, Protocol, Status};
+use oak_model::{Architecture, Limit, Protocol, ServiceId, Status};
+use serde::Serialize;
+
+use crate::BoundRef;
 
 /// Why one worker was passed over. The first failing rule counts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "rule", rename_all = "snake_case")]
 pub enum Reason {
     /// Its link is down.
     NotConnected,
@@ -14,6 +18,11 @@ pub enum Reason {
     Cordoned,
     /// The descriptor asks for other workers by name.
     NotNamed,
+    /// It lacks a label or an addon.
+    Label {
+        /// What it lacks.
+        missing: String,
+    },
     /// Wrong processor.
     Architecture {
         /// What the worker is.
@@ -51,10 +60,26 @@ pub enum Reason {
         /// Needed, MiB.
         needed: u32,
     },
+    /// Not enough unreserved GPUs.
+    Gpus {
+        /// Unreserved.
+        free: u32,
+        /// All it has.
+        total: u32,
+        /// Needed.
+        needed: u32,
+    },
     /// All addresses of its subnet are in use.
     Addresses {
         /// Size of the subnet.
         total: u32,
+    },
+    /// It has as many instances of the service as the descriptor allows.
+    TooMany {
+        /// How many it has.
+        has: u32,
+        /// How many are allowed.
+        most: u32,
     },
     /// Another service holds a host port.
     HostPort {
@@ -64,7 +89,57 @@ pub enum Reason {
         protocol: Protocol,
         /// Name of the service that holds it.
         holder: String,
+        /// That service.
+        holder_id: ServiceId,
     },
+    /// It is beyond a bound that must hold.
+    TooFar {
+        /// The bound.
+        bound: BoundRef,
+        /// What it is measured to.
+        to: String,
+        /// How far it is.
+        is: Limit,
+        /// How far it may be.
+        limit: Limit,
+    },
+    /// Whether a bound holds there cannot be told; nothing is guessed.
+    NotMeasured {
+        /// The bound.
+        bound: BoundRef,
+        /// What it is measured to.
+        to: String,
+        /// What is missing.
+        missing: Missing,
+    },
+}
+
+/// What must be known to evaluate a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Missing {
+    /// Neither the worker nor its cluster says where it is.
+    Position,
+    /// The round trip between the worker and its cluster.
+    RoundTrip,
+    /// The round trip, or the position, at the other end.
+    OtherEnd,
+    /// There is neither a cluster nor a label of that name.
+    Area,
+    /// There is no such service.
+    Service,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Position => "it has no position: set worker.location, or cluster.location",
+            Self::RoundTrip => "its round trip to its cluster is not measured yet",
+            Self::OtherEnd => "the other end is not measured, or has no position",
+            Self::Area => "neither a cluster nor a label area=… has this name",
+            Self::Service => "there is no such service",
+        })
+    }
 }
 
 impl fmt::Display for Reason {
@@ -73,6 +148,7 @@ impl fmt::Display for Reason {
             Self::NotConnected => f.write_str("not connected"),
             Self::Cordoned => f.write_str("cordoned"),
             Self::NotNamed => f.write_str("not among the workers the descriptor names"),
+            Self::Label { missing } => write!(f, "lacks `{missing}`"),
             Self::Architecture { has } => write!(f, "is {has}"),
             Self::Virtualization => f.write_str("cannot run this kind of workload"),
             Self::TooFewCores { has, needed } => {
@@ -85,27 +161,62 @@ impl fmt::Display for Reason {
                 write!(f, "{free} of {total} MiB memory free, {needed} needed")
             }
             Self::Storage { free, needed } => write!(f, "{free} MiB storage free, {needed} needed"),
+            Self::Gpus { free, total, needed } => write!(f, "{free} of {total} GPUs free, {needed} needed"),
             Self::Addresses { total } => write!(f, "all {total} addresses of its subnet in use"),
-            Self::HostPort { port, protocol, holder } => {
+            Self::TooMany { has, most } => {
+                write!(f, "has {has} instances of the service, max_instances_per_node is {most}")
+            }
+            Self::HostPort { port, protocol, holder, .. } => {
                 write!(f, "host port {port}/{protocol} is held by {holder}")
             }
+            Self::TooFar { to, is, limit, .. } => write!(f, "{is} from {to}, at most {limit} allowed"),
+            Self::NotMeasured { to, missing, .. } => write!(f, "distance to {to} unknown: {missing}"),
         }
     }
 }
 
 impl Reason {
+    /// One word for the rule, as in the API.
+    #[must_use]
+    pub const fn rule(&self) -> &'static str {
+        match self {
+            Self::NotConnected => "not_connected",
+            Self::Cordoned => "cordoned",
+            Self::NotNamed => "not_named",
+            Self::Label { .. } => "label",
+            Self::Architecture { .. } => "architecture",
+            Self::Virtualization => "virtualization",
+            Self::TooFewCores { .. } => "too_few_cores",
+            Self::Cpu { .. } => "cpu",
+            Self::Memory { .. } => "memory",
+            Self::Storage { .. } => "storage",
+            Self::Gpus { .. } => "gpus",
+            Self::Addresses { .. } => "addresses",
+            Self::TooMany { .. } => "too_many",
+            Self::HostPort { .. } => "host_port",
+            Self::TooFar { .. } => "too_far",
+            Self::NotMeasured { .. } => "not_measured",
+        }
+    }
+
     /// How far the worker got: the further, the more specific the status word of the whole refusal.
     const fn status(&self) -> Status {
         match self {
             Self::NotNamed => Status::NoNodeFound,
-            Self::NotConnected | Self::Cordoned | Self::Architecture { .. } | Self::Virtualization => {
-                Status::NoQualifiedWorkerFound
-            }
+            Self::NotConnected
+            | Self::Cordoned
+            | Self::Label { .. }
+            | Self::Architecture { .. }
+            | Self::Virtualization
+            | Self::TooFar { .. }
+            | Self::NotMeasured { .. } => Status::NoQualifiedWorkerFound,
             Self::TooFewCores { .. }
             | Self::Cpu { .. }
             | Self::Memory { .. }
             | Self::Storage { .. }
+            | Self::Gpus { .. }
             | Self::Addresses { .. }
+            | Self::TooMany { .. }
             | Self::HostPort { .. } => Status::NoWorkerCapacity,
         }
     }

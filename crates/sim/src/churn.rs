@@ -134,7 +134,7 @@ impl World {
         let memory_mib = step(&mut self.agenda, churn.memory_mib);
         let mut spec = ServiceSpec {
             image: "registry.example/image:1".into(),
-            resources: Resources { cpu_millis, memory_mib, storage_mib: 0 },
+            resources: Resources { cpu_millis, memory_mib, storage_mib: 0, gpus: 0 },
             one_shot: self.agenda.chance(0.15),
             at_most_one: self.agenda.chance(0.25),
             ..ServiceSpec::default()

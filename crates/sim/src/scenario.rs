@@ -72,6 +72,7 @@ impl WorkerGroup {
             cpu_millis: amount::millis(self.cpu),
             memory_mib: self.memory.mib(),
             storage_mib: self.storage.mib(),
+            gpus: 0,
         }
     }
 }

@@ -177,9 +177,12 @@ fn speak_as(identity: &std::path::Path, cluster: &str, key: InstanceKey) -> anyh
         name: "worker-a".to_owned(),
         address: "10.99.0.20".to_owned(),
         architecture: Architecture::of_this_program(),
-        capacity: Resources { cpu_millis: 2000, memory_mib: 2000, storage_mib: 2000 },
+        capacity: Resources { cpu_millis: 2000, memory_mib: 2000, storage_mib: 2000, gpus: 0 },
         virtualization: vec!["docker".to_owned()],
         version: "0".to_owned(),
+        labels: Vec::new(),
+        addons: Vec::new(),
+        position: None,
     };
     let hello = WorkerHello { facts, workloads: (0..5).map(report).collect() };
     let hello = bytes_of(&hello)?;

@@ -61,7 +61,7 @@ impl Cluster {
         })
     }
 
-    fn start_move(&mut self, now: Now, key: InstanceKey, from: WorkerId) -> bool {
+    pub(super) fn start_move(&mut self, now: Now, key: InstanceKey, from: WorkerId) -> bool {
         let Some(placed) = self.placed.get(&key) else { return false };
         let Some(place) = placed.placement.filter(|place| place.worker == from) else { return false };
         let finishes_by_itself = placed.desired.spec.one_shot;
@@ -75,6 +75,9 @@ impl Cluster {
                 return false;
             }
         };
+        if worker == from {
+            return false;
+        }
         if placed.desired.spec.at_most_one {
             self.stop_before_move(now, key, place);
         } else {
@@ -110,7 +113,11 @@ impl Cluster {
         self.pending.due_by(now.moment + self.settings.retry_interval);
         let from = self.placed.get(&key).and_then(|placed| placed.placement).map(|place| place.worker);
         let name = from.map(|from| self.worker_name(from)).unwrap_or_default();
-        self.set_detail(key, format!("{CANNOT_LEAVE} {name}, which is being drained: {refusal}"));
+        let why = match from.is_some_and(|from| self.draining.contains(&from)) {
+            true => "which is being drained",
+            false => "which breaks a bound",
+        };
+        self.set_detail(key, format!("{CANNOT_LEAVE} {name}, {why}: {refusal}"));
     }
 
     /// The successor is not there yet: how far it is.

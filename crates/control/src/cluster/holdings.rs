@@ -12,8 +12,9 @@ impl Cluster {
 
     /// Counts a place of an instance.
     pub(super) fn hold(&mut self, key: InstanceKey, place: Placement) {
-        let Some(placed) = self.placed.get(&key) else { return };
         self.held.entry(place.worker).or_default().insert(key);
+        self.watch_bounds(key);
+        let Some(placed) = self.placed.get(&key) else { return };
         if placed.completed && placed.placement == Some(place) {
             return;
         }

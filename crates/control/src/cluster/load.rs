@@ -49,13 +49,14 @@ impl Cluster {
             }
         }
         let grace = now.moment + cluster.settings.start_grace;
+        let position = cluster.position();
         let leased_until = now.moment + cluster.settings.lease + MARGIN;
         for worker in cluster.workers.values_mut() {
             worker.lost_at = Some(grace);
             cluster.alarms.insert((grace, worker.id));
             // What was permitted before is not known any more.
             worker.leased_until = leased_until;
-            let state = worker.state(cluster.settings.cpu_overcommit);
+            let state = worker.state(cluster.settings.cpu_overcommit, position);
             cluster.fleet.upsert(worker.id, WorkerState { connected: false, ..state });
             if worker.availability == Availability::Draining {
                 cluster.draining.insert(worker.id);

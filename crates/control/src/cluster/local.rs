@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use oak_model::message::DesiredInstance;
 use oak_model::sla::ApplicationRequest;
-use oak_model::{Application, ApplicationId, Generation, InstanceKey, JobName, Now, Service, ServiceId};
+use oak_model::{
+    Application, ApplicationId, Generation, InstanceKey, JobName, Now, Service, ServiceId, Surroundings,
+};
 
 use super::records::{Extent, KnownApplication};
 use super::{Cluster, Placed};
@@ -191,7 +193,9 @@ impl Cluster {
             spec: Arc::clone(&found.spec),
             service_addresses: vec![found.address],
             instance_address: address,
+            surroundings: Surroundings::default(),
         };
+        let desired = DesiredInstance { surroundings: self.local_surroundings(service), ..desired };
         self.meta.local_addresses.insert(address);
         self.save_meta();
         self.placed.insert(key, Placed::new(desired));

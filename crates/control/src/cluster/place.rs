@@ -16,7 +16,7 @@ impl Cluster {
     pub fn next_deadline(&self) -> Option<Moment> {
         let alarm = self.alarms.first().map(|(at, _)| *at);
         let handovers = self.handovers.values().map(|(_, at)| *at);
-        handovers.chain(alarm).chain(self.pending.deadline()).min()
+        handovers.chain(alarm).chain(self.pending.deadline()).chain(self.next_look).min()
     }
 
     /// Does what is due: gives up silent workers, tries waiting instances again.
@@ -29,6 +29,7 @@ impl Cluster {
             }
         }
         self.hand_over(now);
+        self.look_at_bounds(now);
         for id in &due {
             if let Some(worker) = self.workers.get_mut(id).filter(|worker| is_due(worker.record.probation)) {
                 worker.record.probation = None;
@@ -242,8 +243,9 @@ pub(super) fn request(desired: &DesiredInstance, avoid: Option<WorkerId>) -> Req
         service: desired.key.service,
         resources: desired.spec.resources,
         architectures: &desired.spec.architectures,
-        workers: &desired.spec.target.workers,
         ports: &desired.spec.ports,
+        target: &desired.spec.target,
+        surroundings: &desired.surroundings,
         avoid,
     }
 }

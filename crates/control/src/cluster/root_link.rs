@@ -121,9 +121,15 @@ impl Cluster {
         let key = desired.key;
         let Some(placed) = self.placed.get_mut(&key) else { return };
         placed.wanted_again = placed.removing;
-        let same = DesiredInstance { generation: desired.generation, ..placed.desired.clone() } == desired;
+        // What is around it may have changed; that is no reason to restart it.
+        let same = DesiredInstance {
+            generation: desired.generation,
+            surroundings: desired.surroundings.clone(),
+            ..placed.desired.clone()
+        } == desired;
         if same {
             placed.desired = desired;
+            self.watch_bounds(key);
         } else {
             self.replace_desired(key, desired);
         }
@@ -198,6 +204,7 @@ impl Cluster {
         if self.placed.remove(&key).is_none() {
             return;
         }
+        self.bounded.remove(&key);
         self.pending.remove(key);
         self.outbox.delete(Table::Placement, key);
         self.forget_records(key.service);

@@ -29,6 +29,9 @@ pub struct Worker {
     /// Until when it may run *at most one* instances by the last permission; they go nowhere else before.
     #[serde(skip)]
     pub(super) leased_until: Moment,
+    /// Round trip to it, smoothed, microseconds.
+    #[serde(skip)]
+    pub round_trip_us: Option<u32>,
     /// How reliable it was lately.
     #[serde(skip)]
     pub(super) record: Reliability,

@@ -12,10 +12,7 @@ use oak_model::message::{
     Assignment, ClusterWelcome, DesiredInstance, RootToCluster, WorkerHello, WorkerToCluster, WorkerToken,
     WorkloadReport,
 };
-use oak_model::{
-    ApplicationId, Architecture, Availability, ClusterId, JobName, Now, Resources, ServiceId, ServiceSpec,
-    Status, WallTime, WorkerFacts,
-};
+use oak_model::{ApplicationId, Architecture, Availability, ClusterId, JobName, Now, Resources, ServiceId, ServiceSpec, Status, Surroundings, WallTime, WorkerFacts};
 
 use super::*;
 use crate::token::TokenRefused;
@@ -31,7 +28,7 @@ fn key(number: u32) -> InstanceKey {
 
 fn desired(number: u32, generation: u64, memory_mib: u32) -> DesiredInstance {
     let name = |text: &str| text.parse().unwrap();
-    let resources = Resources { cpu_millis: 100, memory_mib, storage_mib: 0 };
+    let resources = Resources { cpu_millis: 100, memory_mib, storage_mib: 0, gpus: 0 };
     let [.., high, low] = number.to_be_bytes();
     DesiredInstance {
         key: key(number),
@@ -46,6 +43,7 @@ fn desired(number: u32, generation: u64, memory_mib: u32) -> DesiredInstance {
         spec: Arc::new(ServiceSpec { image: "image".into(), resources, ..ServiceSpec::default() }),
         service_addresses: vec![Ipv4Addr::new(10, 30, 0, 1)],
         instance_address: Ipv4Addr::new(10, 30, high + 1, low),
+        surroundings: Surroundings::default(),
     }
 }
 
@@ -140,9 +138,12 @@ impl Fixture {
             name: "ignored".into(),
             address: String::new(),
             architecture: Architecture::Amd64,
-            capacity: Resources { cpu_millis: 4_000, memory_mib: 1_000, storage_mib: 1_000 },
+            capacity: Resources { cpu_millis: 4_000, memory_mib: 1_000, storage_mib: 1_000, gpus: 0 },
             virtualization: vec!["docker".into()],
             version: "1".into(),
+            labels: Vec::new(),
+            addons: Vec::new(),
+            position: None,
         };
         self.cluster.worker_opened(now, id, session, "192.0.2.1", WorkerHello { facts, workloads });
         self.commit();

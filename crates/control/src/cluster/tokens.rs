@@ -77,6 +77,9 @@ impl Cluster {
                 capacity: Resources::ZERO,
                 virtualization: Vec::new(),
                 version: String::new(),
+                labels: Vec::new(),
+                addons: Vec::new(),
+                position: None,
             },
             subnet: None,
             availability: Availability::Open,
@@ -84,6 +87,7 @@ impl Cluster {
             lost_at: None,
             waiting: false,
             leased_until: Moment::default(),
+            round_trip_us: None,
             record: Reliability::default(),
         };
         self.workers.insert(id, worker);

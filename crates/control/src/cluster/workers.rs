@@ -3,7 +3,7 @@
 use oak_model::message::{
     ClusterToRoot, ClusterToWorker, UsageReport, WorkerHello, WorkerToCluster, WorkerWelcome, WorkloadReport,
 };
-use oak_model::{Availability, Incarnation, InstanceKey, Now, Status, WorkerId};
+use oak_model::{Availability, Incarnation, InstanceKey, Now, Position, Status, WorkerId};
 use oak_placement::WorkerState;
 
 use super::{Cluster, Effect, Parting, Placement, Worker, addresses_of};
@@ -22,7 +22,7 @@ impl Cluster {
             None => return,
             Some(worker) => worker.subnet.or_else(|| self.allocate_subnet()),
         };
-        let overcommit = self.settings.cpu_overcommit;
+        let (overcommit, position) = (self.settings.cpu_overcommit, self.position());
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let mut facts = hello.facts;
         // The name was settled when the worker enrolled.
@@ -38,7 +38,7 @@ impl Cluster {
         worker.waiting = subnet.is_none();
         worker.record.probation = worker.record.probation(now.moment).map(|probation| now.moment + probation);
         self.alarms.extend(worker.record.probation.map(|until| (until, id)));
-        self.fleet.upsert(id, worker.state(overcommit));
+        self.fleet.upsert(id, worker.state(overcommit, position));
         self.expect_the_others(now, id);
         if changed {
             self.save_worker(id);
@@ -146,12 +146,12 @@ impl Cluster {
                 self.request_node_block();
                 break;
             };
-            let overcommit = self.settings.cpu_overcommit;
+            let (overcommit, position) = (self.settings.cpu_overcommit, self.position());
             let Some(worker) = self.workers.get_mut(&id) else { continue };
             worker.waiting = false;
             worker.subnet = Some(subnet);
             let connected = worker.session.is_some();
-            self.fleet.upsert(id, worker.state(overcommit));
+            self.fleet.upsert(id, worker.state(overcommit, position));
             self.fleet.set_connected(id, connected);
             self.save_worker(id);
             self.welcome_worker(id);
@@ -275,11 +275,12 @@ impl Cluster {
 
 impl Worker {
     /// What placement must know about it, with its link up.
-    pub(super) fn state(&self, cpu_overcommit: u32) -> WorkerState {
+    pub(super) fn state(&self, cpu_overcommit: u32, position: Option<Position>) -> WorkerState {
         WorkerState {
             cordoned: self.availability != Availability::Open,
             unreliable: self.record.probation.is_some(),
-            ..WorkerState::new(&self.facts, cpu_overcommit, addresses_of(self.subnet))
+            round_trip_us: self.round_trip_us,
+            ..WorkerState::new(&self.facts, cpu_overcommit, addresses_of(self.subnet), position)
         }
     }
 }

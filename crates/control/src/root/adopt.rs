@@ -15,7 +15,6 @@ use std::time::Duration;
 use oak_model::message::{ClusterHello, HeldInstance, Holdings, InstanceReport, Lineage, RootToCluster};
 use oak_model::{Application, ApplicationId, ClusterId, InstanceKey, JobName, Name, Now, Service, ServiceId};
 
-use super::state::desired;
 use super::{Cluster, Instance, Root};
 use crate::{Entropy, Table};
 
@@ -118,7 +117,7 @@ impl Root {
                 continue;
             }
             let here = self.instances.get(&key).filter(|instance| instance.cluster == Some(id));
-            let wish = here.and_then(|instance| Some(desired(self.services.get(&key.service)?, instance)));
+            let wish = here.and_then(|instance| self.wish(instance.key));
             match wish {
                 Some(desired) => self.send(id, RootToCluster::Set(desired)),
                 None => {
@@ -212,6 +211,7 @@ impl Root {
         application.services.push(service.id);
         self.outbox.put(Table::Application, application.id, application);
         self.outbox.put(Table::Service, service.id, &service);
+        self.know_links(&service);
         self.services.insert(service.id, service);
     }
 

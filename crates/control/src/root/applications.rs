@@ -62,21 +62,7 @@ impl Root {
         owner: &str,
         requests: Vec<ApplicationRequest>,
     ) -> Result<Vec<ApplicationId>, Refusal> {
-        let mut names = HashSet::new();
-        for request in &requests {
-            let key = (owner.to_owned(), request.name.clone(), request.namespace.clone());
-            if self.application_names.contains_key(&key) || !names.insert(key) {
-                return Err(Refusal::ApplicationExists {
-                    name: request.name.clone(),
-                    namespace: request.namespace.clone(),
-                });
-            }
-        }
-        let prepared = requests
-            .iter()
-            .map(|request| (&request.name, &request.namespace, &[][..], &request.services[..]))
-            .collect::<Vec<_>>();
-        self.check_services(&prepared)?;
+        self.check_applications(owner, &requests)?;
         let mut created = Vec::with_capacity(requests.len());
         for request in requests {
             let id = ApplicationId::new(now.wall, entropy.next_u64());
@@ -96,6 +82,29 @@ impl Root {
             created.push(id);
         }
         Ok(created)
+    }
+
+    /// Checks names and addresses of new applications against what exists and against each other.
+    pub(super) fn check_applications(
+        &self,
+        owner: &str,
+        requests: &[ApplicationRequest],
+    ) -> Result<(), Refusal> {
+        let mut names = HashSet::new();
+        for request in requests {
+            let key = (owner.to_owned(), request.name.clone(), request.namespace.clone());
+            if self.application_names.contains_key(&key) || !names.insert(key) {
+                return Err(Refusal::ApplicationExists {
+                    name: request.name.clone(),
+                    namespace: request.namespace.clone(),
+                });
+            }
+        }
+        let prepared = requests
+            .iter()
+            .map(|request| (&request.name, &request.namespace, &[][..], &request.services[..]))
+            .collect::<Vec<_>>();
+        self.check_services(&prepared)
     }
 
     /// Adds services to an application: all of them, or none.
@@ -155,6 +164,7 @@ impl Root {
             self.undeploy(now, key)?;
         }
         let Some(service) = self.services.remove(&id) else { return Ok(()) };
+        self.linked.remove(&id);
         self.addresses.release(service.address);
         self.outbox.delete(Table::Service, id);
         if let Some(application) = self.applications.get_mut(&service.application) {
@@ -241,6 +251,7 @@ impl Root {
             };
             parent.services.push(id);
             self.outbox.put(Table::Service, id, &service);
+            self.know_links(&service);
             self.services.insert(id, service);
             created.push(id);
         }
@@ -252,7 +263,7 @@ impl Root {
     }
 }
 
-fn job_name(application: &Name, namespace: &Name, request: &ServiceRequest) -> JobName {
+pub(super) fn job_name(application: &Name, namespace: &Name, request: &ServiceRequest) -> JobName {
     JobName {
         application: application.clone(),
         application_namespace: namespace.clone(),

@@ -9,7 +9,7 @@ use oak_model::message::{
 use oak_model::{Availability, ClusterId, Generation, InstanceKey, Now, Status, WorkerId};
 use oak_placement::{Fleet, WorkerState};
 
-use super::state::{HistorySample, desired, push_sample};
+use super::state::{HistorySample, push_sample};
 use super::{Effect, Root};
 use crate::Table;
 use crate::counter::LARGEST_LEAP;
@@ -125,7 +125,7 @@ impl Root {
             .iter()
             .filter_map(|key| self.instances.get(key))
             .filter(|instance| !instance.moving)
-            .filter_map(|instance| Some(desired(self.services.get(&instance.key.service)?, instance)))
+            .filter_map(|instance| self.wish(instance.key))
             .collect();
         let (applications, services) = self.records_of(instances.iter().map(|desired| desired.key));
         let tokens = self
@@ -165,6 +165,15 @@ impl Root {
     pub fn cluster_alive(&mut self, now: Now, id: ClusterId) {
         if let Some(cluster) = self.clusters.get_mut(&id) {
             cluster.last_seen = now.wall;
+        }
+    }
+
+    /// The link measured how long a message to a cluster and back takes.
+    pub fn cluster_measured(&mut self, now: Now, id: ClusterId, session: u64, round_trip_us: u32) {
+        if let Some(cluster) = self.clusters.get_mut(&id).filter(|cluster| cluster.session == Some(session)) {
+            cluster.round_trip_us = Some(round_trip_us);
+            // Perhaps somebody waits for exactly this.
+            self.retry_soon(now);
         }
     }
 
@@ -214,7 +223,9 @@ impl Root {
     fn update_worker(&mut self, id: ClusterId, worker: WorkerSummary) {
         let overcommit = self.settings.cpu_overcommit;
         let Some(cluster) = self.clusters.get_mut(&id) else { return };
-        let mut state = WorkerState::new(&worker.facts, overcommit, ADDRESSES_PER_WORKER);
+        let position = cluster.position();
+        let mut state = WorkerState::new(&worker.facts, overcommit, ADDRESSES_PER_WORKER, position);
+        state.round_trip_us = worker.round_trip_us;
         state.connected = worker.connected;
         state.cordoned = worker.availability != Availability::Open;
         cluster.fleet.upsert(worker.id, state);

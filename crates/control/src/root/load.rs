@@ -54,6 +54,7 @@ impl Root {
             Table::Service => {
                 let service: Service = row.parse()?;
                 self.addresses.claim(service.address);
+                self.know_links(&service);
                 self.services.insert(service.id, service);
             }
             Table::Instance => {

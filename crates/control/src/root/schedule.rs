@@ -1,15 +1,15 @@
 //! Choosing the cluster of an instance, and trying again when none could take it.
 
 use oak_model::message::RootToCluster;
-use oak_model::{ClusterId, InstanceKey, Moment, Now, ServiceSpec, Status, WorkerId};
+use oak_model::{ClusterId, InstanceKey, Moment, Now, ServiceSpec, Status, Surroundings, WorkerId};
 use oak_placement::{Refusal as NoWorker, Request};
 
-use super::state::desired;
 use super::{Cluster, Root, Service};
 
 /// Why no cluster can take an instance.
+#[derive(Debug)]
 pub(super) struct NoCluster {
-    status: Status,
+    pub(super) status: Status,
     pub(super) detail: String,
 }
 
@@ -43,18 +43,27 @@ impl Root {
     pub(super) fn schedule(&mut self, now: Now, key: InstanceKey) {
         let Some(instance) = self.instances.get(&key) else { return };
         let Some(service) = self.services.get(&key.service) else { return };
+        match self.decide(now, service, instance.avoid) {
+            Ok((cluster, worker)) => self.assign(now, key, cluster, worker),
+            Err(refusal) => self.wait(now, key, refusal),
+        }
+    }
+
+    /// The cluster, and probably the worker, that would take one more instance of a service now.
+    pub(super) fn decide(
+        &self,
+        now: Now,
+        service: &Service,
+        avoid: Option<ClusterId>,
+    ) -> Result<(ClusterId, WorkerId), NoCluster> {
         if let Some(cluster) = self.may_have_it_already(now, service) {
             let detail = format!(
                 "this root was restored from a backup and waits for cluster {}, which may have it already",
                 cluster.name
             );
-            self.wait(now, key, NoCluster { status: Status::TargetClusterNotActive, detail });
-            return;
+            return Err(NoCluster { status: Status::TargetClusterNotActive, detail });
         }
-        match self.choose(service, instance.avoid) {
-            Ok((cluster, worker)) => self.assign(now, key, cluster, worker),
-            Err(refusal) => self.wait(now, key, refusal),
-        }
+        self.choose(service, avoid)
     }
 
     /// Gives an instance to a cluster.
@@ -84,8 +93,7 @@ impl Root {
         if is_first {
             self.send_records(cluster, &[key]);
         }
-        let wish = self.instances.get(&key).zip(self.services.get(&key.service));
-        if let Some(desired) = wish.map(|(instance, service)| desired(service, instance)) {
+        if let Some(desired) = self.wish(key) {
             self.send(cluster, RootToCluster::Set(desired));
         }
         self.save_instance(key);
@@ -115,8 +123,9 @@ impl Root {
         let (Some(current), Some(service)) = (instance.cluster, self.services.get(&key.service)) else {
             return;
         };
-        let Ok((other, _)) = self.choose(service, Some(current)) else { return };
-        if other == current {
+        let other = self.choose(service, Some(current)).ok().map(|(other, _)| other);
+        if other.is_none_or(|other| other == current) {
+            self.tell_surroundings(now, key, current);
             return;
         }
         let generation = self.next_generation();
@@ -137,17 +146,20 @@ impl Root {
         avoid: Option<ClusterId>,
     ) -> Result<(ClusterId, WorkerId), NoCluster> {
         let spec = &*service.spec;
-        let request = request(service);
         let allowed = |cluster: &&Cluster| is_allowed(spec, cluster);
         let mut refusals: Vec<(&Cluster, NoWorker)> = Vec::new();
-        let mut best: Option<(bool, usize, u32, ClusterId, WorkerId)> = None;
+        let mut best: Option<(bool, u32, usize, u32, ClusterId, WorkerId)> = None;
         for cluster in self.clusters.values().filter(allowed).filter(|cluster| cluster.is_active()) {
+            let surroundings = self.surroundings(service, cluster);
+            let request = request(service, &surroundings);
             match cluster.fleet.place(&request) {
                 Ok(worker) => {
+                    let penalty = cluster.fleet.penalty(worker, &request);
                     let siblings =
                         self.instances_of(service.id).filter(|i| i.cluster == Some(cluster.id)).count();
+                    let avoided = avoid == Some(cluster.id);
                     let rank =
-                        (avoid == Some(cluster.id), siblings, cluster.fleet.commitment(), cluster.id, worker);
+                        (avoided, penalty, siblings, cluster.fleet.commitment(), cluster.id, worker);
                     if best.as_ref().is_none_or(|best| rank < *best) {
                         best = Some(rank);
                     }
@@ -157,11 +169,11 @@ impl Root {
         }
         match best {
             Some((.., cluster, worker)) => Ok((cluster, worker)),
-            None => Err(self.explain(spec, &refusals)),
+            None => Err(self.no_cluster(spec, &refusals)),
         }
     }
 
-    fn explain(&self, spec: &ServiceSpec, refusals: &[(&Cluster, NoWorker)]) -> NoCluster {
+    fn no_cluster(&self, spec: &ServiceSpec, refusals: &[(&Cluster, NoWorker)]) -> NoCluster {
         let named = !spec.target.clusters.is_empty();
         let known: Vec<_> = self.clusters.values().filter(|cluster| is_allowed(spec, cluster)).collect();
         if known.is_empty() && named {
@@ -193,18 +205,19 @@ impl Root {
     }
 }
 
-fn is_allowed(spec: &ServiceSpec, cluster: &Cluster) -> bool {
+pub(super) fn is_allowed(spec: &ServiceSpec, cluster: &Cluster) -> bool {
     let names = &spec.target.clusters;
     names.is_empty() || names.contains(&cluster.name)
 }
 
-fn request(service: &Service) -> Request<'_> {
+pub(super) fn request<'a>(service: &'a Service, surroundings: &'a Surroundings) -> Request<'a> {
     Request {
         service: service.id,
         resources: service.spec.resources,
         architectures: &service.spec.architectures,
-        workers: &service.spec.target.workers,
         ports: &service.spec.ports,
+        target: &service.spec.target,
+        surroundings,
         avoid: None,
     }
 }

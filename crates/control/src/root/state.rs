@@ -7,7 +7,8 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 use oak_model::message::{DesiredInstance, InstanceReport, Lineage, NodeUsage, WorkerSummary};
 use oak_model::{
-    ApplicationId, ClusterId, Generation, InstanceKey, Moment, Service, Status, WallTime, WorkerId,
+    ApplicationId, ClusterId, Generation, InstanceKey, Moment, Position, Service, Status, Surroundings, WallTime,
+    WorkerId,
 };
 use oak_placement::Fleet;
 use serde::{Deserialize, Serialize};
@@ -189,6 +190,9 @@ pub struct Cluster {
     /// Time of its last sign of life.
     #[serde(skip)]
     pub last_seen: WallTime,
+    /// Round trip to it, smoothed, microseconds.
+    #[serde(skip)]
+    pub round_trip_us: Option<u32>,
     /// Its workers.
     #[serde(skip)]
     pub workers: BTreeMap<WorkerId, WorkerSummary>,
@@ -213,6 +217,12 @@ impl Cluster {
         self.session.is_some()
     }
 
+    /// Where it is, if it says so in the usual form.
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        self.location.parse().ok()
+    }
+
     /// Average CPU and memory load of its workers, percent.
     #[must_use]
     pub fn average_load(&self) -> (f32, f32) {
@@ -228,7 +238,7 @@ impl Cluster {
 
 /// What a cluster is told about an instance.
 #[must_use]
-pub(super) fn desired(service: &Service, instance: &Instance) -> DesiredInstance {
+pub(super) fn desired(service: &Service, instance: &Instance, surroundings: Surroundings) -> DesiredInstance {
     DesiredInstance {
         key: instance.key,
         generation: instance.generation,
@@ -237,5 +247,6 @@ pub(super) fn desired(service: &Service, instance: &Instance) -> DesiredInstance
         spec: Arc::clone(&service.spec),
         service_addresses: vec![service.address],
         instance_address: instance.address,
+        surroundings,
     }
 }

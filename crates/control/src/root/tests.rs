@@ -20,7 +20,7 @@ fn at(ms: u64) -> Now {
 }
 
 fn memory(memory_mib: u32) -> ServiceSpec {
-    let resources = Resources { cpu_millis: 100, memory_mib, storage_mib: 0 };
+    let resources = Resources { cpu_millis: 100, memory_mib, storage_mib: 0, gpus: 0 };
     ServiceSpec { image: "image".into(), resources, ..ServiceSpec::default() }
 }
 
@@ -160,15 +160,19 @@ fn summary(number: u64, memory_mib: u32) -> WorkerSummary {
             name: format!("worker{number}"),
             address: "192.0.2.9".into(),
             architecture: Architecture::Amd64,
-            capacity: Resources { cpu_millis: 4_000, memory_mib, storage_mib: 1_000 },
+            capacity: Resources { cpu_millis: 4_000, memory_mib, storage_mib: 1_000, gpus: 0 },
             virtualization: vec!["docker".into()],
             version: "1".into(),
+            labels: Vec::new(),
+            addons: Vec::new(),
+            position: None,
         },
         reserved: Resources::ZERO,
         instances: 0,
         connected: true,
         host_ports: Vec::new(),
         availability: oak_model::Availability::Open,
+        round_trip_us: None,
     }
 }
 

@@ -99,6 +99,7 @@ impl Root {
             workers: BTreeMap::new(),
             usage: BTreeMap::new(),
             history: VecDeque::new(),
+            round_trip_us: None,
             fleet: Fleet::new(),
             instances: BTreeSet::new(),
         });

@@ -5,7 +5,7 @@ mod leases;
 use std::sync::Arc;
 
 use oak_model::message::{ClusterToWorker, DesiredInstance, WorkerWelcome};
-use oak_model::{ApplicationId, Generation, JobName, Now, Protocol, ServiceId, ServiceSpec, Status};
+use oak_model::{ApplicationId, Generation, JobName, Now, Protocol, ServiceId, ServiceSpec, Status, Surroundings};
 
 use super::*;
 use crate::{Row, SeededEntropy};
@@ -40,6 +40,7 @@ fn assignment(number: u32, incarnation: u64) -> Assignment {
             spec: Arc::new(ServiceSpec { image: "image".into(), ..ServiceSpec::default() }),
             service_addresses: vec![Ipv4Addr::new(10, 30, 0, 1)],
             instance_address: Ipv4Addr::new(10, 30, 1, last),
+            surroundings: Surroundings::default(),
         },
     }
 }

@@ -1,3 +1,5 @@
+use oak_model::{Architecture, Surroundings, TargetConstraints};
+
 use super::*;
 use proptest::prelude::*;
 
@@ -14,22 +16,26 @@ fn state(name: &str, cores: u32, memory_mib: u32) -> WorkerState {
         name: name.to_owned(),
         architecture: Architecture::Amd64,
         runs_containers: true,
-        capacity: Resources { cpu_millis: cores * 1000, memory_mib, storage_mib: 1000 },
+        capacity: Resources { cpu_millis: cores * 1000, memory_mib, storage_mib: 1000, gpus: 0 },
         reservable_cpu_millis: cores * 1000,
         addresses: 100,
         connected: true,
         cordoned: false,
         unreliable: false,
+        labels: Vec::new(),
+        position: None,
+        round_trip_us: None,
     }
 }
 
 fn request(service_number: u64, cores: u32, memory_mib: u32) -> Request<'static> {
     Request {
         service: service(service_number),
-        resources: Resources { cpu_millis: cores * 1000, memory_mib, storage_mib: 0 },
+        resources: Resources { cpu_millis: cores * 1000, memory_mib, storage_mib: 0, gpus: 0 },
         architectures: &[],
-        workers: &[],
         ports: &[],
+        target: TargetConstraints::anywhere(),
+        surroundings: Surroundings::none(),
         avoid: None,
     }
 }
@@ -49,7 +55,7 @@ fn takes_the_least_committed_worker() {
         worker(0),
         service(9),
         "x",
-        Resources { cpu_millis: 1000, memory_mib: 0, storage_mib: 0 },
+        Resources { cpu_millis: 1000, memory_mib: 0, storage_mib: 0, gpus: 0 },
         &[],
     );
     assert_eq!(fleet.place(&request(1, 1, 10)), Ok(worker(1)));
@@ -63,7 +69,7 @@ fn spreads_instances_of_one_service_before_balancing_load() {
         worker(1),
         service(2),
         "y",
-        Resources { cpu_millis: 3000, memory_mib: 0, storage_mib: 0 },
+        Resources { cpu_millis: 3000, memory_mib: 0, storage_mib: 0, gpus: 0 },
         &[],
     );
     assert_eq!(fleet.place(&request(1, 1, 10)), Ok(worker(1)));
@@ -76,7 +82,7 @@ fn a_refusal_names_every_worker_with_its_number() {
         worker(1),
         service(9),
         "x",
-        Resources { cpu_millis: 0, memory_mib: 1500, storage_mib: 0 },
+        Resources { cpu_millis: 0, memory_mib: 1500, storage_mib: 0, gpus: 0 },
         &[],
     );
     let refusal = fleet.place(&request(1, 1, 1000)).unwrap_err();
@@ -122,8 +128,8 @@ fn an_avoided_worker_is_the_last_resort() {
 fn silent_and_foreign_workers_are_not_chosen() {
     let mut fleet = fleet(&[("a", 4, 1000), ("b", 4, 1000)]);
     fleet.set_connected(worker(0), false);
-    let names = ["a".to_owned()];
-    let pinned = Request { workers: &names, ..request(1, 1, 1) };
+    let target = TargetConstraints { workers: vec!["a".to_owned()], ..TargetConstraints::default() };
+    let pinned = Request { target: &target, ..request(1, 1, 1) };
     assert_eq!(
         fleet.place(&pinned).unwrap_err().to_string(),
         "a: not connected; b: not among the workers the descriptor names"

@@ -383,9 +383,12 @@ fn hello(name: &str) -> ClusterHello {
         name: "worker1".into(),
         address: "192.0.2.31".into(),
         architecture: Architecture::Amd64,
-        capacity: Resources { cpu_millis: 4000, memory_mib: 8000, storage_mib: 10_000 },
+        capacity: Resources { cpu_millis: 4000, memory_mib: 8000, storage_mib: 10_000, gpus: 0 },
         virtualization: vec!["docker".into()],
         version: "0.1.0".into(),
+        labels: Vec::new(),
+        addons: Vec::new(),
+        position: None,
     };
     let worker = WorkerSummary {
         id: worker_id(),
@@ -395,6 +398,7 @@ fn hello(name: &str) -> ClusterHello {
         connected: true,
         host_ports: Vec::new(),
         availability: oak_model::Availability::Open,
+        round_trip_us: None,
     };
     ClusterHello {
         name: name.into(),

@@ -101,6 +101,7 @@ impl WorkloadEntry {
                 cpu_millis: millis(self.cpu),
                 memory_mib: self.memory.mib(),
                 storage_mib: self.storage.mib(),
+                gpus: 0,
             },
             one_shot: self.one_shot,
             at_most_one: self.at_most_one,
