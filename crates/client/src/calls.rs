@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::client::{Call, Client};
 use crate::error::ClientError;
 use crate::record::{
-    Application, Cluster, JoinToken, Service, ServicesCreated, TokenRole, Worker, WorkerDetails,
+    Application, Cluster, Explanation, JoinToken, Plan, Service, ServicesCreated, TokenRole, Worker, WorkerDetails,
 };
 
 impl Client {
@@ -20,6 +20,33 @@ impl Client {
     pub async fn create_applications(&self, descriptor: &Value) -> Result<Vec<Application>, ClientError> {
         let call = Call::new(Method::POST, &["api", "application", ""], "create the application");
         self.fetch(call.body(descriptor)).await
+    }
+
+    /// What registering the applications of a descriptor with `instances` of each service would do; nothing changes.
+    ///
+    /// # Errors
+    /// As for [`Client::create_applications`].
+    pub async fn plan_applications(&self, descriptor: &Value, instances: u32) -> Result<Plan, ClientError> {
+        let call = Call::new(Method::POST, &["api", "application", ""], "plan the application");
+        self.fetch(call.query("dry_run", true).query("instances", instances).body(descriptor)).await
+    }
+
+    /// Why an instance is where it is, or nowhere; without a number, where one more would go.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if there is no such service or instance.
+    pub async fn explain(
+        &self,
+        service: &str,
+        number: Option<u32>,
+        all: bool,
+    ) -> Result<Explanation, ClientError> {
+        let number = number.map(|number| number.to_string());
+        let mut path = vec!["api", "service", non_empty(service)?];
+        path.extend(number.iter().flat_map(|number| ["instance", number]));
+        path.push("explain");
+        let call = Call::new(Method::GET, &path, format!("explain service {service}"));
+        self.fetch(if all { call.query("all", true) } else { call }).await
     }
 
     /// All applications the caller may see.

@@ -29,6 +29,7 @@ pub use client::{Client, Credentials};
 pub use error::{ClientError, ClientErrorKind};
 pub use logs::{LogOptions, LogStream};
 pub use record::{
-    Application, Cluster, FailedService, Instance, InstanceOnWorker, JoinToken, Service, ServicesCreated,
-    TokenRole, Worker, WorkerDetails, WorkerFacts,
+    Application, Cluster, ExplainedCluster, ExplainedWorker, Explanation, FailedService, Instance,
+    InstanceOnWorker, JoinToken, Place, Plan, PlannedInstance, PlannedService, Reason, Service,
+    ServicesCreated, Suggestion, TokenRole, Worker, WorkerDetails, WorkerFacts,
 };

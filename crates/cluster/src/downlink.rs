@@ -64,6 +64,11 @@ async fn handle(
                 }
             }
         }
+        ParentEvent::RoundTrip { peer, session, round_trip } => {
+            let Some(worker) = worker_of(&peer, cluster) else { return Ok(()) };
+            let micros = u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX);
+            engine.post(move |machine, now, _| machine.worker_measured(now, worker, session, micros)).await
+        }
         ParentEvent::Closed { peer, session, reason } => {
             sessions.remove(session);
             let Some(worker) = worker_of(&peer, cluster) else { return Ok(()) };

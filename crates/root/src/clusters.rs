@@ -157,6 +157,11 @@ async fn handle(event: ParentEvent, engine: &Engine<Root>, sessions: &Sessions) 
                 }
             }
         }
+        ParentEvent::RoundTrip { peer, session, round_trip } => {
+            let Some(cluster) = cluster_of(&peer) else { return Ok(()) };
+            let micros = u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX);
+            engine.post(move |root, now, _| root.cluster_measured(now, cluster, session, micros)).await
+        }
         ParentEvent::Closed { peer, session, reason } => {
             sessions.remove(session);
             let Some(cluster) = cluster_of(&peer) else { return Ok(()) };

@@ -15,6 +15,8 @@ const ID_BYTES: usize = 64;
 const LAYERS: usize = 500;
 /// Bound of the strings of one request (arguments, environment, labels …), as for `execve`.
 const TEXT_BYTES: usize = 1 << 20;
+/// Bound of device nodes of one container.
+const DEVICES: usize = 512;
 /// Bound of bind mounts of one container.
 const MOUNTS: usize = 256;
 
@@ -280,6 +282,9 @@ pub struct ContainerRequest {
     pub mounts: Vec<BindMount>,
     /// Whether the container gets all capabilities and devices, writable `/sys` and no system call filter.
     pub privileged: bool,
+    /// Device nodes of the host that a container without privileges gets, at the same path.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<PathBuf>,
     /// What asks this program to stop; kept for the caller, the runtime sends nothing by itself.
     pub stop_signal: Signal,
     /// Where output goes.
@@ -308,6 +313,7 @@ impl ContainerRequest {
             limits: Limits::default(),
             mounts: Vec::new(),
             privileged: false,
+            devices: Vec::new(),
             stop_signal: Signal::TERM,
             log,
             cgroup_parent: CgroupParent::default(),
@@ -328,6 +334,9 @@ impl ContainerRequest {
         }
         if self.mounts.len() > MOUNTS {
             return Err(InvalidRequest::new("mounts", format!("are more than {MOUNTS}")));
+        }
+        if self.devices.len() > DEVICES || !self.devices.iter().all(|path| path.starts_with("/dev")) {
+            return Err(InvalidRequest::new("devices", format!("must be at most {DEVICES}, all below /dev")));
         }
         if self.hostname.len() > 63 {
             return Err(InvalidRequest::new("hostname", "is longer than 63 bytes"));

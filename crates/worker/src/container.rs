@@ -17,6 +17,9 @@ const MAX_PIDS: u32 = 4096;
 /// Label under which the runtime keeps the instance a container belongs to.
 pub(crate) const INSTANCE_LABEL: &str = "oakestra.instance";
 
+/// Label under which the runtime keeps the GPUs of a container.
+pub(crate) const GPU_LABEL: &str = "oakestra.gpus";
+
 /// Where the worker keeps what belongs to its containers.
 #[derive(Clone, Debug)]
 pub(crate) struct Places {

@@ -9,7 +9,7 @@ use oak_model::{Architecture, Resources, WorkerFacts};
 use crate::WorkerConfig;
 
 /// Facts for the hello.
-pub(crate) fn worker_facts(config: &WorkerConfig) -> WorkerFacts {
+pub(crate) fn worker_facts(config: &WorkerConfig, gpus: u32) -> WorkerFacts {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let cpu = u32::try_from(cores).unwrap_or(u32::MAX).saturating_mul(1000);
     let memory = memory_total_mib().unwrap_or(0);
@@ -27,9 +27,13 @@ pub(crate) fn worker_facts(config: &WorkerConfig) -> WorkerFacts {
             cpu_millis: if cores > 2 { cpu.saturating_sub(config.reserve_cpu_millis) } else { cpu },
             memory_mib: memory.saturating_sub(config.reserve_memory_mib),
             storage_mib: free_storage_mib(&config.directory).unwrap_or(0),
+            gpus,
         },
         virtualization: vec!["docker".to_owned()],
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        labels: config.labels.clone(),
+        addons: config.addons.clone(),
+        position: config.position,
     }
 }
 

@@ -16,6 +16,7 @@ mod demo;
 mod down;
 mod facts;
 mod garbage;
+mod gpus;
 mod logs;
 mod network;
 mod operations;
@@ -31,6 +32,7 @@ use std::path::PathBuf;
 use oak_control::worker::Settings;
 use oak_image::ImageStoreConfig;
 use oak_link::JoinToken;
+use oak_model::Position;
 use oak_store::StoreError;
 use tokio::sync::watch;
 
@@ -55,6 +57,14 @@ pub struct WorkerConfig {
     pub reserve_memory_mib: u32,
     /// CPU kept back for the machine itself, thousandths of a core.
     pub reserve_cpu_millis: u32,
+    /// What the operator says about this machine; descriptors may ask for it.
+    pub labels: Vec<String>,
+    /// Additional services of this machine; descriptors may ask for them.
+    pub addons: Vec<String>,
+    /// Where it is, if that differs from its cluster.
+    pub position: Option<Position>,
+    /// Device nodes of its GPUs, one each; empty: those of the NVIDIA driver; `none`: no GPUs.
+    pub gpus: Vec<String>,
     /// Gateway device of the instances.
     pub bridge: String,
     /// Largest packet of the instances, bytes.

@@ -18,7 +18,8 @@ use tokio::sync::{Notify, SetOnce, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use crate::container::{Places, container_id, request};
+use crate::container::{GPU_LABEL, Places, container_id, request};
+use crate::gpus::{self, Gpus};
 use crate::network::Network;
 use crate::ports::HostPorts;
 use crate::{demo, encode};
@@ -38,6 +39,7 @@ pub(crate) struct Operations {
     pub(crate) leases: Leases,
     pub(crate) clock: SystemClock,
     pub(crate) places: Places,
+    pub(crate) gpus: Gpus,
     /// The operation under way for each workload.
     pub(crate) running: Mutex<HashMap<InstanceKey, Running>>,
     /// For each process that was started or adopted: whether it has ended.
@@ -218,6 +220,7 @@ impl Operations {
             }
             Err(why) => {
                 self.ports.settle(key);
+                self.gpus.release(key);
                 self.fail(key, attempt, why).await;
             }
         }
@@ -243,6 +246,11 @@ impl Operations {
         let attached = network.attach(attach).await.map_err(|error| chain(&error))?;
         let mut request = request(assignment, &image, address, &attached.namespace, &self.places)
             .map_err(|error| chain(&error))?;
+        let given = self.gpus.assign(key, spec.resources.gpus).map_err(|error| error.to_string())?;
+        if !given.is_empty() {
+            request.labels.insert(GPU_LABEL.to_owned(), gpus::label(&given));
+            request.devices = self.gpus.nodes(&given);
+        }
         request.run_until = self.leases.get(key);
         let (started, observer) = self.runtime.create(request).await.map_err(|error| chain(&error))?;
         // It may have been renewed while the container was created.
@@ -260,6 +268,7 @@ impl Operations {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).insert(key, ended);
         tokio::spawn(async move {
             let status = observer.await;
+            operations.gpus.release(key);
             has_ended.send_replace(true);
             let exit = exit(&status);
             info!(instance = %key, code = exit.code, signal = exit.signal, out_of_memory = exit.out_of_memory, "instance ended");
@@ -281,8 +290,9 @@ impl Operations {
         let mut problems = Vec::new();
         self.ports.settle(key);
         self.leases.set(key, None);
-        if let Err(error) = self.end(key, grace).await {
-            problems.push(error);
+        match self.end(key, grace).await {
+            Ok(()) => self.gpus.release(key),
+            Err(error) => problems.push(error),
         }
         if let Some(network) = self.network.opened().await
             && let Err(error) = network.detach(&key.to_string()).await

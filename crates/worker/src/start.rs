@@ -17,7 +17,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::container::{INSTANCE_LABEL, Places};
+use crate::container::{GPU_LABEL, INSTANCE_LABEL, Places};
+use crate::gpus::Gpus;
 use crate::network::{Network, NetworkSettings};
 use crate::operations::{Leases, Operations, exit};
 use crate::ports::HostPorts;
@@ -75,7 +76,7 @@ impl BoundWorker {
         let directory = &self.config.directory;
         let (store, rows) = FileStore::open(directory)?;
         let operations = Arc::new(self.operations(clock)?);
-        let survivors = adopt(operations.runtime.as_ref()).await?;
+        let survivors = adopt(&operations).await?;
         let Loaded { machine, adopted, damaged } = load(&self.config, clock.now(), &store, rows, &survivors)?;
         sweep(&operations, &machine, &survivors, &damaged).await;
 
@@ -90,7 +91,7 @@ impl BoundWorker {
         tasks.spawn(Network::follow(Arc::clone(&operations)));
         tasks.spawn(garbage::run(Arc::clone(&operations), engine.clone()));
         tasks.spawn(usage::run(Arc::clone(&operations), engine.clone()));
-        let facts = facts::worker_facts(&self.config);
+        let facts = facts::worker_facts(&self.config, operations.gpus.count());
         info!(name = facts.name, identity = %self.credentials.identity(), capacity = %facts.capacity, "worker ready");
         let uplink =
             uplink::start(&mut tasks, &self.config.cluster, &self.credentials, facts, engine, &operations)?;
@@ -125,6 +126,7 @@ impl BoundWorker {
                 mtu: self.config.mtu,
                 table: self.config.table.clone(),
             })),
+            gpus: Gpus::find(Path::new("/"), &self.config.gpus),
             leases: Leases::default(),
             clock,
             ports: HostPorts::new(self.config.claimed_ports.clone()),
@@ -153,13 +155,17 @@ pub(crate) fn places(directory: &Path) -> Result<Places, WorkerError> {
 }
 
 /// Lists what is there; what is neither running nor has ended properly is removed.
-async fn adopt(runtime: &dyn Runtime) -> Result<Survivors, WorkerError> {
+async fn adopt(operations: &Operations) -> Result<Survivors, WorkerError> {
+    let runtime = operations.runtime.as_ref();
     let mut survivors = Survivors { found: BTreeMap::new(), observers: BTreeMap::new() };
     for container in runtime.adopt().await? {
         let key = container.labels.get(INSTANCE_LABEL).and_then(|text| text.parse::<InstanceKey>().ok());
         match (key, container.state) {
             (Some(key), AdoptedState::Running { pid, observer }) => {
                 info!(instance = %key, pid, "instance still runs");
+                if let Some(label) = container.labels.get(GPU_LABEL) {
+                    operations.gpus.adopt(key, label);
+                }
                 survivors.found.insert(key, Found::Running);
                 survivors.observers.insert(key, observer);
             }

@@ -7,12 +7,12 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use oak_client::{Application, Client, ClientErrorKind, Service};
+use oak_client::{Application, Client, ClientErrorKind, Plan, Service};
 use oak_model::sla::{self, ApplicationRequest, ServiceRequest, SlaDocument, SlaErrorKind, SlaErrors};
 use serde_json::{Map, Value};
 
-use super::{EXIT_FAILURE, Failure};
-use crate::output::Output;
+use super::{EXIT_FAILURE, Failure, explain};
+use crate::output::{Format, Output, clean};
 
 /// What to apply.
 #[derive(Args, Clone, Debug)]
@@ -23,6 +23,12 @@ pub(crate) struct Arguments {
     /// Deploy until each service has at least this many instances
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1000))]
     deploy: u32,
+    /// Change nothing: tell where the instances of new applications would go, or why nowhere
+    #[arg(long)]
+    dry_run: bool,
+    /// Form of the plan of --dry-run
+    #[arg(short, long, value_enum, default_value_t, requires = "dry_run")]
+    output: Format,
 }
 
 impl Arguments {
@@ -34,6 +40,9 @@ impl Arguments {
         }
         if document.applications.is_empty() {
             output.say("the descriptor names no application")?;
+        }
+        if self.dry_run {
+            return self.plan(client, &document, output).await;
         }
         let mut differences = Vec::new();
         for request in &document.applications {
@@ -55,6 +64,34 @@ impl Arguments {
         Err(failure.hint("delete the service with `oak delete service NAME` and apply again"))
     }
 
+    /// Asks the root what it would do with the applications that do not exist yet.
+    async fn plan(
+        &self,
+        client: &Client,
+        document: &SlaDocument,
+        output: &mut Output<'_>,
+    ) -> Result<(), Failure> {
+        let mut plans = Vec::new();
+        for request in &document.applications {
+            if find_application(client.applications().await?, request).is_some() {
+                output.say(format_args!(
+                    "application {}.{} exists; `oak explain SERVICE` tells where one more instance would go",
+                    request.name, request.namespace
+                ))?;
+                continue;
+            }
+            plans.push(client.plan_applications(&alone(document, request.clone()), self.deploy).await?);
+        }
+        match self.output {
+            Format::Json => output.json(&plans)?,
+            Format::Table => plans.iter().try_for_each(|plan| write_plan(plan, output))?,
+        }
+        if plans.iter().all(|plan| plan.all_placed) {
+            return Ok(());
+        }
+        Err(Failure::new(EXIT_FAILURE, "not every instance would find a place"))
+    }
+
     async fn ensure_instances(
         &self,
         client: &Client,
@@ -74,6 +111,25 @@ impl Arguments {
         }
         Ok(())
     }
+}
+
+fn write_plan(plan: &Plan, output: &mut Output<'_>) -> std::io::Result<()> {
+    for service in &plan.services {
+        for instance in &service.instances {
+            let name = clean(&service.job_name);
+            match (&instance.place, &instance.explanation) {
+                (Some(place), _) => output.line(format_args!(
+                    "{name} instance {}: worker {} of cluster {}",
+                    instance.number,
+                    clean(&place.worker_name),
+                    clean(&place.cluster_name)
+                ))?,
+                (None, Some(explained)) => explain::write(explained, output)?,
+                (None, None) => output.line(format_args!("{name} instance {}: no place", instance.number))?,
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn ensure_application(

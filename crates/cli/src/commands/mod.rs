@@ -6,6 +6,7 @@ mod backup;
 mod config;
 mod delete;
 mod duration;
+mod explain;
 mod failure;
 mod find;
 mod get;
@@ -98,6 +99,8 @@ pub(crate) enum UserCommand {
     Apply(apply::Arguments),
     /// List applications, services, instances, clusters or workers
     Get(get::Arguments),
+    /// Tell why an instance is where it is, or nowhere, and what would help
+    Explain(explain::Arguments),
     /// Print the output of an instance
     Logs(logs::Arguments),
     /// Delete an application, a service or an instance
@@ -144,6 +147,7 @@ impl UserCommand {
         match self {
             Self::Apply(arguments) => arguments.run(&client, output).await,
             Self::Get(arguments) => arguments.run(&client, output).await,
+            Self::Explain(arguments) => arguments.run(&client, output).await,
             Self::Logs(arguments) => arguments.run(&client, output).await,
             Self::Delete(arguments) => arguments.run(&client, output).await,
             Self::Cordon(worker) => worker.set(&client, Availability::Cordoned, output).await,

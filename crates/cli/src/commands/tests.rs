@@ -242,14 +242,14 @@ async fn apply_shows_all_problems_of_a_descriptor() {
     let world = World::start().await;
     let file = descriptor(|value| {
         value["applications"][0]["microservices"][0]["memory"] = json!("1");
-        value["applications"][0]["microservices"][1]["vgpus"] = json!(1);
+        value["applications"][0]["microservices"][1]["vtpus"] = json!(1);
     });
     let path = file.path().to_str().expect("text");
     let failure = world.oak(&["apply", "-f", path]).await.expect_err("refused");
     let message = text(&failure);
     assert!(message.starts_with(&format!("error: the descriptor {path} has 2 problems\n")), "{message}");
     assert!(message.contains("microservices[0].memory: must be an integer"), "{message}");
-    assert!(message.contains("microservices[1].vgpus: this release does not assign GPUs"), "{message}");
+    assert!(message.contains("microservices[1].vtpus: this release does not assign TPUs"), "{message}");
     assert!(world.root.lock().expect("no panic").applications.is_empty());
 }
 

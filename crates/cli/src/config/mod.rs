@@ -7,6 +7,7 @@
 mod error;
 mod kinds;
 mod load;
+mod machine;
 mod settings;
 #[cfg(test)]
 mod tests;

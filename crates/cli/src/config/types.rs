@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use super::kinds::{ByteSize, Endpoint, Identifier, Interval, LogFormat, Mtu, PlaceName, Secret};
+use super::machine::{DeviceNodes, Labels, Place};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +101,14 @@ pub(crate) struct WorkerConfig {
     pub(crate) reserve_memory_mib: u32,
     /// CPU kept back for the machine itself, thousandths of a core.
     pub(crate) reserve_cpu_millis: u32,
+    /// What descriptors may ask for with an `addons` constraint, such as `gpu` or `area=munich`.
+    pub(crate) labels: Labels,
+    /// Additional services of the machine, such as `imageBuilder`; the same for descriptors.
+    pub(crate) addons: Labels,
+    /// Where it is; `None`: where its cluster is.
+    pub(crate) location: Option<Place>,
+    /// Device nodes of its GPUs; empty: those of the NVIDIA driver.
+    pub(crate) gpus: DeviceNodes,
 }
 
 /// Network of a worker.
@@ -157,6 +166,10 @@ impl Default for Config {
                 token: None,
                 reserve_memory_mib: 128,
                 reserve_cpu_millis: 100,
+                labels: Labels::default(),
+                addons: Labels::default(),
+                location: None,
+                gpus: DeviceNodes::default(),
             },
             network: NetworkConfig {
                 bridge: Identifier::literal("oak0"),

@@ -2,12 +2,16 @@
 
 mod application;
 mod cluster;
+mod explanation;
 mod service;
 mod token;
 mod worker;
 
 pub use application::Application;
 pub use cluster::Cluster;
+pub use explanation::{
+    Explanation, ExplainedCluster, ExplainedWorker, Place, Plan, PlannedInstance, PlannedService, Reason, Suggestion,
+};
 pub use service::{FailedService, Instance, Service, ServicesCreated};
 pub use token::{JoinToken, TokenRole};
 pub use worker::{InstanceOnWorker, Worker, WorkerDetails, WorkerFacts};

@@ -19,7 +19,7 @@ impl Root {
     pub(super) fn wish(&self, key: InstanceKey) -> Option<DesiredInstance> {
         let (instance, service) = (self.instances.get(&key)?, self.services.get(&key.service)?);
         let cluster = instance.cluster.and_then(|id| self.clusters.get(&id));
-        let surroundings = cluster.map(|cluster| self.surroundings(service, cluster)).unwrap_or_default();
+        let surroundings = self.surroundings(service, cluster);
         Some(desired(service, instance, surroundings))
     }
 
@@ -48,12 +48,12 @@ impl Root {
         }
     }
 
-    /// What the places of a cluster are measured against.
-    pub(super) fn surroundings(&self, service: &Service, cluster: &Cluster) -> Surroundings {
+    /// What the places of a cluster, or of one that is not there yet, are measured against.
+    pub(super) fn surroundings(&self, service: &Service, cluster: Option<&Cluster>) -> Surroundings {
         let mut around = Surroundings::default();
         for bound in &service.spec.target.near {
             if let Area::Named(name) = &bound.area
-                && let Some(hop) = self.hop_to_area(name, cluster)
+                && let Some(hop) = cluster.and_then(|cluster| self.hop_to_area(name, cluster))
             {
                 around.areas.insert(name.clone(), hop);
             }
@@ -101,7 +101,7 @@ impl Root {
         (index, bound): (usize, &ServiceBound),
         declared_by: &Service,
         peer: Option<&Service>,
-        cluster: &Cluster,
+        cluster: Option<&Cluster>,
     ) -> PeerBound {
         PeerBound {
             peer: peer.map(|peer| peer.id),
@@ -115,11 +115,12 @@ impl Root {
     }
 
     /// Instances of a service in other clusters.
-    fn elsewhere(&self, service: ServiceId, from: &Cluster) -> Vec<PeerPlace> {
+    fn elsewhere(&self, service: ServiceId, from: Option<&Cluster>) -> Vec<PeerPlace> {
         let of_service = InstanceKey { service, number: 0 }..=InstanceKey { service, number: u32::MAX };
         let mut places = Vec::new();
-        for other in self.clusters.values().filter(|other| other.id != from.id) {
-            let between = between(from, other);
+        let is_other = |other: &&Cluster| from.is_none_or(|from| other.id != from.id);
+        for other in self.clusters.values().filter(is_other) {
+            let between = from.and_then(|from| between(from, other));
             places.extend(other.fleet.hosts_of(service).map(|state| PeerPlace {
                 round_trip_us: between
                     .zip(state.round_trip_us)

@@ -55,11 +55,21 @@ pub struct ClusterExplanation {
     pub of_service: usize,
     /// Reserved share of all its workers, thousandths: less wins among equals.
     pub commitment: u32,
-    /// How many workers fail which rule first.
-    pub tally: BTreeMap<&'static str, u32>,
     /// Its workers: the chosen one first, then those that can take the instance, the best first, then those that fail
     /// the fewest rules.
     pub workers: Vec<WorkerExplanation>,
+}
+
+impl ClusterExplanation {
+    /// How many workers fail which rule first.
+    #[must_use]
+    pub fn refused_by(&self) -> BTreeMap<&'static str, u32> {
+        let mut tally = BTreeMap::new();
+        for reason in self.workers.iter().filter_map(|worker| worker.verdict.reasons.first()) {
+            *tally.entry(reason.rule()).or_default() += 1;
+        }
+        tally
+    }
 }
 
 /// Why an instance is where it is, or nowhere.
@@ -161,7 +171,7 @@ impl Root {
         place: Option<(ClusterId, WorkerId)>,
         own: Option<InstanceKey>,
     ) -> ClusterExplanation {
-        let surroundings = self.surroundings(service, cluster);
+        let surroundings = self.surroundings(service, Some(cluster));
         let request = request(service, &surroundings);
         let here = place.filter(|(id, _)| *id == cluster.id).map(|(_, worker)| worker);
         let mut workers: Vec<_> = cluster
@@ -184,7 +194,6 @@ impl Root {
             reasons: not_named.into_iter().chain(away).collect(),
             of_service: siblings.filter(|i| i.cluster == Some(cluster.id) && Some(i.key) != own).count(),
             commitment: cluster.fleet.commitment(),
-            tally: cluster.fleet.tally(&request),
             workers,
         }
     }
@@ -202,7 +211,7 @@ impl Root {
                 })
                 .collect();
             if asked.workers.iter().all(|worker| !worker.verdict.reasons.is_empty()) {
-                let surroundings = self.surroundings(service, cluster);
+                let surroundings = self.surroundings(service, Some(cluster));
                 changes.extend(cluster.fleet.propose(&request(service, &surroundings), &cluster.name)?);
             }
             (!changes.is_empty()).then_some(changes)
@@ -222,7 +231,7 @@ impl Root {
             return None;
         }
         let called = name.clone().unwrap_or_else(|| "it".to_owned());
-        let surroundings = oak_model::Surroundings::default();
+        let surroundings = self.surroundings(service, None);
         let mut changes = vec![Change::AddCluster { name }];
         changes.extend(Fleet::new().propose(&request(service, &surroundings), &called)?);
         Some(changes)

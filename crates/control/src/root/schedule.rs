@@ -150,7 +150,7 @@ impl Root {
         let mut refusals: Vec<(&Cluster, NoWorker)> = Vec::new();
         let mut best: Option<(bool, u32, usize, u32, ClusterId, WorkerId)> = None;
         for cluster in self.clusters.values().filter(allowed).filter(|cluster| cluster.is_active()) {
-            let surroundings = self.surroundings(service, cluster);
+            let surroundings = self.surroundings(service, Some(cluster));
             let request = request(service, &surroundings);
             match cluster.fleet.place(&request) {
                 Ok(worker) => {

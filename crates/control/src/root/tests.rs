@@ -1,5 +1,7 @@
 //! The rules of the root, one by one.
 
+mod placing;
+
 use std::sync::Arc;
 
 use oak_model::message::{ClusterHello, ClusterToRoot, InstanceReport, RootToCluster, WorkerSummary};

@@ -104,7 +104,8 @@ async fn open(runner: &Runner, dialled: &Dialled) -> Result<Open, CloseReason> {
     let mut client = dialled.client.clone();
     let call = timeout(CALL_TIMEOUT, client.session(outbox.into_request())).await;
     let call = call.map_err(|_| CloseReason::Silent)?;
-    let mut inbox = Inbox::new(call.map_err(|status| CloseReason::from_status(&status))?.into_inner());
+    let frames = call.map_err(|status| CloseReason::from_status(&status))?.into_inner();
+    let mut inbox = Inbox::new(frames, Arc::clone(&line));
     let Incoming::Welcome(terms) = inbox.next().await? else {
         return Err(CloseReason::Protocol("the first frame of the parent is not a welcome".to_owned()));
     };
@@ -192,6 +193,8 @@ async fn deliver(
             // The very address of this session: behind one name there may be several parents.
             ChildEvent::OpenBulk(BulkOffer::new(bulk, request, line, Target::Address(remote), tls))
         }
+        // A child measures nothing.
+        Incoming::RoundTrip(_) => return Ok(()),
         Incoming::Hello(_) | Incoming::Welcome(_) | Incoming::BulkRefused { .. } => {
             return Err(CloseReason::Protocol(
                 "a frame came that only a child or a new session sends".to_owned(),

@@ -67,7 +67,7 @@ impl ParentConfig {
     }
 }
 
-/// What happens at the parent's end. For one session: `Opened`, any number of `Message`, one `Closed`, in this order;
+/// What happens at the parent's end. For one session: `Opened`, any number of `Message` and `RoundTrip`, one `Closed`, in this order;
 /// and a child's old session is closed before its new one opens.
 #[derive(Debug)]
 pub enum ParentEvent {
@@ -94,6 +94,15 @@ pub enum ParentEvent {
         session: u64,
         /// The message.
         payload: Bytes,
+    },
+    /// The round trip to a child was measured for the first time in its session, or has changed noticeably.
+    RoundTrip {
+        /// Who it is.
+        peer: Identity,
+        /// Id of the session.
+        session: u64,
+        /// The round trip, smoothed.
+        round_trip: Duration,
     },
     /// A session ended.
     Closed {
@@ -188,7 +197,7 @@ impl Core {
             is_welcome: false.into(),
             desk: Arc::clone(&self.desk),
         });
-        let outbox = Outbox::new(line, queue, opened);
+        let outbox = Outbox::new(line, queue, opened).probing();
         (session, outbox)
     }
 

@@ -96,7 +96,7 @@ impl<E: Enroller> Link for Service<E> {
         let address = address.ok_or_else(|| Status::internal("the address of the peer is not known"))?;
         let hangup = request.extensions().get::<Hangup>().cloned();
         let (session, outbox) = self.core.new_session(peer.identity, address);
-        let inbox = Inbox::new(request.into_inner());
+        let inbox = Inbox::new(request.into_inner(), Arc::clone(&session.line));
         self.core.tasks.spawn(session::run(Arc::clone(&self.core), session, inbox, hangup));
         Ok(Response::new(outbox.into_response()))
     }

@@ -160,6 +160,13 @@ async fn drive(core: &Core, session: &Session, inbox: &mut Inbox) -> CloseReason
                     let _ = reply.send(Err(BulkError::Refused(reason)));
                 }
             }
+            Ok(Incoming::RoundTrip(round_trip)) => {
+                let (peer, session) = (session.peer.clone(), session.id);
+                let event = ParentEvent::RoundTrip { peer, session, round_trip };
+                if core.events.send(event).await.is_err() {
+                    return CloseReason::Draining;
+                }
+            }
             Ok(Incoming::Hello(_) | Incoming::Welcome(_) | Incoming::OpenBulk { .. }) => {
                 return CloseReason::Protocol(
                     "a frame came that only a parent or a new session sends".to_owned(),

@@ -1,12 +1,13 @@
 //! The receiving half of a session: checks order and liveness, and joins chunks to messages.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tonic::Streaming;
 
 use super::sequence::{Assembler, FrameOrder};
-use super::{CloseReason, DEFAULT_HEARTBEAT, MAX_MESSAGE, MISSED_HEARTBEATS};
+use super::{CloseReason, DEFAULT_HEARTBEAT, Line, MAX_MESSAGE, MISSED_HEARTBEATS};
 use crate::proto::frame::Body;
 use crate::proto::{Frame, Hello, Welcome};
 
@@ -17,20 +18,23 @@ pub(crate) enum Incoming {
     Message(Bytes),
     OpenBulk { bulk: u64, request: Bytes },
     BulkRefused { bulk: u64, reason: String },
+    RoundTrip(Duration),
 }
 
 /// State of the receiving half.
 pub(crate) struct Inbox {
     frames: Streaming<Frame>,
+    line: Arc<Line>,
     order: FrameOrder,
     assembler: Assembler,
     heartbeat: Duration,
 }
 
 impl Inbox {
-    pub(crate) fn new(frames: Streaming<Frame>) -> Self {
+    pub(crate) fn new(frames: Streaming<Frame>, line: Arc<Line>) -> Self {
         Self {
             frames,
+            line,
             order: FrameOrder::default(),
             assembler: Assembler::new(MAX_MESSAGE),
             heartbeat: DEFAULT_HEARTBEAT,
@@ -67,7 +71,14 @@ impl Inbox {
             }
             self.order.accept(frame.session, frame.sequence).map_err(broken)?;
             match frame.body {
-                Some(Body::Heartbeat(_)) => {}
+                Some(Body::Heartbeat(heartbeat)) => {
+                    if heartbeat.probe != 0 {
+                        self.line.pulse.ask(heartbeat.probe);
+                    }
+                    if let Some(round_trip) = self.line.pulse.returned(heartbeat.echo) {
+                        return Ok(Incoming::RoundTrip(round_trip));
+                    }
+                }
                 Some(Body::Chunk(chunk)) => {
                     if let Some(message) = self.assembler.push(chunk.data, chunk.last).map_err(broken)? {
                         return Ok(Incoming::Message(message));

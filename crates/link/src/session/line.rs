@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{CloseReason, MAX_MESSAGE};
+use super::{CloseReason, MAX_MESSAGE, Pulse};
 
 /// Why a message was not taken. It will not be sent later either: the next session starts with the full state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +48,7 @@ impl Item {
 
 /// Queue and end of one session.
 pub(crate) struct Line {
+    pub(crate) pulse: Pulse,
     items: mpsc::Sender<Item>,
     queued_bytes: AtomicUsize,
     limit_bytes: usize,
@@ -62,6 +63,7 @@ impl Line {
         // When full, the session is closed: messages are changes, and a change must not get lost silently.
         let (items, queue) = mpsc::channel(limits.messages);
         let line = Self {
+            pulse: Pulse::default(),
             items,
             queued_bytes: AtomicUsize::new(0),
             limit_bytes: limits.bytes,

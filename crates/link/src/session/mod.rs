@@ -3,6 +3,7 @@
 mod inbox;
 mod line;
 mod outbox;
+mod pulse;
 mod reason;
 mod sequence;
 
@@ -12,6 +13,7 @@ pub use reason::CloseReason;
 pub(crate) use inbox::{Inbox, Incoming};
 pub(crate) use line::{Item, Line, QueueLimits};
 pub(crate) use outbox::{Opening, Outbox, Then};
+pub(crate) use pulse::Pulse;
 
 use std::time::Duration;
 

@@ -32,6 +32,9 @@ pub(crate) enum Then {
     Wait(oneshot::Receiver<(u64, Duration)>),
 }
 
+/// A busy session is measured every so many heartbeat intervals, a quiet one with every heartbeat.
+const PROBE_EVERY: u32 = 4;
+
 enum Stage {
     Opening(oneshot::Receiver<Opening>),
     Waiting(oneshot::Receiver<(u64, Duration)>),
@@ -50,6 +53,8 @@ pub(crate) struct Outbox {
     sequence: u64,
     heartbeat: Duration,
     last_sent: Instant,
+    /// When the round trip was last measured; absent where it is not.
+    last_probe: Option<Instant>,
 }
 
 impl Outbox {
@@ -68,7 +73,13 @@ impl Outbox {
             sequence: 0,
             heartbeat: DEFAULT_HEARTBEAT,
             last_sent: Instant::now(),
+            last_probe: None,
         }
+    }
+
+    /// Measures the round trip as long as the session is open.
+    pub(crate) fn probing(self) -> Self {
+        Self { last_probe: Some(Instant::now()), ..self }
     }
 
     /// Returns the frames for a gRPC response: the last item tells the peer why the session ended.
@@ -105,6 +116,9 @@ impl Outbox {
                     // The other side of the oneshot is gone, so nobody will ever open this session.
                     None => self.stage = Stage::Done,
                 },
+                number = self.line.pulse.asked() => {
+                    return Some(Ok(self.frame(Body::Heartbeat(Heartbeat { probe: 0, echo: number }))));
+                }
                 item = self.queue.recv(), if matches!(self.stage, Stage::Open) => match item {
                     Some(item) => {
                         self.line.taken(&item);
@@ -114,11 +128,28 @@ impl Outbox {
                     }
                     None => self.stage = Stage::Done,
                 },
-                () = tokio::time::sleep_until(self.last_sent + self.heartbeat) => {
-                    return Some(Ok(self.frame(Body::Heartbeat(Heartbeat {}))));
+                () = tokio::time::sleep_until(self.next_heartbeat()) => {
+                    let probe = self.next_probe();
+                    return Some(Ok(self.frame(Body::Heartbeat(Heartbeat { probe, echo: 0 }))));
                 }
             }
         }
+    }
+
+    /// A heartbeat is due when nothing was said for an interval, or nothing was measured for some.
+    fn next_heartbeat(&self) -> Instant {
+        let quiet = self.last_sent + self.heartbeat;
+        let measures = self.last_probe.filter(|_| matches!(self.stage, Stage::Open));
+        measures.map_or(quiet, |at| quiet.min(at + self.heartbeat * PROBE_EVERY))
+    }
+
+    /// The number of the next measurement; 0 where there is none.
+    fn next_probe(&mut self) -> u64 {
+        if self.last_probe.is_none() || !matches!(self.stage, Stage::Open) {
+            return 0;
+        }
+        self.last_probe = Some(Instant::now());
+        self.line.pulse.begin()
     }
 
     fn open(&mut self, opening: Opening) -> Frame {

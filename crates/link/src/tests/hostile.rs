@@ -88,7 +88,7 @@ async fn broken_openings_end_the_session_before_the_shell_hears_of_it() {
 #[tokio::test]
 async fn broken_frames_end_an_open_session() {
     let mut world = World::new().await;
-    let heartbeat = || Body::Heartbeat(Heartbeat {});
+    let heartbeat = || Body::Heartbeat(Heartbeat::default());
     let cases: Vec<(u64, u64, Body)> = vec![
         (0, 2, heartbeat()),
         (0, 4, heartbeat()),
@@ -154,7 +154,7 @@ async fn a_silent_child_without_heartbeats_is_closed() {
     session.send(0, 1, hello(1)).await;
     session.send(0, 2, chunk("state")).await;
     let handle = world.root.welcome().await;
-    session.send(handle.session(), 3, Body::Heartbeat(Heartbeat {})).await;
+    session.send(handle.session(), 3, Body::Heartbeat(Heartbeat::default())).await;
     assert_eq!(world.root.closed().await, CloseReason::Silent);
 }
 

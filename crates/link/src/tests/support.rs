@@ -38,8 +38,30 @@ pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     .await;
 }
 
-pub(crate) async fn next<T>(events: &mut mpsc::Receiver<T>) -> T {
-    within("an event", events.recv()).await.expect("the events go on")
+pub(crate) async fn next<T: Event>(events: &mut mpsc::Receiver<T>) -> T {
+    loop {
+        let event = within("an event", events.recv()).await.expect("the events go on");
+        if !event.is_measurement() {
+            return event;
+        }
+    }
+}
+
+/// What comes at any time is not what tests wait for.
+pub(crate) trait Event {
+    fn is_measurement(&self) -> bool;
+}
+
+impl Event for ParentEvent {
+    fn is_measurement(&self) -> bool {
+        matches!(self, Self::RoundTrip { .. })
+    }
+}
+
+impl Event for ChildEvent {
+    fn is_measurement(&self) -> bool {
+        false
+    }
 }
 
 /// A clock that tests set.

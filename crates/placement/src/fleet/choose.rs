@@ -1,7 +1,5 @@
 //! Choosing a worker, and explaining why.
 
-use std::collections::BTreeMap;
-
 use oak_model::{Resources, WorkerId};
 
 use super::columns::{Best, Needs};
@@ -78,17 +76,6 @@ impl Fleet {
             penalty: self.penalty_at(position, &problem),
         })
         .collect()
-    }
-
-    /// How many workers fail which rule first.
-    #[must_use]
-    pub fn tally(&self, request: &Request<'_>) -> BTreeMap<&'static str, u32> {
-        let problem = self.problem(request);
-        let mut tally = BTreeMap::new();
-        for reason in (0..self.details.len()).filter_map(|position| self.reject(position, &problem)) {
-            *tally.entry(reason.rule()).or_default() += 1;
-        }
-        tally
     }
 
     pub(super) fn problem<'a>(&self, request: &'a Request<'a>) -> Problem<'a> {

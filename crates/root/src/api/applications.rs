@@ -1,9 +1,12 @@
 //! Applications.
 
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use oak_control::root::{Application, Root};
-use oak_model::{ApplicationId, sla};
+use oak_model::sla::{self, SlaDocument};
+use oak_model::ApplicationId;
+use serde::Deserialize;
 
 use super::Shared;
 use super::answer::{Answer, message, nested, plain};
@@ -11,6 +14,7 @@ use super::body::{Descriptor, Object};
 use super::caller::Caller;
 use super::error::ApiError;
 use super::parameter::Parameter;
+use super::record;
 use super::scope::Scope;
 
 /// Longest description, in bytes.
@@ -18,8 +22,21 @@ const MAX_DESCRIPTION_BYTES: usize = 16 * 1024;
 
 /// `POST /api/application/`: creates everything a descriptor asks for, or nothing; answers all applications of the
 /// caller.
-pub(super) async fn create(State(api): State<Shared>, caller: Caller, body: Descriptor) -> Answer {
+///
+/// With `?dry_run=true` nothing is created: the answer is the plan, with `instances` (1) of each service.
+pub(super) async fn create(
+    State(api): State<Shared>,
+    caller: Caller,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+    body: Descriptor,
+) -> Answer {
+    let wanted = wanted.map_err(|_| {
+        ApiError::bad_request("the query may hold dry_run=true and instances=<number of each service>")
+    })?;
     let document = sla::parse(&body.0)?;
+    if wanted.dry_run {
+        return plan(&api, caller, document, wanted.instances.unwrap_or(1)).await;
+    }
     for warning in &document.warnings {
         tracing::info!(user = caller.0.name, %warning, "descriptor accepted with a warning");
     }
@@ -29,6 +46,24 @@ pub(super) async fn create(State(api): State<Shared>, caller: Caller, body: Desc
         Ok::<_, oak_control::root::Refusal>(visible(root, &Scope::OwnedBy(owner)))
     });
     list_answer(&all.await??)
+}
+
+/// What the query of a new application may say.
+#[derive(Debug, Deserialize)]
+pub(super) struct Wanted {
+    #[serde(default)]
+    dry_run: bool,
+    instances: Option<u32>,
+}
+
+/// What a descriptor would do.
+async fn plan(api: &Shared, caller: Caller, document: SlaDocument, instances: u32) -> Answer {
+    let warnings: Vec<_> = document.warnings.iter().map(ToString::to_string).collect();
+    let owner = caller.0.name;
+    let planned = api.parts.root.call(move |root, now, entropy| {
+        root.plan(now, entropy, &owner, document.applications, |_| instances)
+    });
+    plain(&record::plan(&planned.await??, &warnings))
 }
 
 /// `GET /api/application/<id>`.

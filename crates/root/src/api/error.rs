@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use oak_control::root::Refusal;
+use oak_control::root::{PlanRefusal, Refusal};
 use oak_model::sla::{SlaErrorKind, SlaErrors};
 use oak_store::EngineStopped;
 use rand::TryRngCore;
@@ -131,6 +131,15 @@ impl From<Refusal> for ApiError {
             Refusal::AddressesExhausted => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, refusal.to_string())
+    }
+}
+
+impl From<PlanRefusal> for ApiError {
+    fn from(refusal: PlanRefusal) -> Self {
+        match refusal {
+            PlanRefusal::Refused(refusal) => refusal.into(),
+            PlanRefusal::TooMany(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, refusal.to_string()),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ mod confirmations;
 mod cors;
 mod disk;
 mod error;
+mod explain;
 mod guard;
 mod health;
 mod instances;

@@ -6,14 +6,14 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 
 use super::error::ApiError;
 use super::{
-    Shared, applications, auth, clusters, cors, disk, guard, health, instances, logs, organizations,
+    Shared, applications, auth, clusters, cors, disk, explain, guard, health, instances, logs, organizations,
     services, tokens, users, workers,
 };
 use crate::dashboard;
 
 /// All routes with everything around them.
 pub(super) fn build(api: Shared) -> Router {
-    let routes: [(&str, MethodRouter<Shared>); 25] = [
+    let routes: [(&str, MethodRouter<Shared>); 27] = [
         ("/api/auth/login", post(auth::login)),
         ("/api/auth/refresh", post(auth::refresh)),
         ("/api/user/{name}", get(users::show).post(users::change_password)),
@@ -32,6 +32,8 @@ pub(super) fn build(api: Shared) -> Router {
         ("/api/service/{id}/instance", post(instances::deploy)),
         ("/api/service/{id}/instance/{number}", delete(instances::undeploy)),
         ("/api/service/{id}/instance/{number}/logs", get(logs::stream)),
+        ("/api/service/{id}/explain", get(explain::one_more)),
+        ("/api/service/{id}/instance/{number}/explain", get(explain::instance)),
         ("/api/clusters", get(clusters::list)),
         ("/api/clusters/active", get(clusters::list_active)),
         ("/api/clusters/{id}/workers", get(clusters::workers)),

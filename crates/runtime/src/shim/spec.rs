@@ -94,6 +94,7 @@ pub(super) fn configuration(
     hierarchies: &Hierarchies,
 ) -> Value {
     let hostname = if request.hostname.is_empty() { request.id.as_str() } else { &request.hostname };
+    let devices = if request.privileged { host_devices() } else { own_devices(&request.devices) };
     json!({
         "ociVersion": "1.0.2",
         "hostname": hostname,
@@ -103,8 +104,8 @@ pub(super) fn configuration(
         "linux": {
             "namespaces": namespaces(request),
             "cgroupsPath": format!("/{}/{}", request.cgroup_parent.as_str(), request.id),
-            "resources": resources(&request.limits, request.privileged, hierarchies),
-            "devices": if request.privileged { host_devices() } else { Vec::new() },
+            "resources": resources(&request.limits, request.privileged, &devices, hierarchies),
+            "devices": devices,
             "maskedPaths": if request.privileged { &[][..] } else { &MASKED[..] },
             "readonlyPaths": if request.privileged { &[][..] } else { &READ_ONLY[..] },
         },
@@ -229,8 +230,8 @@ fn mounts(request: &ContainerRequest, hierarchies: &Hierarchies) -> Value {
     list.into()
 }
 
-fn resources(limits: &Limits, privileged: bool, hierarchies: &Hierarchies) -> Value {
-    let mut resources = json!({ "devices": device_rules(privileged) });
+fn resources(limits: &Limits, privileged: bool, devices: &[Value], hierarchies: &Hierarchies) -> Value {
+    let mut resources = json!({ "devices": device_rules(privileged, devices) });
     if let Some(bytes) = limits.memory_bytes {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         resources["memory"] = json!({ "limit": bytes });
@@ -251,8 +252,8 @@ fn resources(limits: &Limits, privileged: bool, hierarchies: &Hierarchies) -> Va
     resources
 }
 
-/// Which devices may be opened: none but the harmless ones; any node may be made, which opens nothing.
-fn device_rules(privileged: bool) -> Value {
+/// Which devices may be opened: none but its own and the harmless ones; any node may be made, which opens nothing.
+fn device_rules(privileged: bool, devices: &[Value]) -> Value {
     if privileged {
         return json!([{ "allow": true, "access": "rwm" }]);
     }
@@ -268,7 +269,34 @@ fn device_rules(privileged: bool) -> Value {
     }));
     // pseudo terminals
     rules.push(json!({ "allow": true, "type": "c", "major": 136, "access": "rwm" }));
+    rules.extend(devices.iter().map(|device| {
+        let (kind, major, minor) = (&device["type"], &device["major"], &device["minor"]);
+        json!({ "allow": true, "type": kind, "major": major, "minor": minor, "access": "rwm" })
+    }));
     rules.into()
+}
+
+/// The nodes a container asks for, as the host has them. One that is gone is left out: the program will say so.
+fn own_devices(paths: &[PathBuf]) -> Vec<Value> {
+    let found = paths.iter().filter_map(|path| Some(device(path, &fs::symlink_metadata(path).ok()?)?));
+    found.collect()
+}
+
+/// A device node as libcontainer makes it; `None` for anything else.
+fn device(path: &Path, metadata: &fs::Metadata) -> Option<Value> {
+    let kind = metadata.file_type();
+    if !kind.is_char_device() && !kind.is_block_device() {
+        return None;
+    }
+    Some(json!({
+        "path": path,
+        "type": if kind.is_block_device() { "b" } else { "c" },
+        "major": rustix::fs::major(metadata.rdev()),
+        "minor": rustix::fs::minor(metadata.rdev()),
+        "fileMode": metadata.mode() & 0o777,
+        "uid": metadata.uid(),
+        "gid": metadata.gid(),
+    }))
 }
 
 /// The device nodes of the host, except those that every container has anyway.
@@ -290,18 +318,10 @@ fn host_devices() -> Vec<Value> {
                 }
                 continue;
             }
-            if is_usual || !(kind.is_char_device() || kind.is_block_device()) || found.len() >= DEVICES {
+            if is_usual || found.len() >= DEVICES {
                 continue;
             }
-            found.push(json!({
-                "path": path,
-                "type": if kind.is_block_device() { "b" } else { "c" },
-                "major": rustix::fs::major(metadata.rdev()),
-                "minor": rustix::fs::minor(metadata.rdev()),
-                "fileMode": metadata.mode() & 0o777,
-                "uid": metadata.uid(),
-                "gid": metadata.gid(),
-            }));
+            found.extend(device(&path, &metadata));
         }
     }
     found
@@ -316,7 +336,7 @@ mod tests {
     fn limits_become_quota_shares_and_no_swap() {
         let limits = Limits { memory_bytes: Some(1 << 20), cpu_millis: Some(250), pids: Some(7) };
         let unified = Hierarchies::Unified("/sys/fs/cgroup".into());
-        let resources = resources(&limits, false, &unified);
+        let resources = resources(&limits, false, &[], &unified);
         assert_eq!(resources["cpu"], json!({ "shares": 256, "quota": 25_000, "period": 100_000 }));
         assert_eq!(resources["memory"]["limit"], json!(1 << 20));
         assert_eq!(resources["pids"]["limit"], json!(7));

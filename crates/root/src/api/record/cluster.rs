@@ -1,5 +1,7 @@
 //! The records of clusters.
 
+use std::collections::BTreeSet;
+
 use oak_control::root::Cluster;
 use oak_model::message::WorkerSummary;
 use serde::Serialize;
@@ -56,6 +58,9 @@ pub(in crate::api) fn cluster(cluster: &Cluster) -> ClusterRecord {
     let cores = connected().map(|worker| u64::from(worker.facts.capacity.cpu_millis)).sum::<u64>() / 1000;
     let free = |worker: &WorkerSummary| worker.facts.capacity.saturating_sub(worker.reserved).memory_mib;
     let memory = connected().map(|worker| u64::from(free(worker))).sum();
+    let gpus = connected().map(|worker| u64::from(worker.facts.capacity.gpus)).sum();
+    let marks = connected().flat_map(|worker| worker.facts.labels.iter().chain(&worker.facts.addons));
+    let addons: BTreeSet<String> = marks.cloned().collect();
     let samples = || cluster.history.iter();
     ClusterRecord {
         id: cluster.id.to_string(),
@@ -74,15 +79,15 @@ pub(in crate::api) fn cluster(cluster: &Cluster) -> ClusterRecord {
         total_cpu_cores: cores,
         memory,
         memory_in_mb: memory,
-        vgpus: 0,
-        total_gpu_cores: 0,
+        vgpus: gpus,
+        total_gpu_cores: gpus,
         vram: 0,
         vram_percent: 0.0,
         gpu_temp: 0.0,
         gpu_percent: 0.0,
         gpu_drivers: Vec::new(),
         virtualization: connected().flat_map(|worker| worker.facts.virtualization.iter().cloned()).collect(),
-        supported_addons: Vec::new(),
+        supported_addons: addons.into_iter().collect(),
         csi_drivers: Vec::new(),
         cpu_history: samples()
             .map(|sample| HistoryRecord {
