@@ -4,6 +4,7 @@ mod changes;
 mod random;
 mod world;
 
+use oak_model::JobName;
 use oak_placement::Change;
 
 use self::random::Dice;
