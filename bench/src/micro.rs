@@ -34,7 +34,10 @@ pub(crate) fn run() -> anyhow::Result<()> {
 fn one_placement() {
     let mut fleet = Fleet::new();
     for number in 0..WORKERS {
-        fleet.upsert(WorkerId::from_parts(1, number), WorkerState::new(&fixture::facts(number), 10, 125, None));
+        fleet.upsert(
+            WorkerId::from_parts(1, number),
+            WorkerState::new(&fixture::facts(number), 10, 125, None),
+        );
     }
     let needs = Resources { cpu_millis: 1000, memory_mib: 64, storage_mib: 0, gpus: 0 };
     let mut samples = Samples::default();

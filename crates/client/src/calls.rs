@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use crate::client::{Call, Client};
 use crate::error::ClientError;
 use crate::record::{
-    Application, Cluster, Explanation, JoinToken, Plan, Service, ServicesCreated, TokenRole, Worker, WorkerDetails,
+    Application, Cluster, Explanation, JoinToken, Plan, Service, ServicesCreated, TokenRole, Worker,
+    WorkerDetails,
 };
 
 impl Client {

@@ -33,9 +33,9 @@ use crate::{Outbox, Table};
 
 pub use applications::Refusal;
 pub use clusters::Attention;
+pub use dry_run::{MOST_PLANNED, PlanRefusal, PlannedInstance, PlannedPlace, PlannedService};
 pub use explain::{ClusterExplanation, ClusterReason, Explanation, WorkerExplanation};
 pub use oak_model::{Application, Service};
-pub use dry_run::{MOST_PLANNED, PlanRefusal, PlannedInstance, PlannedPlace, PlannedService};
 pub use state::{Cluster, Departure, HistorySample, Instance, Usage};
 pub use tokens::Candidate;
 pub use workers::WorkerRefusal;

@@ -52,7 +52,11 @@ impl Position {
         // Haversine: exact enough for near points, where the law of cosines is not.
         let half = (across / 2.0).sin().powi(2) + first.cos() * second.cos() * (along / 2.0).sin().powi(2);
         let metres = 2.0 * EARTH_RADIUS_M * half.clamp(0.0, 1.0).sqrt().asin();
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most half the equator")]
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "at most half the equator"
+        )]
         let whole = metres.round() as u32;
         whole
     }

@@ -58,7 +58,14 @@ pub enum Change {
     /// Start a cluster, or repair its link.
     ConnectCluster { cluster: String },
     /// Take another service off a worker, or let it do without the port.
-    FreePort { worker: WorkerId, name: String, port: u16, protocol: Protocol, holder: ServiceId, holder_name: String },
+    FreePort {
+        worker: WorkerId,
+        name: String,
+        port: u16,
+        protocol: Protocol,
+        holder: ServiceId,
+        holder_name: String,
+    },
     /// Have one more cluster, of that name if the descriptor names clusters.
     AddCluster { name: Option<String> },
     /// Have one more worker.
@@ -130,12 +137,17 @@ impl fmt::Display for Change {
             Self::RaiseMaxPerNode { from, to } => {
                 write!(f, "raise max_instances_per_node from {from} to {to}")
             }
-            Self::AllowWorker { worker } => write!(f, "add worker {worker} to the node list of the direct constraint"),
+            Self::AllowWorker { worker } => {
+                write!(f, "add worker {worker} to the node list of the direct constraint")
+            }
             Self::AllowCluster { cluster } => {
                 write!(f, "add cluster {cluster} to the clusters of the direct or clusters constraint")
             }
             Self::RemoveNeed { label } => {
-                write!(f, "remove `{label}` from the needs of the addons constraint, or give a worker this label")
+                write!(
+                    f,
+                    "remove `{label}` from the needs of the addons constraint, or give a worker this label"
+                )
             }
             Self::AllowArchitecture { architecture } => {
                 write!(f, "add {architecture} to arch, if the image exists for it")

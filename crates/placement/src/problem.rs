@@ -37,12 +37,7 @@ pub struct WorkerState {
 impl WorkerState {
     /// State of a connected worker with the given facts in a cluster at `position`.
     #[must_use]
-    pub fn new(
-        facts: &WorkerFacts,
-        cpu_overcommit: u32,
-        addresses: u32,
-        position: Option<Position>,
-    ) -> Self {
+    pub fn new(facts: &WorkerFacts, cpu_overcommit: u32, addresses: u32, position: Option<Position>) -> Self {
         Self {
             name: facts.name.clone(),
             architecture: facts.architecture,

@@ -12,7 +12,8 @@ use oak_model::InstanceKey;
 const MOST: usize = 256;
 
 /// Nodes that every user of the driver opens beside its GPUs.
-const CONTROL: [&str; 4] = ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset"];
+const CONTROL: [&str; 4] =
+    ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset"];
 
 /// The GPUs, each with at most one instance.
 #[derive(Debug)]
@@ -95,7 +96,9 @@ fn detected(root: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(root.join("proc/driver/nvidia/gpus")).into_iter().flatten().flatten();
     let mut minors: Vec<u32> = entries
         .filter_map(|entry| fs::read_to_string(entry.path().join("information")).ok())
-        .filter_map(|text| text.lines().find_map(|line| line.strip_prefix("Device Minor:")?.trim().parse().ok()))
+        .filter_map(|text| {
+            text.lines().find_map(|line| line.strip_prefix("Device Minor:")?.trim().parse().ok())
+        })
         .collect();
     minors.sort_unstable();
     minors.into_iter().map(|minor| PathBuf::from(format!("/dev/nvidia{minor}"))).collect()

@@ -1,7 +1,7 @@
 //! `oak explain`: why an instance is where it is, or nowhere, and what would help.
 
 use clap::Args;
-use oak_client::{Client, Explanation, ExplainedCluster, ExplainedWorker};
+use oak_client::{Client, ExplainedCluster, ExplainedWorker, Explanation};
 use oak_model::Resources;
 use oak_model::resources::Cores;
 

@@ -10,7 +10,8 @@ mod worker;
 pub use application::Application;
 pub use cluster::Cluster;
 pub use explanation::{
-    Explanation, ExplainedCluster, ExplainedWorker, Place, Plan, PlannedInstance, PlannedService, Reason, Suggestion,
+    ExplainedCluster, ExplainedWorker, Explanation, Place, Plan, PlannedInstance, PlannedService, Reason,
+    Suggestion,
 };
 pub use service::{FailedService, Instance, Service, ServicesCreated};
 pub use token::{JoinToken, TokenRole};

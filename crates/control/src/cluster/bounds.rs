@@ -125,14 +125,19 @@ impl Cluster {
 
     fn local_peer(&self, service: &Service, target: &str) -> Option<&Service> {
         self.services.values().find(|other| {
-            let is_named = other.application == service.application
-                && other.job_name.service.as_str() == target;
+            let is_named =
+                other.application == service.application && other.job_name.service.as_str() == target;
             is_named || other.id.to_string() == target || other.job_name.to_string() == target
         })
     }
 }
 
-fn peer_bound(index: usize, bound: &ServiceBound, declared_by: &Service, peer: Option<&Service>) -> PeerBound {
+fn peer_bound(
+    index: usize,
+    bound: &ServiceBound,
+    declared_by: &Service,
+    peer: Option<&Service>,
+) -> PeerBound {
     PeerBound {
         peer: peer.map(|peer| peer.id),
         name: peer.map_or_else(|| bound.target.clone(), |peer| peer.job_name.to_string()),

@@ -1,5 +1,6 @@
 //! The rules of the cluster, one by one.
 
+mod bounds;
 mod drain;
 mod leases;
 mod parting;
@@ -12,7 +13,10 @@ use oak_model::message::{
     Assignment, ClusterWelcome, DesiredInstance, RootToCluster, WorkerHello, WorkerToCluster, WorkerToken,
     WorkloadReport,
 };
-use oak_model::{ApplicationId, Architecture, Availability, ClusterId, JobName, Now, Resources, ServiceId, ServiceSpec, Status, Surroundings, WallTime, WorkerFacts};
+use oak_model::{
+    ApplicationId, Architecture, Availability, ClusterId, JobName, Now, Resources, ServiceId, ServiceSpec,
+    Status, Surroundings, WallTime, WorkerFacts,
+};
 
 use super::*;
 use crate::token::TokenRefused;

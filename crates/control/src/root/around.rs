@@ -122,9 +122,8 @@ impl Root {
         for other in self.clusters.values().filter(is_other) {
             let between = from.and_then(|from| between(from, other));
             places.extend(other.fleet.hosts_of(service).map(|state| PeerPlace {
-                round_trip_us: between
-                    .zip(state.round_trip_us)
-                    .map(|(between, hop)| between.saturating_add(hop)),
+                round_trip_us:
+                    between.zip(state.round_trip_us).map(|(between, hop)| between.saturating_add(hop)),
                 position: state.position,
             }));
             // It has some, but has not yet said where, since this root was started.

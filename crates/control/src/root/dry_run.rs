@@ -184,11 +184,7 @@ impl Root {
         }
         for id in draft.applications {
             if let Some(application) = self.applications.remove(&id) {
-                self.application_names.remove(&(
-                    application.owner,
-                    application.name,
-                    application.namespace,
-                ));
+                self.application_names.remove(&(application.owner, application.name, application.namespace));
             }
         }
     }

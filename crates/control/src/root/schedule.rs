@@ -158,8 +158,7 @@ impl Root {
                     let siblings =
                         self.instances_of(service.id).filter(|i| i.cluster == Some(cluster.id)).count();
                     let avoided = avoid == Some(cluster.id);
-                    let rank =
-                        (avoided, penalty, siblings, cluster.fleet.commitment(), cluster.id, worker);
+                    let rank = (avoided, penalty, siblings, cluster.fleet.commitment(), cluster.id, worker);
                     if best.as_ref().is_none_or(|best| rank < *best) {
                         best = Some(rank);
                     }

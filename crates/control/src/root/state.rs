@@ -7,8 +7,8 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 use oak_model::message::{DesiredInstance, InstanceReport, Lineage, NodeUsage, WorkerSummary};
 use oak_model::{
-    ApplicationId, ClusterId, Generation, InstanceKey, Moment, Position, Service, Status, Surroundings, WallTime,
-    WorkerId,
+    ApplicationId, ClusterId, Generation, InstanceKey, Moment, Position, Service, Status, Surroundings,
+    WallTime, WorkerId,
 };
 use oak_placement::Fleet;
 use serde::{Deserialize, Serialize};

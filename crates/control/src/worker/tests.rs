@@ -5,7 +5,9 @@ mod leases;
 use std::sync::Arc;
 
 use oak_model::message::{ClusterToWorker, DesiredInstance, WorkerWelcome};
-use oak_model::{ApplicationId, Generation, JobName, Now, Protocol, ServiceId, ServiceSpec, Status, Surroundings};
+use oak_model::{
+    ApplicationId, Generation, JobName, Now, Protocol, ServiceId, ServiceSpec, Status, Surroundings,
+};
 
 use super::*;
 use crate::{Row, SeededEntropy};

@@ -78,8 +78,9 @@ impl Outbox {
     }
 
     /// Measures the round trip as long as the session is open.
-    pub(crate) fn probing(self) -> Self {
-        Self { last_probe: Some(Instant::now()), ..self }
+    pub(crate) fn probing(mut self) -> Self {
+        self.last_probe = Some(Instant::now());
+        self
     }
 
     /// Returns the frames for a gRPC response: the last item tells the peer why the session ended.
@@ -99,6 +100,7 @@ impl Outbox {
             if let Stage::Done = self.stage {
                 return None;
             }
+            let next_heartbeat = self.next_heartbeat();
             // Every branch is cancel-safe: nothing is taken from a channel before its branch wins.
             tokio::select! {
                 biased;
@@ -128,7 +130,7 @@ impl Outbox {
                     }
                     None => self.stage = Stage::Done,
                 },
-                () = tokio::time::sleep_until(self.next_heartbeat()) => {
+                () = tokio::time::sleep_until(next_heartbeat) => {
                     let probe = self.next_probe();
                     return Some(Ok(self.frame(Body::Heartbeat(Heartbeat { probe, echo: 0 }))));
                 }

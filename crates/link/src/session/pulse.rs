@@ -82,7 +82,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_round_trip_is_smoothed_and_told_only_when_it_changes() {
         let pulse = Pulse::default();
-        let mut measure = async |ms: u64| {
+        let measure = async |ms: u64| {
             let number = pulse.begin();
             tokio::time::advance(Duration::from_millis(ms)).await;
             pulse.returned(number)

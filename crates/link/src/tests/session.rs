@@ -259,3 +259,24 @@ async fn many_children_are_told_apart() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_parent_learns_how_long_a_frame_to_a_child_and_back_takes() {
+    let mut world = World::with(quick()).await;
+    let cluster = world.join_cluster("cluster").await;
+    let mut child = Child::start(world.root.address, &cluster, &world.clock);
+    let handle = world.root.welcome().await;
+    let ChildEvent::Connected { .. } = next(&mut child.events).await else { panic!("expected a session") };
+    // Neither a quiet session nor a busy one is left unmeasured.
+    let events = &mut world.root.events;
+    let measured = within("a measurement", async {
+        loop {
+            if let Some(ParentEvent::RoundTrip { peer, session, round_trip }) = events.recv().await {
+                break (peer, session, round_trip);
+            }
+        }
+    });
+    let (peer, session, round_trip) = measured.await;
+    assert_eq!((&peer, session), (cluster.identity(), handle.session()));
+    assert!(round_trip > Duration::ZERO && round_trip < Duration::from_secs(5), "{round_trip:?}");
+}

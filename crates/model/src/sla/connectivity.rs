@@ -36,7 +36,11 @@ pub(super) fn read(fields: Fields<'_>, findings: &mut Findings) -> Vec<ServiceBo
     }
     if found.len() > MAX_BOUNDS {
         let value = fields.map.get(KEY).cloned().unwrap_or_default();
-        findings.expected(list_path, format_args!("a list with at most {MAX_BOUNDS} bounds together"), &value);
+        findings.expected(
+            list_path,
+            format_args!("a list with at most {MAX_BOUNDS} bounds together"),
+            &value,
+        );
     }
     found
 }

@@ -29,7 +29,11 @@ pub(super) fn read(fields: Fields<'_>, findings: &mut Findings) -> TargetConstra
         let path = list_path.index(position);
         let Some(constraint) = Fields::of(item, &path, findings) else { continue };
         check_forms(constraint, findings);
-        let Some(kind) = constraint.required_text("type", "direct, clusters, addons, geo or latency", findings) else { continue };
+        let Some(kind) =
+            constraint.required_text("type", "direct, clusters, addons, geo or latency", findings)
+        else {
+            continue;
+        };
         match kind {
             "direct" => {
                 clusters.narrow(&constraint, "cluster", &split(constraint, "cluster"), findings);
@@ -53,8 +57,10 @@ pub(super) fn read(fields: Fields<'_>, findings: &mut Findings) -> TargetConstra
                 warn_unused(constraint, &["type", "area", "threshold", RIGIDNESS, CONVERGENCE], findings);
             }
             other => {
-                let reason = "is not a known kind of constraint: use direct, clusters, addons, geo or latency";
-                let fix = "remove it, or name the place with {\"type\": \"direct\", \"cluster\": …, \"node\": …}";
+                let reason =
+                    "is not a known kind of constraint: use direct, clusters, addons, geo or latency";
+                let fix =
+                    "remove it, or name the place with {\"type\": \"direct\", \"cluster\": …, \"node\": …}";
                 findings.refused(path.key("type"), reason, &other.into(), fix);
             }
         }

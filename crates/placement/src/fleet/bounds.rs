@@ -16,11 +16,21 @@ const METRES_PER_US: u32 = 100;
 /// What a bound is measured to, looked up once per request.
 #[derive(Debug)]
 enum End {
-    Circle { centre: Position, radius_m: u32 },
+    Circle {
+        centre: Position,
+        radius_m: u32,
+    },
     /// The nearest of the marked workers, and of what is outside of the fleet.
-    Nearest { label: String, marked: Vec<Place>, outside: Option<u32> },
+    Nearest {
+        label: String,
+        marked: Vec<Place>,
+        outside: Option<u32>,
+    },
     /// The furthest of all instances.
-    Furthest { here: Vec<Place>, elsewhere: Vec<PeerPlace> },
+    Furthest {
+        here: Vec<Place>,
+        elsewhere: Vec<PeerPlace>,
+    },
     NoSuchService,
 }
 

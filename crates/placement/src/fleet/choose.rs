@@ -65,10 +65,7 @@ impl Fleet {
             id: details.id,
             name: details.state.name.clone(),
             reasons: self.rejections(position, &problem),
-            capacity: Resources {
-                cpu_millis: details.state.reservable_cpu_millis,
-                ..details.state.capacity
-            },
+            capacity: Resources { cpu_millis: details.state.reservable_cpu_millis, ..details.state.capacity },
             free: details.free(),
             instances: details.instances,
             of_service: details.instances_of(request.service),
@@ -98,11 +95,12 @@ impl Fleet {
             return Some(best);
         }
         let takes = |position: &usize| self.reject(*position, problem).is_none();
-        let candidates = hosts.iter().copied().filter(|position| {
-            Some(*position) != avoid && !self.is_unreliable(*position) && takes(position)
-        });
-        let best_host =
-            candidates.min_by_key(|position| (self.count_at(*position, problem), self.columns.load(*position)));
+        let candidates = hosts
+            .iter()
+            .copied()
+            .filter(|position| Some(*position) != avoid && !self.is_unreliable(*position) && takes(position));
+        let best_host = candidates
+            .min_by_key(|position| (self.count_at(*position, problem), self.columns.load(*position)));
         best_host.or_else(|| self.best_unreliable(problem, avoid)).or_else(|| avoid.filter(takes))
     }
 

@@ -1,6 +1,7 @@
 use oak_model::{Architecture, Surroundings, TargetConstraints};
 
 use super::*;
+use crate::Verdict;
 use proptest::prelude::*;
 
 fn worker(n: u64) -> WorkerId {
@@ -225,5 +226,109 @@ proptest! {
         let capacity: u64 =
             (0..6).filter_map(|n| fleet.worker(worker(n))).map(|state| u64::from(state.capacity.memory_mib)).sum();
         prop_assert_eq!(fleet.totals.memory, capacity);
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Traits {
+    cores: u32,
+    memory: u32,
+    gpus: u32,
+    reserved: u32,
+    of_service: u32,
+    closed: bool,
+    unreliable: bool,
+    label: bool,
+    round_trip_us: Option<u32>,
+}
+
+fn traits() -> impl Strategy<Value = Traits> {
+    let numbers = (1..4_u32, 1..6_u32, 0..2_u32, 0..5_u32, 0..2_u32);
+    let flags = (0..6_u32, 0..6_u32, any::<bool>(), proptest::option::of(0..40_u32));
+    (numbers, flags).prop_map(
+        |((cores, memory, gpus, reserved, of_service), (closed, unreliable, label, round_trip))| Traits {
+            cores,
+            memory: memory * 100,
+            gpus,
+            reserved: reserved * 50,
+            of_service,
+            closed: closed == 0,
+            unreliable: unreliable == 0,
+            label,
+            round_trip_us: round_trip.map(|ms| ms * 1000),
+        },
+    )
+}
+
+fn fleet_of(all: &[Traits]) -> Fleet {
+    let mut fleet = Fleet::new();
+    // In any order: the result must not depend on it.
+    for (n, traits) in all.iter().enumerate().rev() {
+        let mut state = state(&format!("w{n}"), traits.cores, traits.memory);
+        state.capacity.gpus = traits.gpus;
+        state.cordoned = traits.closed;
+        state.unreliable = traits.unreliable;
+        state.labels = traits.label.then(|| "ssd".to_owned()).into_iter().collect();
+        state.round_trip_us = traits.round_trip_us;
+        fleet.upsert(worker(n as u64), state);
+        let needs = Resources { memory_mib: traits.reserved, ..Resources::ZERO };
+        fleet.reserve(worker(n as u64), service(9), "x", needs, &[]);
+        for _ in 0..traits.of_service {
+            fleet.reserve(worker(n as u64), service(1), "own", Resources::ZERO, &[]);
+        }
+    }
+    fleet
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// The vectors choose what looking at one worker after the other chooses.
+    #[test]
+    fn the_scan_agrees_with_the_rules(
+        all in proptest::collection::vec(traits(), 0..70),
+        needs in (0..4_u32, 0..6_u32, 0..2_u32),
+        extras in (any::<bool>(), proptest::option::of(1..3_u32), 0..3_u16),
+        avoid in proptest::option::of(0..70_u64),
+    ) {
+        let fleet = fleet_of(&all);
+        let mut target = TargetConstraints { max_per_worker: extras.1, ..TargetConstraints::default() };
+        target.needs = extras.0.then(|| "ssd".to_owned()).into_iter().collect();
+        // Bound to the cluster itself: none, as a preference, or hard.
+        let rigidness = extras.2 * 500;
+        if rigidness > 0 {
+            target.near.push(oak_model::AreaBound {
+                area: oak_model::Area::Named("here".to_owned()),
+                limit: oak_model::Limit::RoundTripUs(20_000),
+                strictness: oak_model::Strictness { rigidness, convergence_s: 0 },
+            });
+        }
+        let surroundings = Surroundings { areas: [("here".to_owned(), 0)].into(), peers: Vec::new() };
+        let (cores, memory, gpus) = needs;
+        let mut request = Request {
+            target: &target,
+            surroundings: &surroundings,
+            avoid: avoid.map(worker),
+            ..request(1, cores, memory * 100)
+        };
+        request.resources.gpus = gpus;
+        let verdicts = fleet.examine(&request);
+        let broken = |n: usize| rigidness == 500 && all[n].round_trip_us.is_none_or(|us| us > 20_000);
+        // A worker that was lost again and again is taken by its load alone, and so is the one to be avoided.
+        let rank = |(n, verdict): &(usize, &Verdict)| {
+            let last = (avoid == Some(*n as u64), all[*n].unreliable);
+            let same = if last == (false, false) || rigidness == 500 { verdict.of_service } else { 0 };
+            (last, broken(*n), same, verdict.commitment, verdict.instances, *n)
+        };
+        let able = verdicts.iter().enumerate().filter(|(_, verdict)| verdict.reasons.is_empty());
+        let expected = able.min_by_key(rank).map(|(_, verdict)| verdict.id);
+        prop_assert_eq!(fleet.place(&request).ok(), expected);
+        for verdict in &verdicts {
+            prop_assert_eq!(fleet.check(verdict.id, &request).is_some(), !verdict.reasons.is_empty());
+        }
+        if expected.is_none() {
+            let refusal = fleet.place(&request).unwrap_err();
+            prop_assert_eq!(refusal.workers.len(), all.len());
+        }
     }
 }

@@ -4,8 +4,8 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use oak_control::root::{Application, Root};
-use oak_model::sla::{self, SlaDocument};
 use oak_model::ApplicationId;
+use oak_model::sla::{self, SlaDocument};
 use serde::Deserialize;
 
 use super::Shared;

@@ -278,8 +278,7 @@ fn device_rules(privileged: bool, devices: &[Value]) -> Value {
 
 /// The nodes a container asks for, as the host has them. One that is gone is left out: the program will say so.
 fn own_devices(paths: &[PathBuf]) -> Vec<Value> {
-    let found = paths.iter().filter_map(|path| Some(device(path, &fs::symlink_metadata(path).ok()?)?));
-    found.collect()
+    paths.iter().filter_map(|path| device(path, &fs::symlink_metadata(path).ok()?)).collect()
 }
 
 /// A device node as libcontainer makes it; `None` for anything else.
@@ -340,6 +339,25 @@ mod tests {
         assert_eq!(resources["cpu"], json!({ "shares": 256, "quota": 25_000, "period": 100_000 }));
         assert_eq!(resources["memory"]["limit"], json!(1 << 20));
         assert_eq!(resources["pids"]["limit"], json!(7));
+    }
+
+    #[test]
+    fn a_container_gets_its_own_devices_and_no_others() {
+        let id = "a".parse().unwrap();
+        let log = LogConfig::in_directory("/log".into());
+        let mut request = ContainerRequest::new(id, vec!["/l".into()], vec!["sh".into()], log);
+        // A node that every machine has stands for a GPU; a file that is no node is left out.
+        request.devices = vec!["/dev/null".into(), "/dev/nothing".into()];
+        let identity = Identity { uid: 0, gid: 0, groups: Vec::new(), home: "/".into() };
+        let value = configuration(&request, &identity, &[], &Hierarchies::Legacy(Vec::new()));
+        let devices = value["linux"]["devices"].as_array().unwrap();
+        assert_eq!(devices.len(), 1);
+        assert_eq!((&devices[0]["path"], &devices[0]["major"]), (&json!("/dev/null"), &json!(1)));
+        let rules = value["linux"]["resources"]["devices"].as_array().unwrap();
+        let own = json!({ "allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm" });
+        assert_eq!(rules.last(), Some(&own));
+        request.devices = vec!["/etc/passwd".into()];
+        assert!(request.check().is_err());
     }
 
     #[test]

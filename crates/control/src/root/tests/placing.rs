@@ -37,8 +37,10 @@ fn picture(root: &Root) -> String {
     )
 }
 
+type Outcome = (JobName, u32, Result<(ClusterId, WorkerId), String>);
+
 /// Where the instances of an application are, or with which words they were refused.
-fn outcome(world: &World, application: ApplicationId) -> Vec<(JobName, u32, Result<(ClusterId, WorkerId), String>)> {
+fn outcome(world: &World, application: ApplicationId) -> Vec<Outcome> {
     let services = &world.root.application(application).unwrap().services;
     let services = services.iter().map(|id| world.root.service(*id).unwrap());
     services
@@ -61,7 +63,8 @@ fn dry_run_and_real_run_agree() {
         let request = dice.application("shop");
         let count = 1 + u32::try_from(dice.roll(3)).unwrap();
         let before = picture(&world.root);
-        let plan = world.root.plan(at(0), &mut world.entropy, "Admin", vec![request.clone()], |_| count).unwrap();
+        let plan =
+            world.root.plan(at(0), &mut world.entropy, "Admin", vec![request.clone()], |_| count).unwrap();
         assert_eq!(picture(&world.root), before, "seed {seed}: a plan leaves nothing behind");
         let planned: Vec<_> = plan
             .into_iter()
@@ -82,7 +85,10 @@ fn dry_run_and_real_run_agree() {
         placed += real.iter().filter(|(.., place)| place.is_ok()).count();
         refused += real.iter().filter(|(.., place)| place.is_err()).count();
     }
-    assert!(placed > 500 && refused > 500, "{placed} placed, {refused} refused: the problems are too one-sided");
+    assert!(
+        placed > 500 && refused > 500,
+        "{placed} placed, {refused} refused: the problems are too one-sided"
+    );
 }
 
 #[test]
@@ -162,7 +168,11 @@ fn explaining_changes_nothing() {
             assert_eq!(explained.place, instance.cluster.zip(instance.worker));
             if let Some((cluster, worker)) = explained.place {
                 let first = &explained.clusters[0];
-                assert_eq!((first.id, first.workers[0].verdict.id), (cluster, worker), "the chosen one comes first");
+                assert_eq!(
+                    (first.id, first.workers[0].verdict.id),
+                    (cluster, worker),
+                    "the chosen one comes first"
+                );
             }
         }
         assert_eq!(picture(&world.root), before, "seed {seed}");

@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 
 use super::{document_with, merged, minimal_service, parse_service, service};
 use crate::sla::{SlaErrorKind, parse, parse_services, parse_value};
-use crate::{Architecture, Area, AreaBound, Limit, PortMapping, Protocol, Resources, ServiceBound, Strictness};
+use crate::{
+    Architecture, Area, AreaBound, Limit, PortMapping, Protocol, Resources, ServiceBound, Strictness,
+};
 
 #[test]
 fn accepts_what_the_original_accepts() {
@@ -133,8 +135,16 @@ fn refuses_with_path_rule_and_finding() {
             "constraints[0].area",
             "the name of a cluster",
         ),
-        (json!({"connectivity": [{"con_constraints": []}]}), "connectivity[0].target_microservice_id", "required"),
-        (json!({"connectivity": [{"target_microservice_id": "x"}]}), "connectivity[0].con_constraints", "required"),
+        (
+            json!({"connectivity": [{"con_constraints": []}]}),
+            "connectivity[0].target_microservice_id",
+            "required",
+        ),
+        (
+            json!({"connectivity": [{"target_microservice_id": "x"}]}),
+            "connectivity[0].con_constraints",
+            "required",
+        ),
     ] {
         let errors = parse_service(&changes).expect_err(&changes.to_string());
         assert_eq!(errors.kind(), SlaErrorKind::Schema);
@@ -287,10 +297,7 @@ fn bounds_say_to_what_how_far_and_how_strictly() {
     let to = |limit, strictness| ServiceBound { target: "db".into(), limit, strictness };
     assert_eq!(
         spec.connectivity,
-        [
-            to(Limit::RoundTripUs(2_000), strict(1000, 10)),
-            to(Limit::DistanceM(1_000), Strictness::default())
-        ]
+        [to(Limit::RoundTripUs(2_000), strict(1000, 10)), to(Limit::DistanceM(1_000), Strictness::default())]
     );
 }
 

@@ -150,8 +150,7 @@ fn suggestion(changes: &[Change]) -> Value {
         return Value::Null;
     }
     let text = changes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; and ");
-    let changes: Vec<_> =
-        changes.iter().map(|change| with_text(json!(change), change.to_string())).collect();
+    let changes: Vec<_> = changes.iter().map(|change| with_text(json!(change), change.to_string())).collect();
     json!({ "text": text, "changes": changes })
 }
 

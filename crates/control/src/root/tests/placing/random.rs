@@ -80,7 +80,9 @@ impl Dice {
         if self.one_in(4) {
             for _ in 0..=self.roll(2) {
                 spec.connectivity.push(ServiceBound {
-                    target: self.pick(&["a", "b", "base.test.s0.test", "base.test.s1.test", "nobody"]).to_owned(),
+                    target: self
+                        .pick(&["a", "b", "base.test.s0.test", "base.test.s1.test", "nobody"])
+                        .to_owned(),
                     limit: self.limit(),
                     strictness: self.strictness(),
                 });

@@ -53,7 +53,8 @@ impl World {
                 world.disturb(dice, site, worker);
             }
         }
-        let services = ["s0", "s1", "s2"].map(|name| (name, ServiceSpec { connectivity: Vec::new(), ..dice.spec() }));
+        let services =
+            ["s0", "s1", "s2"].map(|name| (name, ServiceSpec { connectivity: Vec::new(), ..dice.spec() }));
         let base = world.create(random::application("base", services.into()));
         world.deploy_all(base, 2);
         let waiting: Vec<_> = world.root.pending.iter().collect();
@@ -95,8 +96,11 @@ impl World {
             former: None,
         };
         let id = self.root.enrol_cluster(at(0), &mut self.entropy, candidate).unwrap();
-        let settings =
-            cluster::Settings { name: name.to_owned(), location: location.clone(), ..cluster::Settings::default() };
+        let settings = cluster::Settings {
+            name: name.to_owned(),
+            location: location.clone(),
+            ..cluster::Settings::default()
+        };
         let cluster = Machine::new(settings);
         self.sites.push(Site { id, name: name.to_owned(), cluster, workers: Vec::new(), connected: false });
         self.sites.len() - 1
