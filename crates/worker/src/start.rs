@@ -10,7 +10,7 @@ use oak_image::{ImageStore, ImageStoreConfig};
 use oak_link::{Credentials, Joining, NodeKind, system_clock};
 use oak_model::message::EnrolAttributes;
 use oak_model::{InstanceKey, Now, chain};
-use oak_runtime::{AdoptedState, ExitObserver, OciConfig, OciRuntime, Runtime};
+use oak_runtime::{AdoptedState, ExitObserver, OciConfig, OciRuntime};
 use oak_store::{Engine, FileStore, StoreError, SystemClock};
 use tokio::sync::{Notify, SetOnce};
 use tokio::task::JoinSet;

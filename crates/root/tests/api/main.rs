@@ -8,6 +8,7 @@ mod client;
 mod clusters;
 mod dashboard;
 mod disk;
+mod explain;
 mod http;
 mod instances;
 mod logs;
