@@ -114,3 +114,68 @@ fn row(worker: &ExplainedWorker, is_asked: bool) -> [Cell; 6] {
 fn amounts(resources: Resources) -> String {
     format!("{} MiB, {} CPU", resources.memory_mib, Cores(resources.cpu_millis))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::output::Style;
+
+    fn shown(explained: serde_json::Value) -> String {
+        let explained: Explanation = serde_json::from_value(explained).expect("an explanation");
+        let (mut data, mut talk) = (Vec::new(), Vec::new());
+        let style = Style { colour: false, width: None };
+        let mut output = Output { data: &mut data, talk: &mut talk, style };
+        write(&explained, &mut output).expect("written to memory");
+        String::from_utf8(data).expect("text")
+    }
+
+    #[test]
+    fn says_what_would_help_before_the_details() {
+        let text = shown(json!({
+            "job_name": "shop.default.web.default", "instance_number": 3,
+            "status": "NO_WORKER_CAPACITY", "status_detail": "full", "place": null,
+            "needs": {"cpu_millis": 1000, "memory_mib": 800, "storage_mib": 0},
+            "workers_total": 2, "workers_that_can_take_it": 0,
+            "suggestion": {"text": "lower memory from 800 to 512", "changes": []},
+            "clusters": [{
+                "cluster_name": "garage", "commitment_percent": 40.0, "workers_total": 2,
+                "workers": [{
+                    "worker_name": "pi1\u{1b}[2J",
+                    "reasons": [{"rule": "memory", "text": "512 of 1024 MiB memory free, 800 needed"}],
+                    "free": {"cpu_millis": 40000, "memory_mib": 512, "storage_mib": 0},
+                    "capacity": {"cpu_millis": 40000, "memory_mib": 1024, "storage_mib": 0},
+                    "commitment_percent": 50.0, "instances_of_service": 0
+                }],
+                "workers_not_listed": 1
+            }]
+        }));
+        let expected = "\
+shop.default.web.default instance 3: no place
+  status      NO_WORKER_CAPACITY: full
+  needs       800 MiB memory, 1 CPU
+  candidates  0 of 2 workers can take it
+  suggestion  lower memory from 800 to 512
+
+cluster garage (40 % reserved)
+WORKER   FREE             OF                RESERVED  SAME  ANSWER
+pi1 [2J  512 MiB, 40 CPU  1024 MiB, 40 CPU  50 %      0     512 of 1024 MiB memory free, 800 needed
+and 1 more; --all lists them
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_placed_instance_names_its_worker_first() {
+        let text = shown(json!({
+            "job_name": "a.b.c.d", "instance_number": 0, "status": "RUNNING", "status_detail": "running",
+            "place": {"cluster_name": "garage", "worker_name": "pi2"},
+            "clusters": [{"cluster_name": "garage", "chosen": true, "workers": [
+                {"worker_name": "pi2", "chosen": true}
+            ]}]
+        }));
+        assert!(text.starts_with("a.b.c.d instance 0: worker pi2 of cluster garage\n"), "{text}");
+        assert!(text.contains("chosen"), "{text}");
+    }
+}
