@@ -31,11 +31,15 @@ pub enum Table {
     Workload = 11,
     /// Instances being taken down, at the root.
     Departure = 12,
+    /// What happened, at the root.
+    Event = 30,
+    /// Secrets of organisations and credentials of registries, sealed, at the root.
+    Secret = 31,
 }
 
 impl Table {
     /// Every kind.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Meta,
         Self::Application,
         Self::Service,
@@ -48,6 +52,8 @@ impl Table {
         Self::Placement,
         Self::Workload,
         Self::Departure,
+        Self::Event,
+        Self::Secret,
     ];
 }
 

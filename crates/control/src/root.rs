@@ -3,10 +3,13 @@
 mod adopt;
 mod applications;
 mod clusters;
+mod events;
+mod history;
 mod instances;
 mod load;
 mod lost;
 mod schedule;
+mod secrets;
 mod state;
 mod tokens;
 mod workers;
@@ -16,6 +19,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use oak_model::message::{ClusterWelcome, Lineage, RootToCluster};
@@ -29,7 +33,9 @@ use crate::{Outbox, Table};
 
 pub use applications::Refusal;
 pub use clusters::Attention;
+pub use history::{Occurrence, Replay, Topic};
 pub use oak_model::{Application, Service};
+pub use secrets::{MAX_SECRETS, Secret, SecretKey, SecretRefusal};
 pub use state::{Cluster, Departure, HistorySample, Instance, Usage};
 pub use tokens::Candidate;
 pub use workers::WorkerRefusal;
@@ -93,6 +99,8 @@ pub enum Effect {
         /// What it is now.
         availability: Availability,
     },
+    /// What happened in the step, in order; it is stored.
+    Events(Vec<Arc<Occurrence>>),
 }
 
 /// Counters that outlive every object.
@@ -123,6 +131,8 @@ pub struct Root {
     pending: Waiting,
     /// What clusters were asked about their workers and have not confirmed.
     asked: BTreeSet<(WorkerId, Availability)>,
+    history: history::History,
+    secrets: BTreeMap<SecretKey, Secret>,
     outbox: Outbox<Effect>,
 }
 
@@ -144,6 +154,8 @@ impl Root {
             node_blocks: BlockPool::new(plan::NODES_FIRST, plan::NODES_LAST, plan::CLUSTER_PREFIX),
             pending: Waiting::default(),
             asked: BTreeSet::new(),
+            history: history::History::default(),
+            secrets: BTreeMap::new(),
             outbox: Outbox::default(),
         }
     }
@@ -151,6 +163,7 @@ impl Root {
     /// Takes what the last calls asked for.
     #[must_use]
     pub fn take_outbox(&mut self) -> Outbox<Effect> {
+        self.tell();
         self.outbox.take()
     }
 
@@ -241,7 +254,10 @@ impl Root {
     }
 
     /// Sends to a cluster if it is connected; otherwise the next welcome tells it.
-    fn send(&mut self, cluster: ClusterId, message: RootToCluster) {
+    fn send(&mut self, cluster: ClusterId, mut message: RootToCluster) {
+        for wish in message.wishes_mut() {
+            self.supply(wish);
+        }
         if let Some(session) = self.clusters.get(&cluster).and_then(|cluster| cluster.session) {
             self.outbox.emit(Effect::Send { cluster, session, message });
         }

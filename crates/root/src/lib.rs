@@ -15,9 +15,11 @@
 
 pub mod accounts;
 pub mod api;
+mod bulk;
 mod calendar;
 mod clusters;
 pub mod dashboard;
+pub mod events;
 mod start;
 
 pub use start::{BoundRoot, RootConfig, RootError, RootHandle};

@@ -14,7 +14,7 @@ use oak_link::{
     PortLimits, Sessions, open_root, renew_root, server_tls, system_clock,
 };
 use oak_store::backup::RESTORED;
-use oak_store::{Engine, EngineStopped, Store, StoreError, SystemClock};
+use oak_store::{Engine, EngineStopped, SealError, Sealer, Store, StoreError, SystemClock};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::net::TcpListener;
@@ -27,8 +27,10 @@ use crate::accounts::{Accounts, PasswordError, Passwords, Signer, SignerError};
 use crate::api::{
     ApiParts, AvailabilityConfirmations, RootApi, SeedError, TokenConfirmations, seed_accounts,
 };
-use crate::clusters::{self, ClusterEnroller, LinkLogs};
+use crate::bulk::LinkStreams;
+use crate::clusters::{self, ClusterEnroller, Listeners};
 use crate::dashboard::{self, Dashboard};
+use crate::events::EventHub;
 
 /// What a root needs to start.
 #[derive(Debug)]
@@ -59,6 +61,9 @@ pub enum RootError {
     /// The key that signs logins is not usable.
     #[error("cannot use the key that signs logins")]
     Signer(#[from] SignerError),
+    /// The key of secrets is not usable.
+    #[error("cannot use the key of secrets")]
+    Secrets(#[from] SealError),
     /// Passwords cannot be checked.
     #[error("cannot prepare the checking of passwords")]
     Password(#[from] PasswordError),
@@ -178,10 +183,17 @@ impl BoundRoot {
         let confirmations = TokenConfirmations::default();
         let availability = AvailabilityConfirmations::default();
         let mut tasks = JoinSet::new();
-        let engine = Engine::start(&mut tasks, machine, Arc::clone(&store), clock, {
-            let (sessions, confirmations) = (sessions.clone(), confirmations.clone());
-            let availability = availability.clone();
-            move |effect| clusters::perform(effect, &sessions, &confirmations, &availability)
+        let hub = EventHub::new(machine.newest_event());
+        let secrets = Arc::new(Sealer::open(&self.config.directory)?);
+        let listeners = Listeners {
+            sessions: sessions.clone(),
+            tokens: confirmations.clone(),
+            availability: availability.clone(),
+            events: hub.clone(),
+            sealer: Arc::clone(&secrets),
+        };
+        let engine = Engine::start(&mut tasks, machine, Arc::clone(&store), clock, move |effect| {
+            clusters::perform(effect, &listeners);
         });
         self.begin_life(&engine).await?;
         let accounts = Engine::start(&mut tasks, accounts, store, clock, |()| {});
@@ -194,6 +206,7 @@ impl BoundRoot {
         let names = host_names(&self.config);
         tasks.spawn(renew_own_certificate(Arc::clone(&self.authority), Arc::clone(&self.credentials), names));
 
+        let streams = LinkStreams { engine: engine.clone(), sessions };
         let api = RootApi::new(ApiParts {
             root: engine.clone(),
             accounts,
@@ -201,7 +214,10 @@ impl BoundRoot {
             signer: Signer::open(&self.config.directory.join("jwt-key"))?,
             clock,
             authority: self.authority.root_fingerprint(),
-            logs: Arc::new(LinkLogs { engine: engine.clone(), sessions }),
+            logs: Arc::new(streams.clone()),
+            exec: Arc::new(streams),
+            events: hub,
+            secrets,
             confirmations,
             availability,
         });
@@ -235,7 +251,7 @@ impl BoundRoot {
         let marker = self.config.directory.join(RESTORED);
         let was_restored = marker.exists();
         engine
-            .call(move |root, _, entropy| root.begin_life(entropy, was_restored))
+            .call(move |root, now, entropy| root.begin_life(now, entropy, was_restored))
             .await
             .map_err(|_| RootError::Store(StoreError::WriterGone))?;
         if was_restored {

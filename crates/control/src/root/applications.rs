@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use oak_model::sla::{ApplicationRequest, ServiceRequest};
-use oak_model::{ApplicationId, InstanceKey, JobName, Name, Now, ServiceId};
+use oak_model::{ApplicationId, EventKind, InstanceKey, JobName, Name, Now, Purpose, ServiceId};
 
 use super::{Application, Root, Service};
 use crate::{Entropy, Table};
@@ -45,6 +45,9 @@ pub enum Refusal {
         /// Who has it.
         holder: String,
     },
+    /// Its organisation does not have it.
+    #[error("there is no {0} in this organisation: store it first (`oak secret set`, `oak registry login`)")]
+    UnknownSecret(Purpose),
     /// The address pool is empty.
     #[error("all service addresses of 10.30.0.0/16 are in use: delete services that are not needed")]
     AddressesExhausted,
@@ -83,6 +86,7 @@ impl Root {
             let application = Application {
                 id,
                 owner: owner.to_owned(),
+                organization: None,
                 name: request.name,
                 namespace: request.namespace,
                 description: request.description,
@@ -92,6 +96,7 @@ impl Root {
             let key = (owner.to_owned(), application.name.clone(), application.namespace.clone());
             self.application_names.insert(key, id);
             self.applications.insert(id, application);
+            self.tell_application(now.wall, EventKind::ApplicationCreated, id);
             self.insert_services(now, entropy, id, request.services);
             created.push(id);
         }
@@ -135,7 +140,9 @@ impl Root {
         for service in services {
             self.delete_service(now, service)?;
         }
+        self.tell_application(now.wall, EventKind::ApplicationDeleted, id);
         if let Some(application) = self.applications.remove(&id) {
+            self.forget_history_of(&application);
             self.application_names.remove(&(application.owner, application.name, application.namespace));
             self.outbox.delete(Table::Application, id);
         }
@@ -154,7 +161,9 @@ impl Root {
         for key in keys {
             self.undeploy(now, key)?;
         }
+        self.tell_service(now.wall, EventKind::ServiceDeleted, id);
         let Some(service) = self.services.remove(&id) else { return Ok(()) };
+        self.forget_history_of_service(service.application, id);
         self.addresses.release(service.address);
         self.outbox.delete(Table::Service, id);
         if let Some(application) = self.applications.get_mut(&service.application) {
@@ -242,6 +251,7 @@ impl Root {
             parent.services.push(id);
             self.outbox.put(Table::Service, id, &service);
             self.services.insert(id, service);
+            self.tell_service(now.wall, EventKind::ServiceCreated, id);
             created.push(id);
         }
         if let Some(parent) = self.applications.get(&application) {

@@ -2,7 +2,7 @@
 
 use oak_model::Now;
 
-use super::{Application, Cluster, Departure, Instance, Meta, Root, Service, Settings};
+use super::{Application, Cluster, Departure, Instance, Meta, Root, Secret, Service, Settings};
 use crate::token::Token;
 use crate::{CorruptRow, Row, Table};
 
@@ -79,6 +79,11 @@ impl Root {
             Table::Token => {
                 let token: Token = row.parse()?;
                 self.tokens.insert(token.id.clone(), token);
+            }
+            Table::Event => self.history.load(row),
+            Table::Secret => {
+                let secret: Secret = row.parse()?;
+                self.secrets.insert((secret.organization, secret.purpose.clone()), secret);
             }
             // Kept by the shell or by other machines.
             Table::User | Table::Organization | Table::Worker | Table::Placement | Table::Workload => {}

@@ -65,7 +65,7 @@ impl Fixture {
             match effect {
                 Effect::Send { cluster, message, .. } => self.sent.push((cluster, message)),
                 Effect::Welcome { welcome, .. } => self.welcomes.push(welcome),
-                Effect::TokenReady { .. } | Effect::AvailabilityConfirmed { .. } => {}
+                Effect::TokenReady { .. } | Effect::AvailabilityConfirmed { .. } | Effect::Events(_) => {}
             }
         }
     }

@@ -212,7 +212,7 @@ impl RegistryClient {
     }
 
     fn credentials(&self, endpoint: &Endpoint) -> Option<&Credentials> {
-        self.config.credentials.get(&endpoint.name)
+        endpoint.credentials.as_ref().or_else(|| self.config.credentials.get(&endpoint.name))
     }
 
     fn known_authorization(&self, endpoint: &Endpoint, repository: &str) -> Option<HeaderValue> {

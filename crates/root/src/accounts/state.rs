@@ -166,7 +166,9 @@ impl Accounts {
                 | Table::Worker
                 | Table::Placement
                 | Table::Workload
-                | Table::Departure => {}
+                | Table::Departure
+                | Table::Event
+                | Table::Secret => {}
             }
         }
         Ok(accounts)

@@ -23,8 +23,10 @@ pub(super) async fn create(State(api): State<Shared>, caller: Caller, body: Desc
     for warning in &document.warnings {
         tracing::info!(user = caller.0.name, %warning, "descriptor accepted with a warning");
     }
-    let owner = caller.0.name;
+    let (owner, organization) = (caller.0.name, caller.0.organization);
     let all = api.parts.root.call(move |root, now, entropy| {
+        let services = document.applications.iter().flat_map(|application| &application.services);
+        root.check_secrets(organization, services.map(|service| &service.spec))?;
         root.create_applications(now, entropy, &owner, document.applications)?;
         Ok::<_, oak_control::root::Refusal>(visible(root, &Scope::OwnedBy(owner)))
     });

@@ -71,9 +71,22 @@ async fn authenticate(parts: &Parts, api: &Api, kind: TokenKind) -> Result<Princ
         .ok_or_else(|| ApiError::token(StatusCode::UNAUTHORIZED, "Token has been revoked"))
 }
 
+/// Browsers cannot give a WebSocket a header of their own, only protocols it would like to speak: the token is one of
+/// them, `bearer.<token>`, and is never chosen. It stays out of the URL, which ends up in logs.
+fn subprotocol(parts: &Parts) -> Option<&str> {
+    let offered = parts.headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+    let offered = offered.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    offered.map(str::trim).find_map(|protocol| protocol.strip_prefix("bearer."))
+}
+
 fn bearer(parts: &Parts) -> Result<&str, ApiError> {
     let missing = |text: &str| ApiError::token(StatusCode::UNAUTHORIZED, text);
     let header = parts.headers.get(header::AUTHORIZATION);
+    if header.is_none()
+        && let Some(token) = subprotocol(parts)
+    {
+        return Ok(token);
+    }
     let header = header.ok_or_else(|| missing("Missing Authorization Header"))?;
     let token = header.to_str().ok().and_then(|text| {
         let (scheme, token) = text.split_once(' ')?;

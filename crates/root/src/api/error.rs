@@ -128,6 +128,7 @@ impl From<Refusal> for ApiError {
             Refusal::UnknownApplication(_) | Refusal::UnknownService(_) | Refusal::UnknownInstance(_) => {
                 StatusCode::NOT_FOUND
             }
+            Refusal::UnknownSecret(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::AddressesExhausted => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, refusal.to_string())

@@ -16,9 +16,13 @@ mod confirmations;
 mod cors;
 mod disk;
 mod error;
+mod event_stream;
+mod events;
+mod exec;
 mod guard;
 mod health;
 mod instances;
+mod log_events;
 mod logs;
 mod organizations;
 mod parameter;
@@ -26,7 +30,9 @@ mod peer;
 mod record;
 mod router;
 mod scope;
+mod secrets;
 mod services;
+mod sse;
 mod tokens;
 mod users;
 mod workers;
@@ -35,13 +41,15 @@ use std::sync::Arc;
 
 use oak_control::root::Root;
 use oak_link::Fingerprint;
-use oak_store::{Engine, EngineStopped, SystemClock};
+use oak_store::{Engine, EngineStopped, Sealer, SystemClock};
 use tokio::sync::Semaphore;
 
+use crate::events::EventHub;
 use crate::accounts::{Accounts, DEFAULT_PASSWORD, PasswordError, Passwords, Signer, Throttle};
 
 pub use confirmations::{AvailabilityConfirmations, Confirmation, Confirmations, TokenConfirmations};
-pub use logs::{BoxFuture, LogError, LogSource, LogStream};
+pub use exec::{ByteSender, ExecSource, ExecStreams};
+pub use logs::{BoxFuture, LogError, LogRequest, LogSource, LogStream};
 
 /// What the API is made of.
 pub struct ApiParts {
@@ -59,6 +67,12 @@ pub struct ApiParts {
     pub authority: Fingerprint,
     /// Fetches the output of instances.
     pub logs: Arc<dyn LogSource>,
+    /// Runs programs inside instances.
+    pub exec: Arc<dyn ExecSource>,
+    /// Tells what happens.
+    pub events: EventHub,
+    /// Seals secrets.
+    pub secrets: Arc<Sealer>,
     /// Told about worker tokens that clusters have stored.
     pub confirmations: TokenConfirmations,
     /// Told about workers that clusters have opened or closed.
@@ -77,6 +91,8 @@ impl RootApi {
             throttle: Throttle::default(),
             requests: Arc::new(Semaphore::new(guard::CONCURRENT)),
             log_streams: Arc::new(Semaphore::new(logs::CONCURRENT)),
+            event_streams: Arc::new(Semaphore::new(events::CONCURRENT)),
+            execs: Arc::new(Semaphore::new(exec::CONCURRENT)),
         }))
     }
 
@@ -117,6 +133,8 @@ struct Api {
     throttle: Throttle,
     requests: Arc<Semaphore>,
     log_streams: Arc<Semaphore>,
+    event_streams: Arc<Semaphore>,
+    execs: Arc<Semaphore>,
 }
 
 type Shared = Arc<Api>;

@@ -6,14 +6,14 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 
 use super::error::ApiError;
 use super::{
-    Shared, applications, auth, clusters, cors, disk, guard, health, instances, logs, organizations,
-    services, tokens, users, workers,
+    Shared, applications, auth, clusters, cors, disk, events, exec, guard, health, instances, logs,
+    organizations, secrets, services, tokens, users, workers,
 };
 use crate::dashboard;
 
 /// All routes with everything around them.
 pub(super) fn build(api: Shared) -> Router {
-    let routes: [(&str, MethodRouter<Shared>); 25] = [
+    let routes: [(&str, MethodRouter<Shared>); 33] = [
         ("/api/auth/login", post(auth::login)),
         ("/api/auth/refresh", post(auth::refresh)),
         ("/api/user/{name}", get(users::show).post(users::change_password)),
@@ -32,6 +32,17 @@ pub(super) fn build(api: Shared) -> Router {
         ("/api/service/{id}/instance", post(instances::deploy)),
         ("/api/service/{id}/instance/{number}", delete(instances::undeploy)),
         ("/api/service/{id}/instance/{number}/logs", get(logs::stream)),
+        ("/api/service/{id}/instance/{number}/exec", get(exec::open)),
+        ("/api/service/{id}/events", get(events::of_service)),
+        ("/api/application/{id}/events", get(events::of_application)),
+        ("/api/events", get(events::stream)),
+        ("/api/secrets", get(secrets::list)),
+        ("/api/secrets/{name}", get(secrets::show).put(secrets::put).delete(secrets::delete)),
+        ("/api/registry-credentials", get(secrets::list_registries)),
+        (
+            "/api/registry-credentials/{host}",
+            get(secrets::show_registry).put(secrets::put_registry).delete(secrets::delete_registry),
+        ),
         ("/api/clusters", get(clusters::list)),
         ("/api/clusters/active", get(clusters::list_active)),
         ("/api/clusters/{id}/workers", get(clusters::workers)),

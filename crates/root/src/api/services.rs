@@ -32,10 +32,12 @@ pub(super) async fn create(State(api): State<Shared>, caller: Caller, body: Desc
         let problem = "is required: the id of the application to add services to";
         return Err(ApiError::field("applications[0].applicationID", problem));
     };
-    let scope = caller.scope();
+    let (scope, organization) = (caller.scope(), caller.0.organization);
     let names: Vec<_> = request.services.iter().map(|service| service.name.to_string()).collect();
     let created = api.parts.root.call(move |root, now, entropy| {
-        scope.application(root, id)?;
+        let application = scope.application(root, id)?;
+        let organization = application.organization.unwrap_or(organization);
+        root.check_secrets(organization, request.services.iter().map(|service| &service.spec))?;
         root.add_services(now, entropy, id, request.services)
     });
     let created = created.await??;

@@ -2,11 +2,13 @@
 //! (client contract, 1.4 and 1.5).
 
 mod cluster;
+mod event;
 mod instance;
 mod service;
 mod worker;
 
 pub(super) use cluster::cluster;
+pub(super) use event::event;
 pub(super) use service::ServiceView;
 pub(super) use worker::{InstanceOnWorker, WorkerDetails, worker, workers};
 
