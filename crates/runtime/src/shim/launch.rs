@@ -45,7 +45,7 @@ pub(super) fn launch(
     let identity = prepare_inside(request)?;
     let environment = environment(request, &identity);
     let configuration = spec::configuration(request, &identity, &environment, hierarchies);
-    write_json(&directory.path().join("config.json"), &configuration)
+    write_json(&directory.configuration(), &configuration)
         .map_err(|error| Failure::new(FailureKind::Other, format!("cannot write config.json: {error}")))?;
 
     let (failures, failures_inside) = new_pipe()?;
@@ -128,12 +128,12 @@ fn plan(request: &ContainerRequest, environment: Vec<String>, failures: OwnedFd)
     })
 }
 
-fn c_strings(texts: Vec<String>) -> Result<Vec<CString>, Failure> {
+pub(super) fn c_strings(texts: Vec<String>) -> Result<Vec<CString>, Failure> {
     let converted = texts.into_iter().map(CString::new).collect::<Result<_, _>>();
     converted.map_err(|_| Failure::new(FailureKind::Other, "a text of the request contains a NUL byte"))
 }
 
-fn new_pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
+pub(super) fn new_pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
     pipe_with(PipeFlags::CLOEXEC)
         .map_err(|errno| Failure::new(FailureKind::Other, format!("cannot make a pipe: {errno}")))
 }
@@ -166,7 +166,7 @@ fn create_and_start(
 }
 
 /// Waits until the program was executed, which closes the pipe, or could not be.
-fn await_execution(failures: OwnedFd) -> Result<(), Failure> {
+pub(super) fn await_execution(failures: OwnedFd) -> Result<(), Failure> {
     let mut text = Vec::new();
     File::from(failures).take(64 << 10).read_to_end(&mut text).map_err(|error| {
         Failure::new(FailureKind::Other, format!("cannot hear from the container: {error}"))
