@@ -221,9 +221,10 @@ fn a_ring_keeps_its_newest_over_a_restart_and_says_what_is_missing() {
         assert_eq!(rest.events.len(), 25);
         assert_eq!(rest.events[0].event.sequence, half + 1);
     }
-    let rows = world.disk.keys().filter(|(table, key)| {
-        *table == Table::Event && key.starts_with(&service.to_string())
-    });
+    let rows = world
+        .disk
+        .keys()
+        .filter(|(table, key)| *table == Table::Event && key.starts_with(&service.to_string()));
     assert!(rows.count() <= 50);
 }
 
@@ -289,8 +290,7 @@ fn the_end_of_an_application_outlives_it() {
     let last = replay.events.last().unwrap();
     assert_eq!(last.event.kind, EventKind::ApplicationDeleted);
     assert_eq!(last.former.as_ref().map(|former| former.owner.as_str()), Some("Admin"));
-    let rows = world.disk.keys().filter(|(table, key)| {
-        *table == Table::Event && key.contains(&service.to_string())
-    });
+    let rows =
+        world.disk.keys().filter(|(table, key)| *table == Table::Event && key.contains(&service.to_string()));
     assert_eq!(rows.count(), 0);
 }

@@ -62,11 +62,17 @@ pub(crate) fn parse_micros(text: &str) -> Option<u64> {
     };
     let at = |index: usize| text.as_bytes().get(index).copied();
     let separators = [(4, b'-'), (7, b'-'), (13, b':'), (16, b':')];
-    if separators.iter().any(|(index, byte)| at(*index) != Some(*byte)) || !matches!(at(10)?, b'T' | b't' | b' ') {
+    if separators.iter().any(|(index, byte)| at(*index) != Some(*byte))
+        || !matches!(at(10)?, b'T' | b't' | b' ')
+    {
         return None;
     }
     let month = Month::try_from(u8::try_from(number(5..7)?).ok()?).ok()?;
-    let date = Date::from_calendar_date(i32::try_from(number(0..4)?).ok()?, month, u8::try_from(number(8..10)?).ok()?);
+    let date = Date::from_calendar_date(
+        i32::try_from(number(0..4)?).ok()?,
+        month,
+        u8::try_from(number(8..10)?).ok()?,
+    );
     let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
     if hour > 23 || minute > 59 || second > 60 {
         return None;
@@ -78,7 +84,9 @@ pub(crate) fn parse_micros(text: &str) -> Option<u64> {
     };
     let digits: String = fraction.chars().chain("000000".chars()).take(6).collect();
     let fraction: i64 = if fraction.is_empty() { return None } else { digits.parse().ok()? };
-    let days = i64::from(date.ok()?.to_julian_day() - Date::from_calendar_date(1970, Month::January, 1).ok()?.to_julian_day());
+    let days = i64::from(
+        date.ok()?.to_julian_day() - Date::from_calendar_date(1970, Month::January, 1).ok()?.to_julian_day(),
+    );
     let seconds = days * 86_400 + hour * 3_600 + minute * 60 + second - zone_seconds(zone)?;
     u64::try_from(seconds * 1_000_000 + fraction).ok()
 }
@@ -115,8 +123,18 @@ mod tests {
         assert_eq!(micros("1970-01-01T00:00:00Z"), Some(0));
         assert_eq!(micros("2026-02-02T02:40:09.007Z"), Some(1_770_000_009_007_000));
         assert_eq!(micros("2026-02-02T03:40:09.0070001+01:00"), Some(1_770_000_009_007_000));
-        for bad in ["", "2026-02-02", "2026-13-02T00:00:00Z", "2026-02-30T00:00:00Z", "2026-02-02T25:00:00Z",
-            "2026-02-02T00:00:00", "2026-02-02T00:00:00.Z", "1969-12-31T23:59:59Z", "2026-02-02T00:00:00+1:00", "äöü"] {
+        for bad in [
+            "",
+            "2026-02-02",
+            "2026-13-02T00:00:00Z",
+            "2026-02-30T00:00:00Z",
+            "2026-02-02T25:00:00Z",
+            "2026-02-02T00:00:00",
+            "2026-02-02T00:00:00.Z",
+            "1969-12-31T23:59:59Z",
+            "2026-02-02T00:00:00+1:00",
+            "äöü",
+        ] {
             assert_eq!(micros(bad), None, "{bad}");
         }
         assert_eq!(duration("1h30m"), Some(Duration::from_secs(5_400)));

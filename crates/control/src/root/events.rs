@@ -144,7 +144,14 @@ impl Root {
         self.history.record(Topic::System, event, None);
     }
 
-    pub(super) fn tell_worker(&mut self, now: Now, kind: EventKind, cluster: ClusterId, id: WorkerId, what: &str) {
+    pub(super) fn tell_worker(
+        &mut self,
+        now: Now,
+        kind: EventKind,
+        cluster: ClusterId,
+        id: WorkerId,
+        what: &str,
+    ) {
         let Some(found) = self.clusters.get(&cluster) else { return };
         let detail = format!("worker {} of cluster {}{what}", worker_name(found, id), found.name);
         let mut event = Event::new(now.wall, kind, detail);

@@ -153,14 +153,7 @@ pub(super) struct History {
 
 impl Default for History {
     fn default() -> Self {
-        Self {
-            next: 1,
-            cut: 0,
-            rings: BTreeMap::new(),
-            order: BTreeMap::new(),
-            events: 0,
-            fresh: Vec::new(),
-        }
+        Self { next: 1, cut: 0, rings: BTreeMap::new(), order: BTreeMap::new(), events: 0, fresh: Vec::new() }
     }
 }
 

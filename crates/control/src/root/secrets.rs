@@ -64,9 +64,7 @@ pub enum SecretRefusal {
         users: String,
     },
     /// The organisation has too many.
-    #[error(
-        "an organisation can have {MAX_SECRETS} secrets and registries: remove some that are not needed"
-    )]
+    #[error("an organisation can have {MAX_SECRETS} secrets and registries: remove some that are not needed")]
     TooMany,
 }
 

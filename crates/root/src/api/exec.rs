@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::extract::rejection::QueryRejection;
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code, rejection::WebSocketUpgradeRejection};
+use axum::extract::ws::{
+    CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code, rejection::WebSocketUpgradeRejection,
+};
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use bytes::Bytes;
@@ -126,8 +128,8 @@ pub(super) async fn open(
         ApiError::new(StatusCode::BAD_REQUEST, message)
     })?;
     let permit = Arc::clone(&api.execs).try_acquire_owned();
-    let permit =
-        permit.map_err(|_| ApiError::unavailable("too many programs are being run: end one and try again"))?;
+    let permit = permit
+        .map_err(|_| ApiError::unavailable("too many programs are being run: end one and try again"))?;
     let program = command.first().cloned().unwrap_or_default();
     let opened = tokio::time::timeout(PATIENCE, api.parts.exec.open(key, command, terminal)).await;
     let late = |_| LogError::Unreachable("the worker did not answer in time".to_owned());
@@ -178,7 +180,8 @@ async fn serve(socket: WebSocket, streams: ExecStreams, permit: OwnedSemaphorePe
     if let Some((code, reason)) = close {
         let frame = CloseFrame { code, reason: reason.into() };
         // A client that is gone does not need it.
-        let _ = tokio::time::timeout(Duration::from_secs(5), to_client.send(Message::Close(Some(frame)))).await;
+        let _ =
+            tokio::time::timeout(Duration::from_secs(5), to_client.send(Message::Close(Some(frame)))).await;
     }
     drop(permit);
 }

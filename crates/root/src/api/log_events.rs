@@ -40,7 +40,9 @@ impl Position {
 pub(super) fn request(wanted: LogRequest, resume: Option<Position>) -> LogRequest {
     let timed = LogRequest { timestamps: true, ..wanted };
     match resume {
-        Some(position) => LogRequest { since: Some(LogSince::AtMicros(position.micros)), tail: None, ..timed },
+        Some(position) => {
+            LogRequest { since: Some(LogSince::AtMicros(position.micros)), tail: None, ..timed }
+        }
         None => timed,
     }
 }
@@ -58,13 +60,7 @@ struct Lines {
 
 impl Lines {
     fn new(resume: Option<Position>) -> Self {
-        Self {
-            rest: Vec::new(),
-            is_continued: false,
-            last: None,
-            resume,
-            is_resumed: resume.is_none(),
-        }
+        Self { rest: Vec::new(), is_continued: false, last: None, resume, is_resumed: resume.is_none() }
     }
 
     /// Takes a piece; gives out the events of the lines that are whole.
@@ -93,7 +89,8 @@ impl Lines {
             }
             return;
         }
-        let timed = line.split_once(' ').and_then(|(time, text)| Some((calendar::parse_micros(time)?, time, text)));
+        let timed =
+            line.split_once(' ').and_then(|(time, text)| Some((calendar::parse_micros(time)?, time, text)));
         let Some((micros, time, text)) = timed else {
             out.extend_from_slice(&Frame::default().data(&json!({ "text": line })));
             return;
@@ -123,7 +120,9 @@ impl Lines {
         if !self.rest.is_empty() {
             self.flush(&mut text);
         }
-        text.extend_from_slice(&Frame::default().event("end").data(&json!({ "reason": "end of the output" })));
+        text.extend_from_slice(
+            &Frame::default().event("end").data(&json!({ "reason": "end of the output" })),
+        );
         text
     }
 }

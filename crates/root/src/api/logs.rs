@@ -109,7 +109,8 @@ impl Wanted {
         let Some(text) = &self.since else { return Ok(None) };
         let ago = calendar::duration(text).map(|ago| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX));
         let since = ago.map(LogSince::AgoMs).or_else(|| calendar::parse_micros(text).map(LogSince::AtMicros));
-        let rule = "since must be a duration such as 90s, 10m, 2h or 1d, or a time such as 2026-11-24T16:00:00Z";
+        let rule =
+            "since must be a duration such as 90s, 10m, 2h or 1d, or a time such as 2026-11-24T16:00:00Z";
         since.map(Some).ok_or_else(|| ApiError::bad_request(rule))
     }
 }
@@ -129,7 +130,9 @@ pub(super) async fn stream(
     let as_events = form == Format::Sse;
     let follow = wanted.follow.unwrap_or(as_events);
     if wanted.download && (follow || as_events) {
-        return Err(ApiError::bad_request("download=true is for text that ends: leave out follow and format=sse"));
+        return Err(ApiError::bad_request(
+            "download=true is for text that ends: leave out follow and format=sse",
+        ));
     }
     let scope = caller.scope();
     let found = api.parts.root.call(move |root, _, _| {

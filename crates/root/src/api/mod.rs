@@ -44,8 +44,8 @@ use oak_link::Fingerprint;
 use oak_store::{Engine, EngineStopped, Sealer, SystemClock};
 use tokio::sync::Semaphore;
 
-use crate::events::EventHub;
 use crate::accounts::{Accounts, DEFAULT_PASSWORD, PasswordError, Passwords, Signer, Throttle};
+use crate::events::EventHub;
 
 pub use confirmations::{AvailabilityConfirmations, Confirmation, Confirmations, TokenConfirmations};
 pub use exec::{ByteSender, ExecSource, ExecStreams};
