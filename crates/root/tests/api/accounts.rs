@@ -162,7 +162,7 @@ async fn everybody_sees_the_own_account_only() {
         answer,
         json!({
             "_id": { "$oid": "000000010000000000000002" }, "name": "bob", "email": "bob@example.org",
-            "created_at": "01/01/2026 10:00", "roles": []
+            "created_at": "01/01/2026 10:00", "roles": ["Application_Provider"]
         })
     );
     assert_eq!(
