@@ -5,6 +5,7 @@ use oak_model::OrganizationId;
 use serde_json::Value;
 
 use super::answer::{Answer, about, plain};
+use super::auth::MAX_NAME_BYTES;
 use super::body::Object;
 use super::caller::Caller;
 use super::error::ApiError;
@@ -16,8 +17,8 @@ use crate::accounts::{
     UserChange,
 };
 
-/// `POST /api/auth/register` `{name, password, email?, roles?, created_at?}` → the user, a member of the caller's
-/// organisation.
+/// `POST /api/auth/register` `{name, password, email?, roles?, created_at?, organization?}` → the user, a member of
+/// the caller's organisation; system admins may name another one by its id.
 pub(super) async fn register(State(api): State<Shared>, caller: Caller, body: Object) -> Answer {
     caller.require(Action::ManageMembers)?;
     let profile = Profile {
@@ -28,13 +29,13 @@ pub(super) async fn register(State(api): State<Shared>, caller: Caller, body: Ob
     let password = body.text("password", MAX_PASSWORD_BYTES)?.to_owned();
     let roles = fields::roles(body.0.get("roles"), "roles")?.unwrap_or_default();
     check_roles(&caller.0, &[], &roles)?;
+    let organization = chosen_organization(&api, &caller, &body).await?;
     let name = profile.name.clone();
     // The hash costs much; it is computed only for a name that is free.
     if api.parts.accounts.call(move |accounts, _, _| accounts.user_named(&name).is_some()).await? {
         return Err(AccountRefusal::UserExists.into());
     }
     let hash = api.parts.passwords.hash(password).await?;
-    let organization = caller.0.organization;
     let name = profile.name.clone();
     let created = api.parts.accounts.call(move |accounts, now, entropy| {
         let user = accounts.register(now, entropy, profile, hash, (organization, roles.clone()))?;
@@ -44,6 +45,16 @@ pub(super) async fn register(State(api): State<Shared>, caller: Caller, body: Ob
     let registered = name.clone();
     api.parts.root.call(move |root, _, _| root.admit_owner(&registered)).await?;
     about(plain(&user), name)
+}
+
+async fn chosen_organization(api: &Api, caller: &Caller, body: &Object) -> Result<OrganizationId, ApiError> {
+    let Some(text) = body.optional_text("organization", MAX_NAME_BYTES)? else {
+        return Ok(caller.0.organization);
+    };
+    let id = fields::organization_id(text)?;
+    let is_visible = allowed(&caller.0, Action::ManageMembers, About::Organization(id));
+    let exists = api.parts.accounts.call(move |accounts, _, _| accounts.organization(id).is_some()).await?;
+    if is_visible && exists { Ok(id) } else { Err(fields::unknown_organization(text)) }
 }
 
 /// `GET /api/users/`: all for system admins, without roles; for others who manage members those of their organisation.

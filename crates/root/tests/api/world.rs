@@ -63,6 +63,7 @@ impl LogSource for ScriptedLogs {
 pub(crate) struct World {
     pub(crate) router: axum::Router,
     pub(crate) root: Engine<Root>,
+    pub(crate) accounts: Engine<Accounts>,
     pub(crate) logs: Arc<ScriptedLogs>,
     /// Worker tokens that were sent to clusters.
     pub(crate) sent_tokens: Option<mpsc::Receiver<(ClusterId, u64, String)>>,
@@ -87,8 +88,8 @@ impl World {
 
     /// Ends this root and starts another on the same files.
     pub(crate) async fn restart(self) -> Self {
-        let Self { router, root, mut tasks, directory, .. } = self;
-        drop((router, root));
+        let Self { router, root, accounts, mut tasks, directory, .. } = self;
+        drop((router, root, accounts));
         while let Some(ended) = tasks.join_next().await {
             ended.unwrap().unwrap();
         }
@@ -100,6 +101,18 @@ impl World {
         store.submit(users.clone()).unwrap().wait().await.unwrap();
         rows.extend(users);
         Self::on(directory, passwords, rows, store, None).await
+    }
+
+    /// A root with one more user, an application provider, whose hash was made elsewhere.
+    pub(crate) async fn with_migrated_user(name: &str, hash: &str) -> Self {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let passwords = Passwords::new().unwrap();
+        let mut rows = users(&passwords);
+        let profile = Profile { name: name.into(), email: String::new(), created_at: None };
+        let user = User::new(UserId::from_parts(1, 9), WallTime(0), profile, hash.to_owned());
+        let document = Some(serde_json::to_vec(&user).unwrap());
+        rows.push(Row { table: Table::User, key: user.id.to_string(), document });
+        Self::open(directory, passwords, rows).await
     }
 
     /// A root that sends mails.
@@ -161,7 +174,7 @@ impl World {
         let signer = Signer::open(&directory.path().join("root/jwt-key")).unwrap();
         let api = RootApi::new(ApiParts {
             root: root.clone(),
-            accounts,
+            accounts: accounts.clone(),
             audit,
             mailer,
             passwords,
@@ -175,6 +188,7 @@ impl World {
         Self {
             router: api.router(),
             root,
+            accounts,
             logs,
             sent_tokens: Some(sent_tokens),
             sent_availabilities: Some(sent_availabilities),
