@@ -8,9 +8,11 @@ mod history;
 mod instances;
 mod load;
 mod lost;
+mod quota;
 mod schedule;
 mod secrets;
 mod state;
+mod tenants;
 mod tokens;
 mod workers;
 
@@ -23,9 +25,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oak_model::message::{ClusterWelcome, Lineage, RootToCluster};
-use oak_model::{ApplicationId, Availability, ClusterId, Generation, InstanceKey, Name, ServiceId, WorkerId};
+use oak_model::{
+    ApplicationId, Availability, ClusterId, Generation, InstanceKey, OrganizationId, ServiceId, WorkerId,
+};
 use serde::{Deserialize, Serialize};
 
+use self::tenants::{FullName, Tenants};
 use crate::address::{BlockPool, ServicePool, plan};
 use crate::token::Token;
 use crate::waiting::Waiting;
@@ -35,8 +40,10 @@ pub use applications::Refusal;
 pub use clusters::Attention;
 pub use history::{Occurrence, Replay, Topic};
 pub use oak_model::{Application, Service};
-pub use secrets::{MAX_SECRETS, Secret, SecretKey, SecretRefusal};
+pub use quota::{Consumption, OverQuota, Quota, QuotaKind};
+pub use secrets::{MAX_SECRETS, Secret, SecretKey, SecretOwner, SecretRefusal};
 pub use state::{Cluster, Departure, HistorySample, Instance, Usage};
+pub use tenants::Owner;
 pub use tokens::Candidate;
 pub use workers::WorkerRefusal;
 
@@ -118,7 +125,9 @@ pub struct Root {
     settings: Settings,
     meta: Meta,
     applications: BTreeMap<ApplicationId, Application>,
-    application_names: HashMap<(String, Name, Name), ApplicationId>,
+    application_names: HashMap<FullName, ApplicationId>,
+    tenants: Tenants,
+    quotas: BTreeMap<OrganizationId, Quota>,
     services: BTreeMap<ServiceId, Service>,
     instances: BTreeMap<InstanceKey, Instance>,
     /// Instances that were undeployed but whose cluster has not confirmed that nothing is left.
@@ -145,6 +154,8 @@ impl Root {
             meta: Meta::default(),
             applications: BTreeMap::new(),
             application_names: HashMap::new(),
+            tenants: Tenants::default(),
+            quotas: BTreeMap::new(),
             services: BTreeMap::new(),
             instances: BTreeMap::new(),
             departures: BTreeMap::new(),

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use oak_control::root::{Candidate, Effect, Replay, Root, Settings, Topic};
+use oak_control::root::{Candidate, Effect, Owner, Replay, Root, Settings, Topic};
 use oak_control::token::TokenRole;
 use oak_control::{Row, SeededEntropy, Table};
 use oak_model::message::{ClusterHello, ClusterToRoot, InstanceReport, WorkerSummary};
@@ -115,8 +115,9 @@ impl World {
             }]
         });
         let document = sla::parse(document.to_string().as_bytes()).unwrap();
+        let owner = Owner { user: "Admin".into(), organization: None };
         let created =
-            self.root.create_applications(now(), &mut self.entropy, "Admin", document.applications).unwrap();
+            self.root.create_applications(now(), &mut self.entropy, &owner, document.applications).unwrap();
         self.root.application(created[0]).unwrap().services[0]
     }
 

@@ -45,6 +45,10 @@ struct Pair {
     running: Vec<(InstanceKey, Ipv4Addr)>,
 }
 
+fn owner(user: &str) -> root::Owner {
+    root::Owner { user: user.to_owned(), organization: None }
+}
+
 impl Pair {
     fn new() -> Self {
         let mut entropy = SeededEntropy::new(3);
@@ -181,7 +185,8 @@ impl Pair {
 
     fn create(&mut self, name: &str) -> ServiceId {
         let request = vec![application(name)];
-        let created = self.root.create_applications(now(), &mut self.entropy, "Ann", request).unwrap();
+        let created =
+            self.root.create_applications(now(), &mut self.entropy, &owner("Ann"), request).unwrap();
         self.settle();
         self.root.application(created[0]).unwrap().services[0]
     }
@@ -375,7 +380,7 @@ fn local_deployments_run_without_a_root_and_are_merged_without_restart() {
     let (third, _) = pair.create_locally("bank");
     let request = self::application("bank");
     let created =
-        pair.root.create_applications(now(), &mut pair.entropy, cluster::LOCAL_OWNER, vec![request]);
+        pair.root.create_applications(now(), &mut pair.entropy, &owner(cluster::LOCAL_OWNER), vec![request]);
     assert!(created.is_ok());
     pair.connect();
     assert!(pair.running.iter().all(|(running, _)| *running != key));

@@ -47,7 +47,9 @@ impl Cluster {
                 | Table::Organization
                 | Table::Workload
                 | Table::Event
-                | Table::Secret => {}
+                | Table::Secret
+                | Table::Quota
+                | Table::Audit => {}
             }
         }
         let grace = now.moment + cluster.settings.start_grace;

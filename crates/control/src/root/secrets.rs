@@ -4,6 +4,8 @@
 //! Clusters get what their instances need with the wish; a changed value is sent to all of them at once. Programs that
 //! run keep what they have; the next start of a container takes the new value.
 
+use std::collections::BTreeMap;
+
 use oak_model::message::{DesiredInstance, RootToCluster};
 use oak_model::{
     ApplicationId, Confidential, InstanceKey, Material, Now, OrganizationId, Purpose, RegistryHost,
@@ -17,14 +19,25 @@ use crate::Table;
 /// Most secrets and registries of one organisation.
 pub const MAX_SECRETS: usize = 1_000;
 
+/// Whose a value is: an organisation's, or, in the first organisation, where everybody works for themselves, a user's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SecretOwner {
+    /// The organisation.
+    pub organization: OrganizationId,
+    /// Name of the user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+}
+
 /// Identity of a value.
-pub type SecretKey = (OrganizationId, Purpose);
+pub type SecretKey = (SecretOwner, Purpose);
 
 /// A value of an organisation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Secret {
     /// Whose.
-    pub organization: OrganizationId,
+    #[serde(flatten)]
+    pub owner: SecretOwner,
     /// What for.
     pub purpose: Purpose,
     /// Grows with every change.
@@ -42,9 +55,11 @@ pub struct Secret {
 
 impl Secret {
     fn row_key(&self) -> String {
+        let SecretOwner { organization, user } = &self.owner;
+        let user = user.as_deref().unwrap_or_default();
         match &self.purpose {
-            Purpose::Secret(name) => format!("{}/secret/{name}", self.organization),
-            Purpose::Registry(host) => format!("{}/registry/{host}", self.organization),
+            Purpose::Secret(name) => format!("{organization}/{user}/secret/{name}"),
+            Purpose::Registry(host) => format!("{organization}/{user}/registry/{host}"),
         }
     }
 }
@@ -76,20 +91,19 @@ impl Root {
     pub fn put_secret(
         &mut self,
         now: Now,
-        (organization, purpose): SecretKey,
+        key: SecretKey,
         username: Option<String>,
         value: Confidential,
     ) -> Result<u64, SecretRefusal> {
-        let key = (organization, purpose);
         let former = self.secrets.get(&key);
-        if former.is_none() && self.secrets_of(organization).count() >= MAX_SECRETS {
+        if former.is_none() && self.secrets_of(&key.0).count() >= MAX_SECRETS {
             return Err(SecretRefusal::TooMany);
         }
         // Above every earlier version, also of one that was removed and of an earlier life of this root.
         let version = former.map_or(0, |former| former.version).max(now.wall.0) + 1;
         let created = former.map_or(now.wall, |former| former.created);
-        let purpose = key.1.clone();
-        let secret = Secret { organization, purpose, version, created, changed: now.wall, username, value };
+        let (owner, purpose) = key.clone();
+        let secret = Secret { owner, purpose, version, created, changed: now.wall, username, value };
         self.outbox.put(Table::Secret, secret.row_key(), &secret);
         self.secrets.insert(key.clone(), secret);
         self.renew_wishes(&key);
@@ -103,11 +117,10 @@ impl Root {
     pub fn remove_secret(&mut self, key: &SecretKey) -> Result<(), SecretRefusal> {
         let secret = self.secrets.get(key).ok_or_else(|| SecretRefusal::Unknown(key.1.clone()))?;
         let row = secret.row_key();
-        let (organization, purpose) = key;
+        let (owner, purpose) = key;
         if matches!(purpose, Purpose::Secret(_)) {
             let users = self.services.values().filter(|service| {
-                self.organization_of(service.application) == Some(*organization)
-                    && uses(&service.spec, purpose)
+                uses(&service.spec, purpose) && self.secret_owner(service.application).as_ref() == Some(owner)
             });
             let names: Vec<_> = users.take(5).map(|service| service.job_name.to_string()).collect();
             if !names.is_empty() {
@@ -120,22 +133,31 @@ impl Root {
         Ok(())
     }
 
-    /// Values of an organisation, by kind and name.
-    pub fn secrets_of(&self, organization: OrganizationId) -> impl Iterator<Item = &Secret> {
-        self.secrets.values().filter(move |secret| secret.organization == organization)
+    /// Values of an owner, by kind and name.
+    pub fn secrets_of(&self, owner: &SecretOwner) -> impl Iterator<Item = &Secret> {
+        self.secrets.values().filter(move |secret| secret.owner == *owner)
     }
 
-    /// Names of services of an organisation that use a secret.
+    /// Forgets the values of an organisation, or of a user, that is deleted.
+    pub(super) fn forget_secrets(&mut self, is_gone: impl Fn(&SecretOwner) -> bool) {
+        let gone: Vec<_> = self.secrets.keys().filter(|(owner, _)| is_gone(owner)).cloned().collect();
+        for key in gone {
+            if let Some(secret) = self.secrets.remove(&key) {
+                self.outbox.delete(Table::Secret, secret.row_key());
+            }
+        }
+    }
+
+    /// Secrets that services of an owner use and this root does not have, with those services.
     #[must_use]
-    pub fn missing_secrets(&self, organization: OrganizationId) -> Vec<(SecretName, Vec<&Service>)> {
-        let mut missing: std::collections::BTreeMap<SecretName, Vec<&Service>> = Default::default();
-        let services = self.services.values();
+    pub fn missing_secrets(&self, owner: &SecretOwner) -> Vec<(SecretName, Vec<&Service>)> {
+        let mut missing: BTreeMap<SecretName, Vec<&Service>> = BTreeMap::new();
+        let with_secrets = self.services.values().filter(|service| !service.spec.secrets.is_empty());
         for service in
-            services.filter(|service| self.organization_of(service.application) == Some(organization))
+            with_secrets.filter(|service| self.secret_owner(service.application).as_ref() == Some(owner))
         {
             for secret in &service.spec.secrets {
-                let purpose = Purpose::Secret(secret.name.clone());
-                if !self.secrets.contains_key(&(organization, purpose)) {
+                if !self.secrets.contains_key(&(owner.clone(), Purpose::Secret(secret.name.clone()))) {
                     missing.entry(secret.name.clone()).or_default().push(service);
                 }
             }
@@ -143,20 +165,20 @@ impl Root {
         missing.into_iter().collect()
     }
 
-    /// Refuses services that name what their organisation does not have.
+    /// Refuses services that name what their owner does not have.
     ///
     /// # Errors
     /// The first secret or registry that is missing.
     pub fn check_secrets<'a>(
         &self,
-        organization: OrganizationId,
+        owner: &SecretOwner,
         specs: impl Iterator<Item = &'a ServiceSpec>,
     ) -> Result<(), Refusal> {
         for spec in specs {
             let secrets = spec.secrets.iter().map(|secret| Purpose::Secret(secret.name.clone()));
             let registry = spec.registry_credentials.iter().cloned().map(Purpose::Registry);
             for purpose in secrets.chain(registry) {
-                if !self.secrets.contains_key(&(organization, purpose.clone())) {
+                if !self.secrets.contains_key(&(owner.clone(), purpose.clone())) {
                     return Err(Refusal::UnknownSecret(purpose));
                 }
             }
@@ -166,24 +188,30 @@ impl Root {
 
     /// Refuses an instance that could not start for lack of a secret: this root may have been rebuilt without them.
     pub(super) fn check_secrets_of(&self, service: &Service) -> Result<(), Refusal> {
-        match self.organization_of(service.application) {
-            Some(organization) => self.check_secrets(organization, std::iter::once(&*service.spec)),
-            None => match service.spec.secrets.first() {
-                Some(secret) => Err(Refusal::UnknownSecret(Purpose::Secret(secret.name.clone()))),
-                None => Ok(()),
-            },
+        let spec = &*service.spec;
+        let first = match spec.secrets.first() {
+            None if spec.registry_credentials.is_none() => return Ok(()),
+            first => first,
+        };
+        match (self.secret_owner(service.application), first) {
+            (Some(owner), _) => self.check_secrets(&owner, std::iter::once(spec)),
+            (None, Some(secret)) => Err(Refusal::UnknownSecret(Purpose::Secret(secret.name.clone()))),
+            (None, None) => Ok(()),
         }
     }
 
     /// Adds to a wish what the instance needs.
     pub(super) fn supply(&self, desired: &mut DesiredInstance) {
-        let Some(organization) = self.organization_of(desired.application) else { return };
+        if self.secrets.is_empty() {
+            return;
+        }
+        let Some(owner) = self.secret_owner(desired.application) else { return };
         let spec = &desired.spec;
         let secrets = spec.secrets.iter().map(|secret| Purpose::Secret(secret.name.clone()));
         let registry = registry_of(spec).map(Purpose::Registry);
         let mut purposes: Vec<_> = secrets.chain(registry).collect();
         purposes.dedup();
-        let known = purposes.into_iter().filter_map(|purpose| self.secrets.get(&(organization, purpose)));
+        let known = purposes.into_iter().filter_map(|purpose| self.secrets.get(&(owner.clone(), purpose)));
         let material = known.map(|secret| Material {
             purpose: secret.purpose.clone(),
             version: secret.version,
@@ -193,12 +221,12 @@ impl Root {
     }
 
     /// Sends a changed value to every cluster that runs an instance with it.
-    fn renew_wishes(&mut self, (organization, purpose): &SecretKey) {
+    fn renew_wishes(&mut self, (owner, purpose): &SecretKey) {
         let services: Vec<_> = self
             .services
             .values()
-            .filter(|service| self.organization_of(service.application) == Some(*organization))
             .filter(|service| uses(&service.spec, purpose))
+            .filter(|service| self.secret_owner(service.application).as_ref() == Some(owner))
             .map(|service| service.id)
             .collect();
         let has_place = |instance: &&super::Instance| instance.cluster.is_some() && !instance.moving;
@@ -218,8 +246,13 @@ impl Root {
         }
     }
 
-    fn organization_of(&self, application: ApplicationId) -> Option<OrganizationId> {
-        self.applications.get(&application)?.organization
+    /// Whose secrets the services of an application use.
+    #[must_use]
+    pub fn secret_owner(&self, application: ApplicationId) -> Option<SecretOwner> {
+        let application = self.applications.get(&application)?;
+        let organization = application.organization?;
+        let is_home = self.tenants.is_home(organization);
+        Some(SecretOwner { organization, user: is_home.then(|| application.owner.clone()) })
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::time::{Instant, interval_at};
 use super::caller::Caller;
 use super::error::ApiError;
 use super::events::Filter;
-use super::scope::Scope;
+use super::permission::Action;
 use super::sse::{Frame, HEARTBEAT};
 use super::{Shared, record};
 use crate::events::Batch;
@@ -77,7 +77,8 @@ impl Reader {
     }
 
     async fn catch_up(&mut self, since: Option<u64>) -> Result<(), ApiError> {
-        let (scope, filter) = (self.caller.scope(), self.filter.clone());
+        let (scope, filter) = (self.caller.view(), self.filter.clone());
+        let sees_everything = self.caller.0.is_system_admin();
         let replay = self.api.parts.root.call(move |root, _, _| {
             let since = since.unwrap_or_else(|| root.newest_event());
             root.events_after(since, |topic, former| {
@@ -86,7 +87,7 @@ impl Reader {
                     Some(id) => match (root.application(id), former) {
                         (Some(application), _) => scope.contains(application),
                         (None, Some(former)) => scope.contains(former),
-                        (None, None) => scope == Scope::All,
+                        (None, None) => sees_everything,
                     },
                 };
                 is_visible && filter.admits(topic)
@@ -154,28 +155,35 @@ impl Reader {
 
     async fn may_see(&mut self, occurrence: &Occurrence) -> bool {
         let id = match occurrence.topic {
-            // As the list of clusters, for everybody; who may join is for admins.
-            Topic::System => {
-                return occurrence.event.kind != EventKind::TokenCreated || self.caller.is_admin();
-            }
+            Topic::System => return self.may_see_machines(occurrence.event.kind),
             Topic::Application(id) | Topic::Service(id, _) => id,
         };
         if let Some(known) = self.visible.get(&id) {
             return *known;
         }
-        let scope = self.caller.scope();
+        let scope = self.caller.view();
+        let sees_everything = self.caller.0.is_system_admin();
         if let Some(former) = &occurrence.former {
             return scope.contains(former);
         }
         let seen = self.api.parts.root.call(move |root, _, _| match root.application(id) {
             Some(_) => scope.application(root, id).is_ok(),
-            None => scope == Scope::All,
+            None => sees_everything,
         });
         let is_visible = seen.await.unwrap_or(false);
         if self.visible.len() < REMEMBERED {
             self.visible.insert(id, is_visible);
         }
         is_visible
+    }
+
+    /// As the routes that list the same: clusters are known to everybody, workers and tokens are not.
+    fn may_see_machines(&self, kind: EventKind) -> bool {
+        match kind {
+            EventKind::ClusterJoined | EventKind::ClusterLost | EventKind::ClusterBack => true,
+            EventKind::TokenCreated => self.caller.require(Action::ManageInfrastructure).is_ok(),
+            _ => self.caller.require(Action::ViewInfrastructure).is_ok(),
+        }
     }
 
     /// Whether the caller still is who it was, with the same password.

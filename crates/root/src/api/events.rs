@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
-use oak_control::root::{Occurrence, Refusal, Topic};
+use oak_control::root::{Occurrence, Topic};
 use oak_model::{ApplicationId, ClusterId, Event, EventKind, InstanceKey, ServiceId, WorkerId};
 use serde::Deserialize;
 
@@ -132,12 +132,12 @@ pub(super) async fn of_service(
     page: Result<Query<Page>, QueryRejection>,
 ) -> Answer {
     let limit = Page::limit(page)?;
-    let scope = caller.scope();
+    let scope = caller.view();
     let events = api.parts.root.call(move |root, _, _| {
         let application = scope.service(root, id)?.application;
         let mut events = root.events_after(0, |topic, _| topic.application() == Some(application)).events;
         events.retain(|occurrence| occurrence.event.service == Some(id));
-        Ok::<_, Refusal>(events)
+        Ok::<_, ApiError>(events)
     });
     list(&events.await??, limit)
 }
@@ -150,10 +150,10 @@ pub(super) async fn of_application(
     page: Result<Query<Page>, QueryRejection>,
 ) -> Answer {
     let limit = Page::limit(page)?;
-    let scope = caller.scope();
+    let scope = caller.view();
     let events = api.parts.root.call(move |root, _, _| {
         scope.application(root, id)?;
-        Ok::<_, Refusal>(root.events_after(0, |topic, _| topic.application() == Some(id)).events)
+        Ok::<_, ApiError>(root.events_after(0, |topic, _| topic.application() == Some(id)).events)
     });
     list(&events.await??, limit)
 }

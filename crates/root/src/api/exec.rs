@@ -120,7 +120,7 @@ pub(super) async fn open(
     let scope = caller.scope();
     let found = api.parts.root.call(move |root, _, _| {
         scope.service(root, service)?;
-        root.instance(key).map(|_| ()).ok_or(Refusal::UnknownInstance(key))
+        root.instance(key).map(|_| ()).ok_or_else(|| ApiError::from(Refusal::UnknownInstance(key)))
     });
     found.await??;
     let upgrade = upgrade.map_err(|rejection| {

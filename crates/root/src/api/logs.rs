@@ -134,10 +134,10 @@ pub(super) async fn stream(
             "download=true is for text that ends: leave out follow and format=sse",
         ));
     }
-    let scope = caller.scope();
+    let scope = caller.view();
     let found = api.parts.root.call(move |root, _, _| {
         let name = scope.service(root, service)?.job_name.to_string();
-        root.instance(key).map(|_| name).ok_or(Refusal::UnknownInstance(key))
+        root.instance(key).map(|_| name).ok_or_else(|| ApiError::from(Refusal::UnknownInstance(key)))
     });
     let name = found.await??;
     let permit = Arc::clone(&api.log_streams).try_acquire_owned();

@@ -6,18 +6,48 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 
 use super::error::ApiError;
 use super::{
-    Shared, applications, auth, clusters, cors, disk, events, exec, guard, health, instances, logs,
-    organizations, secrets, services, tokens, users, workers,
+    Shared, applications, audit, auth, clusters, cors, disk, events, exec, forgotten, guard, health,
+    instances, logs, members, organizations, secrets, services, tokens, trail, users, workers,
 };
 use crate::dashboard;
 
 /// All routes with everything around them.
 pub(super) fn build(api: Shared) -> Router {
-    let routes: [(&str, MethodRouter<Shared>); 33] = [
+    let mut router = Router::new().route("/", get(dashboard::page));
+    for (path, methods) in routes() {
+        // Old clients use one form or the other; a redirect would break the dashboard's preflights.
+        router = router.route(&format!("{path}/"), methods.clone()).route(path, methods);
+    }
+    router
+        .fallback(|| async { ApiError::not_found("there is nothing at this path") })
+        .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
+        .layer(from_fn_with_state(api.clone(), disk::refuse_changes))
+        .layer(from_fn_with_state(api.clone(), trail::record))
+        .layer(from_fn_with_state(api.clone(), guard::guard))
+        .layer(from_fn(cors::allow_every_origin))
+        .with_state(api)
+}
+
+/// Every path but `/`, with its handlers.
+pub(super) fn routes() -> Vec<(&'static str, MethodRouter<Shared>)> {
+    vec![
         ("/api/auth/login", post(auth::login)),
         ("/api/auth/refresh", post(auth::refresh)),
-        ("/api/user/{name}", get(users::show).post(users::change_password)),
-        ("/api/organization", get(organizations::list)),
+        ("/api/auth/register", post(members::register)),
+        ("/api/permission/{name}", get(users::permissions)),
+        ("/api/user", post(forgotten::request).put(forgotten::finish)),
+        (
+            "/api/user/{name}",
+            get(users::show).post(users::change_password).put(members::change).delete(members::delete),
+        ),
+        ("/api/users", get(members::list)),
+        ("/api/users/{organization}", get(members::list_of_organization)),
+        ("/api/organization", get(organizations::list).post(organizations::create)),
+        (
+            "/api/organization/{id}",
+            get(organizations::show).put(organizations::change).delete(organizations::delete),
+        ),
+        ("/api/audit", get(audit::list)),
         ("/api/application", post(applications::create)),
         (
             "/api/application/{id}",
@@ -53,17 +83,5 @@ pub(super) fn build(api: Shared) -> Router {
         ("/readyz", get(health::ready)),
         (dashboard::STYLE_PATH, get(dashboard::style)),
         (dashboard::SCRIPT_PATH, get(dashboard::script)),
-    ];
-    let mut router = Router::new().route("/", get(dashboard::page));
-    for (path, methods) in routes {
-        // Old clients use one form or the other; a redirect would break the dashboard's preflights.
-        router = router.route(&format!("{path}/"), methods.clone()).route(path, methods);
-    }
-    router
-        .fallback(|| async { ApiError::not_found("there is nothing at this path") })
-        .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
-        .layer(from_fn_with_state(api.clone(), disk::refuse_changes))
-        .layer(from_fn_with_state(api.clone(), guard::guard))
-        .layer(from_fn(cors::allow_every_origin))
-        .with_state(api)
+    ]
 }

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use oak_control::root::{Secret, SecretRefusal};
+use oak_control::root::{Secret, SecretOwner, SecretRefusal};
 use oak_model::confidential::{MAX_CONFIDENTIAL_BYTES, RegistryLogin};
 use oak_model::{Purpose, RegistryHost, SecretName};
 use serde::Serialize;
@@ -16,6 +16,7 @@ use super::body::Object;
 use super::caller::Caller;
 use super::error::ApiError;
 use super::parameter::Parameter;
+use super::permission::Action;
 use crate::calendar;
 
 const MAX_USERNAME: usize = 256;
@@ -57,11 +58,11 @@ impl SecretRecord {
 
 /// `GET /api/secrets`: names, versions and dates; and which ones services need but are not here.
 pub(super) async fn list(State(api): State<Shared>, caller: Caller) -> Answer {
-    let organization = caller.0.organization;
+    let owner = owner(&caller)?;
     let records = api.parts.root.call(move |root, _, _| {
         let is_secret = |secret: &&Secret| matches!(secret.purpose, Purpose::Secret(_));
-        let known = root.secrets_of(organization).filter(is_secret).map(SecretRecord::of);
-        let missing = root.missing_secrets(organization).into_iter().map(|(name, users)| SecretRecord {
+        let known = root.secrets_of(&owner).filter(is_secret).map(SecretRecord::of);
+        let missing = root.missing_secrets(&owner).into_iter().map(|(name, users)| SecretRecord {
             name: name.to_string(),
             missing: true,
             username: None,
@@ -81,6 +82,7 @@ pub(super) async fn show(
     caller: Caller,
     Parameter(name): Parameter<String>,
 ) -> Answer {
+    owner(&caller)?;
     show_one(&api, &caller, Purpose::Secret(secret_name(&name)?)).await
 }
 
@@ -91,6 +93,7 @@ pub(super) async fn put(
     Parameter(name): Parameter<String>,
     body: Object,
 ) -> Answer {
+    owner(&caller)?;
     let purpose = Purpose::Secret(secret_name(&name)?);
     let value = match (body.0.get("value"), body.0.get("value_base64")) {
         (Some(_), None) => body.text("value", MAX_CONFIDENTIAL_BYTES)?.as_bytes().to_vec(),
@@ -114,15 +117,16 @@ pub(super) async fn delete(
     caller: Caller,
     Parameter(name): Parameter<String>,
 ) -> Answer {
+    owner(&caller)?;
     remove(&api, &caller, Purpose::Secret(secret_name(&name)?)).await
 }
 
 /// `GET /api/registry-credentials`.
 pub(super) async fn list_registries(State(api): State<Shared>, caller: Caller) -> Answer {
-    let organization = caller.0.organization;
+    let owner = owner(&caller)?;
     let records = api.parts.root.call(move |root, _, _| {
         let is_registry = |secret: &&Secret| matches!(secret.purpose, Purpose::Registry(_));
-        root.secrets_of(organization).filter(is_registry).map(SecretRecord::of).collect::<Vec<_>>()
+        root.secrets_of(&owner).filter(is_registry).map(SecretRecord::of).collect::<Vec<_>>()
     });
     plain(&records.await?)
 }
@@ -133,6 +137,7 @@ pub(super) async fn show_registry(
     caller: Caller,
     Parameter(host): Parameter<String>,
 ) -> Answer {
+    owner(&caller)?;
     show_one(&api, &caller, Purpose::Registry(registry_host(&host)?)).await
 }
 
@@ -143,6 +148,7 @@ pub(super) async fn put_registry(
     Parameter(host): Parameter<String>,
     body: Object,
 ) -> Answer {
+    owner(&caller)?;
     let purpose = Purpose::Registry(registry_host(&host)?);
     let login = RegistryLogin {
         username: body.text("username", MAX_USERNAME)?.to_owned(),
@@ -162,14 +168,21 @@ pub(super) async fn delete_registry(
     caller: Caller,
     Parameter(host): Parameter<String>,
 ) -> Answer {
+    owner(&caller)?;
     remove(&api, &caller, Purpose::Registry(registry_host(&host)?)).await
 }
 
+/// Whose secrets the caller works with: those of its organisation; in the first one everybody has their own.
+fn owner(caller: &Caller) -> Result<SecretOwner, ApiError> {
+    caller.require(Action::CreateApplications)?;
+    Ok(caller.secret_owner())
+}
+
 async fn show_one(api: &Shared, caller: &Caller, purpose: Purpose) -> Answer {
-    let organization = caller.0.organization;
+    let owner = owner(caller)?;
     let unknown = SecretRefusal::Unknown(purpose.clone());
     let record = api.parts.root.call(move |root, _, _| {
-        root.secrets_of(organization).find(|secret| secret.purpose == purpose).map(SecretRecord::of)
+        root.secrets_of(&owner).find(|secret| secret.purpose == purpose).map(SecretRecord::of)
     });
     plain(&record.await?.ok_or(unknown)?)
 }
@@ -181,21 +194,19 @@ async fn store(
     username: Option<String>,
     value: &[u8],
 ) -> Answer {
+    let owner = owner(caller)?;
     let sealed = api.parts.secrets.seal(&purpose, value).map_err(|error| ApiError::internal(&error))?;
-    let organization = caller.0.organization;
     let name = match &purpose {
         Purpose::Secret(name) => name.to_string(),
         Purpose::Registry(host) => host.to_string(),
     };
-    let stored = api
-        .parts
-        .root
-        .call(move |root, now, _| root.put_secret(now, (organization, purpose), username, sealed));
+    let stored =
+        api.parts.root.call(move |root, now, _| root.put_secret(now, (owner, purpose), username, sealed));
     plain(&json!({ "name": name, "version": stored.await?? }))
 }
 
 async fn remove(api: &Shared, caller: &Caller, purpose: Purpose) -> Answer {
-    let key = (caller.0.organization, purpose);
+    let key = (owner(caller)?, purpose);
     api.parts.root.call(move |root, _, _| root.remove_secret(&key)).await??;
     message("removed")
 }
