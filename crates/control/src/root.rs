@@ -3,11 +3,16 @@
 mod adopt;
 mod applications;
 mod clusters;
+mod events;
+mod history;
 mod instances;
 mod load;
 mod lost;
+mod quota;
 mod schedule;
+mod secrets;
 mod state;
+mod tenants;
 mod tokens;
 mod workers;
 
@@ -16,12 +21,16 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use oak_model::message::{ClusterWelcome, Lineage, RootToCluster};
-use oak_model::{ApplicationId, Availability, ClusterId, Generation, InstanceKey, Name, ServiceId, WorkerId};
+use oak_model::{
+    ApplicationId, Availability, ClusterId, Generation, InstanceKey, OrganizationId, ServiceId, WorkerId,
+};
 use serde::{Deserialize, Serialize};
 
+use self::tenants::{FullName, Tenants};
 use crate::address::{BlockPool, ServicePool, plan};
 use crate::token::Token;
 use crate::waiting::Waiting;
@@ -29,8 +38,12 @@ use crate::{Outbox, Table};
 
 pub use applications::Refusal;
 pub use clusters::Attention;
+pub use history::{Occurrence, Replay, Topic};
 pub use oak_model::{Application, Service};
+pub use quota::{Consumption, OverQuota, Quota, QuotaKind};
+pub use secrets::{MAX_SECRETS, Secret, SecretKey, SecretOwner, SecretRefusal};
 pub use state::{Cluster, Departure, HistorySample, Instance, Usage};
+pub use tenants::Owner;
 pub use tokens::Candidate;
 pub use workers::WorkerRefusal;
 
@@ -93,6 +106,8 @@ pub enum Effect {
         /// What it is now.
         availability: Availability,
     },
+    /// What happened in the step, in order; it is stored.
+    Events(Vec<Arc<Occurrence>>),
 }
 
 /// Counters that outlive every object.
@@ -110,7 +125,9 @@ pub struct Root {
     settings: Settings,
     meta: Meta,
     applications: BTreeMap<ApplicationId, Application>,
-    application_names: HashMap<(String, Name, Name), ApplicationId>,
+    application_names: HashMap<FullName, ApplicationId>,
+    tenants: Tenants,
+    quotas: BTreeMap<OrganizationId, Quota>,
     services: BTreeMap<ServiceId, Service>,
     instances: BTreeMap<InstanceKey, Instance>,
     /// Instances that were undeployed but whose cluster has not confirmed that nothing is left.
@@ -123,6 +140,8 @@ pub struct Root {
     pending: Waiting,
     /// What clusters were asked about their workers and have not confirmed.
     asked: BTreeSet<(WorkerId, Availability)>,
+    history: history::History,
+    secrets: BTreeMap<SecretKey, Secret>,
     outbox: Outbox<Effect>,
 }
 
@@ -135,6 +154,8 @@ impl Root {
             meta: Meta::default(),
             applications: BTreeMap::new(),
             application_names: HashMap::new(),
+            tenants: Tenants::default(),
+            quotas: BTreeMap::new(),
             services: BTreeMap::new(),
             instances: BTreeMap::new(),
             departures: BTreeMap::new(),
@@ -144,6 +165,8 @@ impl Root {
             node_blocks: BlockPool::new(plan::NODES_FIRST, plan::NODES_LAST, plan::CLUSTER_PREFIX),
             pending: Waiting::default(),
             asked: BTreeSet::new(),
+            history: history::History::default(),
+            secrets: BTreeMap::new(),
             outbox: Outbox::default(),
         }
     }
@@ -151,6 +174,7 @@ impl Root {
     /// Takes what the last calls asked for.
     #[must_use]
     pub fn take_outbox(&mut self) -> Outbox<Effect> {
+        self.tell();
         self.outbox.take()
     }
 
@@ -241,7 +265,10 @@ impl Root {
     }
 
     /// Sends to a cluster if it is connected; otherwise the next welcome tells it.
-    fn send(&mut self, cluster: ClusterId, message: RootToCluster) {
+    fn send(&mut self, cluster: ClusterId, mut message: RootToCluster) {
+        for wish in message.wishes_mut() {
+            self.supply(wish);
+        }
         if let Some(session) = self.clusters.get(&cluster).and_then(|cluster| cluster.session) {
             self.outbox.emit(Effect::Send { cluster, session, message });
         }

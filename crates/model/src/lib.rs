@@ -7,6 +7,9 @@
 
 pub mod application;
 mod chain;
+pub mod confidential;
+pub mod event;
+pub mod exec;
 pub mod ids;
 pub mod message;
 pub mod name;
@@ -19,6 +22,8 @@ pub mod time;
 
 pub use application::{Application, Service};
 pub use chain::chain;
+pub use confidential::{Confidential, Material, Purpose, RegistryHost, SecretName, SecretTarget, SecretUse};
+pub use event::{Event, EventKind};
 pub use ids::{
     ApplicationId, ClusterId, Generation, Incarnation, InstanceKey, OrganizationId, ServiceId, UserId,
     WorkerId,

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Architecture, Resources};
+use crate::{Architecture, RegistryHost, Resources, SecretUse};
 
 /// Everything placement and workers need to know about a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +34,12 @@ pub struct ServiceSpec {
     pub architectures: Vec<Architecture>,
     /// Where it may run.
     pub target: TargetConstraints,
+    /// Values of its organisation that its programs get.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretUse>,
+    /// Registry whose stored credentials pull the image; otherwise those of the image's own registry, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registry_credentials: Option<RegistryHost>,
 }
 
 /// Restrictions to named places. An empty list allows every place.

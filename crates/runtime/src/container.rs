@@ -289,6 +289,13 @@ pub struct ContainerRequest {
     /// The shim ends the container then, unless [`crate::Runtime::renew`] moved the moment on; `None`: never.
     #[serde(default)]
     pub run_until: Option<BootMoment>,
+    /// File of the host with more `NAME=value` entries, each ended by a NUL, stronger than those of `environment`. Read
+    /// once, at the start; what is in it is written down nowhere.
+    #[serde(default)]
+    pub environment_file: Option<PathBuf>,
+    /// Files of the host that are given to the user of the container before it starts.
+    #[serde(default)]
+    pub files_for_user: Vec<PathBuf>,
 }
 
 impl ContainerRequest {
@@ -312,6 +319,8 @@ impl ContainerRequest {
             log,
             cgroup_parent: CgroupParent::default(),
             run_until: None,
+            environment_file: None,
+            files_for_user: Vec::new(),
         }
     }
 
@@ -325,6 +334,9 @@ impl ContainerRequest {
         }
         if self.args.first().is_none_or(String::is_empty) {
             return Err(InvalidRequest::new("args", "name no program"));
+        }
+        if self.files_for_user.len() > MOUNTS {
+            return Err(InvalidRequest::new("files_for_user", format!("are more than {MOUNTS}")));
         }
         if self.mounts.len() > MOUNTS {
             return Err(InvalidRequest::new("mounts", format!("are more than {MOUNTS}")));
@@ -365,6 +377,8 @@ impl ContainerRequest {
         let host =
             host.chain(self.network_namespace.iter().map(|path| ("network_namespace", path.as_path())));
         let host = host.chain([("log.directory", self.log.directory.as_path())]);
+        let host = host.chain(self.environment_file.iter().map(|path| ("environment_file", path.as_path())));
+        let host = host.chain(self.files_for_user.iter().map(|path| ("files_for_user", path.as_path())));
         for (field, path) in host {
             check_path(field, path)?;
         }

@@ -7,6 +7,8 @@ use futures_util::future::BoxFuture;
 
 use crate::container::{ContainerId, ContainerRequest, Signal};
 use crate::error::{AdoptError, CreateError, DeleteError, SignalError, StatsError};
+#[cfg(target_pointer_width = "64")]
+use crate::exec::{Exec, ExecError, ExecRequest};
 use crate::exit::{ExitObserver, ExitStatus};
 use crate::lease::BootMoment;
 
@@ -76,6 +78,14 @@ pub trait Runtime: Send + Sync {
 
     /// Moves the moment on at which a container with [`ContainerRequest::run_until`] is ended.
     fn renew<'a>(&'a self, id: &'a ContainerId, until: BootMoment) -> BoxFuture<'a, Result<(), SignalError>>;
+
+    /// Runs another program in a running container; resolves when it was executed or could not be.
+    #[cfg(target_pointer_width = "64")]
+    fn exec<'a>(
+        &'a self,
+        id: &'a ContainerId,
+        request: ExecRequest,
+    ) -> BoxFuture<'a, Result<Exec, ExecError>>;
 
     /// Kills everything of a container, waits for it and removes every trace but its logs.
     /// A container that does not exist is deleted successfully.

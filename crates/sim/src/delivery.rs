@@ -71,7 +71,9 @@ impl World {
                     side.link.send_down(&mut self.agenda, session, DownFrame::ToCluster(message));
                 }
             }
-            root::Effect::TokenReady { .. } | root::Effect::AvailabilityConfirmed { .. } => {}
+            root::Effect::TokenReady { .. }
+            | root::Effect::AvailabilityConfirmed { .. }
+            | root::Effect::Events(_) => {}
         }
     }
 

@@ -11,6 +11,8 @@ use oak_runtime::{
     BindMount, CgroupParent, ContainerId, ContainerRequest, InvalidRequest, Limits, LogConfig,
 };
 
+use crate::secrets::Provided;
+
 /// Processes and threads an instance may have. Far above what services use, far below what would hurt the node.
 const MAX_PIDS: u32 = 4096;
 
@@ -61,6 +63,7 @@ pub(crate) fn request(
     address: Ipv4Addr,
     namespace: &Path,
     places: &Places,
+    secrets: Provided,
 ) -> Result<ContainerRequest, RequestError> {
     let desired = &assignment.desired;
     let spec = &desired.spec;
@@ -88,6 +91,9 @@ pub(crate) fn request(
         pids: Some(MAX_PIDS),
     };
     request.mounts = mounts(&places.file_directory(desired.key), &hostname, address)?;
+    request.files_for_user = secrets.mounts.iter().map(|mount| mount.source.clone()).collect();
+    request.mounts.extend(secrets.mounts);
+    request.environment_file = secrets.environment;
     request.hostname = hostname;
     request.privileged = spec.privileged;
     if !image.config.stop_signal.is_empty() {

@@ -14,12 +14,14 @@
 mod container;
 mod demo;
 mod down;
+mod exec;
 mod facts;
 mod garbage;
 mod logs;
 mod network;
 mod operations;
 mod ports;
+mod secrets;
 mod start;
 mod uplink;
 mod usage;
@@ -78,6 +80,9 @@ pub enum WorkerError {
     /// Its certificates are not usable.
     #[error("cannot use the certificates of this worker")]
     Pki(#[from] oak_link::PkiError),
+    /// The key of secrets is not usable.
+    #[error("cannot use the key of secrets")]
+    Secrets(#[from] oak_store::SealError),
     /// Its state cannot be read or written.
     #[error("cannot use the state of this worker")]
     Store(#[from] StoreError),

@@ -8,19 +8,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use oak_control::worker::{Attempt, Effect, Exit, SHORTEST_RUN, Worker};
-use oak_image::{Image, ImageReference, ImageStore, PullPhase, PullProgress};
+use oak_image::{Credentials, Image, ImageReference, ImageStore, PullPhase, PullProgress};
 use oak_link::ChildSender;
 use oak_model::message::Assignment;
 use oak_model::{InstanceKey, Moment, chain};
 use oak_runtime::{BootMoment, ExitObserver, ExitStatus, LEASE_GRACE, Runtime, Signal};
 use oak_store::{Engine, SystemClock};
-use tokio::sync::{Notify, SetOnce, watch};
+use tokio::sync::{Notify, Semaphore, SetOnce, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::container::{Places, container_id, request};
 use crate::network::Network;
 use crate::ports::HostPorts;
+use crate::secrets::Secrets;
 use crate::{demo, encode};
 
 /// A start that takes longer is given up, so that a stop never waits for it for ever.
@@ -38,6 +39,9 @@ pub(crate) struct Operations {
     pub(crate) leases: Leases,
     pub(crate) clock: SystemClock,
     pub(crate) places: Places,
+    pub(crate) secrets: Secrets,
+    /// Programs run inside instances.
+    pub(crate) execs: Arc<Semaphore>,
     /// The operation under way for each workload.
     pub(crate) running: Mutex<HashMap<InstanceKey, Running>>,
     /// For each process that was started or adopted: whether it has ended.
@@ -182,7 +186,8 @@ impl Operations {
         let reference: ImageReference = image.parse().map_err(|error| format!("image `{image}`: {error}"))?;
         demo::install(&self.images, &reference).await.map_err(|error| chain(&error))?;
         let (progress, mut changes) = watch::channel(None);
-        let pull = self.images.ensure(&reference, move |now| {
+        let login = self.login(key).await?;
+        let pull = self.images.ensure_with(&reference, login, move |now| {
             progress.send_replace(Some(describe(now)));
         });
         let follow = async {
@@ -198,6 +203,16 @@ impl Operations {
             image = pull => image.map_err(|error| chain(&error)),
             () = follow => Err("the pull was interrupted".to_owned()),
         }
+    }
+
+    /// The stored credentials for the registry of an instance's image.
+    async fn login(&self, key: InstanceKey) -> Result<Option<Credentials>, String> {
+        let engine = self.engine.wait().await;
+        let material = engine.call(move |worker, _, _| {
+            worker.workload(key).map(|workload| workload.assignment().desired.material.clone())
+        });
+        let material = material.await.map_err(|error| error.to_string())?.unwrap_or_default();
+        self.secrets.login(&material).map_err(|error| chain(&error))
     }
 
     async fn start(
@@ -241,7 +256,8 @@ impl Operations {
         self.runtime.delete(&id).await.map_err(|error| chain(&error))?;
         let attach = oak_net::Attach { id: key.to_string(), address };
         let attached = network.attach(attach).await.map_err(|error| chain(&error))?;
-        let mut request = request(assignment, &image, address, &attached.namespace, &self.places)
+        let secrets = self.secrets.provide(&assignment.desired).map_err(|error| chain(&error))?;
+        let mut request = request(assignment, &image, address, &attached.namespace, &self.places, secrets)
             .map_err(|error| chain(&error))?;
         request.run_until = self.leases.get(key);
         let (started, observer) = self.runtime.create(request).await.map_err(|error| chain(&error))?;
@@ -289,6 +305,7 @@ impl Operations {
         {
             problems.push(chain(&error));
         }
+        self.secrets.forget(key);
         let logs = forget.then(|| self.places.log_directory(key));
         for directory in [self.places.file_directory(key)].into_iter().chain(logs) {
             if let Err(error) = tokio::fs::remove_dir_all(&directory).await

@@ -12,7 +12,7 @@ use oak_model::message::EnrolAttributes;
 use oak_model::{InstanceKey, Now, chain};
 use oak_runtime::{AdoptedState, ExitObserver, OciConfig, OciRuntime, Runtime};
 use oak_store::{Engine, FileStore, StoreError, SystemClock};
-use tokio::sync::{Notify, SetOnce};
+use tokio::sync::{Notify, Semaphore, SetOnce};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -21,6 +21,7 @@ use crate::container::{INSTANCE_LABEL, Places};
 use crate::network::{Network, NetworkSettings};
 use crate::operations::{Leases, Operations, exit};
 use crate::ports::HostPorts;
+use crate::secrets::Secrets;
 use crate::{WorkerConfig, WorkerError, encode, facts, garbage, uplink, usage};
 
 /// A worker that has joined but does nothing yet.
@@ -129,6 +130,8 @@ impl BoundWorker {
             clock,
             ports: HostPorts::new(self.config.claimed_ports.clone()),
             places,
+            secrets: Secrets::open(directory)?,
+            execs: Arc::new(Semaphore::new(crate::exec::CONCURRENT)),
             running: Mutex::new(HashMap::new()),
             ended: Mutex::new(HashMap::new()),
             report_usage: Notify::new(),
@@ -217,6 +220,7 @@ async fn sweep(operations: &Operations, machine: &Worker, survivors: &Survivors,
             warn!(instance = %key, error = chain(&error), "cannot remove a leftover container");
         }
     }
+    operations.secrets.sweep(|key| is_wanted(&key));
     let Some(subnet) = machine.subnet() else { return };
     let network = match operations.network.get(subnet).await {
         Ok(network) => network,

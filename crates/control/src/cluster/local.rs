@@ -158,6 +158,7 @@ impl Cluster {
         let application = Application {
             id,
             owner: LOCAL_OWNER.to_owned(),
+            organization: None,
             name: request.name,
             namespace: request.namespace,
             description: request.description,
@@ -191,6 +192,7 @@ impl Cluster {
             spec: Arc::clone(&found.spec),
             service_addresses: vec![found.address],
             instance_address: address,
+            material: Vec::new(),
         };
         self.meta.local_addresses.insert(address);
         self.save_meta();

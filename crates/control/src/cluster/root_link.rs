@@ -117,13 +117,19 @@ impl Cluster {
     }
 
     /// The root wants something else of an instance that is here, or counts it under a newer generation.
-    fn change_desired(&mut self, desired: DesiredInstance) {
+    fn change_desired(&mut self, mut desired: DesiredInstance) {
         let key = desired.key;
         let Some(placed) = self.placed.get_mut(&key) else { return };
+        desired.keep_material_of(&placed.desired.material);
         placed.wanted_again = placed.removing;
-        let same = DesiredInstance { generation: desired.generation, ..placed.desired.clone() } == desired;
+        let (generation, material) = (desired.generation, desired.material.clone());
+        let same = DesiredInstance { generation, material, ..placed.desired.clone() } == desired;
         if same {
+            let is_supplied_anew = placed.desired.material != desired.material;
             placed.desired = desired;
+            if is_supplied_anew {
+                self.supply_anew(key);
+            }
         } else {
             self.replace_desired(key, desired);
         }
@@ -147,6 +153,16 @@ impl Cluster {
         }
         if renews {
             self.renew(key);
+        }
+    }
+
+    /// Gives the workers changed secrets for the next start of the container; what runs goes on.
+    fn supply_anew(&mut self, key: InstanceKey) {
+        let Some(placed) = self.placed.get(&key).filter(|placed| !placed.removing) else { return };
+        let places = placed.placement.into_iter().chain(placed.successor);
+        let orders: Vec<_> = places.map(|place| (place.worker, placed.assignment(place))).collect();
+        for (worker, assignment) in orders {
+            self.send_to_worker(worker, ClusterToWorker::Assign(assignment));
         }
     }
 

@@ -15,7 +15,9 @@ use std::time::Duration;
 use oak_model::message::{ClusterHello, HeldInstance, Holdings, InstanceReport, Lineage, RootToCluster};
 use oak_model::{Application, ApplicationId, ClusterId, InstanceKey, JobName, Name, Now, Service, ServiceId};
 
+use super::events::Before;
 use super::state::desired;
+use super::tenants::FullName;
 use super::{Cluster, Instance, Root};
 use crate::{Entropy, Table};
 
@@ -28,22 +30,25 @@ const PATIENCE: Duration = Duration::from_secs(300);
 impl Root {
     /// Gives this root a number when it starts for the first time, and another life when it was put back to an
     /// older state.
-    pub fn begin_life(&mut self, entropy: &mut dyn Entropy, was_restored: bool) {
+    /// Events are numbered anew in a new life.
+    pub fn begin_life(&mut self, now: Now, entropy: &mut dyn Entropy, was_restored: bool) {
         let lineage = match self.meta.lineage {
             Some(lineage) if was_restored => Lineage { restored: lineage.restored + 1, ..lineage },
             Some(_) => return,
             None => Lineage { root: entropy.next_u64(), restored: 0 },
         };
         self.meta.lineage = Some(lineage);
+        self.history.begin_life(now.wall, &mut self.outbox);
         self.save_meta();
     }
 
     /// Whether a cluster followed another life of the root and holds what this one may not know.
-    pub(super) fn must_take_over(&mut self, id: ClusterId, hello: &ClusterHello) -> bool {
+    pub(super) fn must_take_over(&mut self, now: Now, id: ClusterId, hello: &ClusterHello) -> bool {
         let (Some(theirs), Some(ours)) = (hello.lineage, self.meta.lineage) else { return false };
         if theirs == ours && hello.generation > self.meta.generation {
             // Nobody said so, but this disk is older than what the cluster was told.
             self.meta.lineage = Some(Lineage { restored: ours.restored + 1, ..ours });
+            self.history.begin_life(now.wall, &mut self.outbox);
             self.save_meta();
         }
         let ours = self.meta.lineage;
@@ -175,17 +180,15 @@ impl Root {
         application.services.clear();
         let wanted = application.name.clone();
         let mut number = 2;
-        let key = |application: &Application| {
-            (application.owner.clone(), application.name.clone(), application.namespace.clone())
-        };
-        while self.application_names.contains_key(&key(&application)) {
+        self.tenants.house(&mut application);
+        while self.application_names.contains_key(&FullName::of(&application)) {
             match numbered(&wanted, number) {
                 Some(name) => application.name = name,
                 None => return,
             }
             number += 1;
         }
-        self.application_names.insert(key(&application), application.id);
+        self.application_names.insert(FullName::of(&application), application.id);
         self.outbox.put(Table::Application, application.id, &application);
         self.applications.insert(application.id, application);
     }
@@ -228,7 +231,7 @@ impl Root {
             } else if known.cluster != Some(id) && known.address != desired.instance_address {
                 // Two sides have given the same number to different instances; the other one stays, and this one
                 // is deployed anew.
-                let _ = self.deploy(now, key.service);
+                let _ = self.start_instance(now, key.service);
             }
             return;
         }
@@ -268,12 +271,14 @@ impl Root {
         let Some(instance) = self.instances.get_mut(&key) else { return };
         instance.generation = generation;
         instance.cluster = Some(id);
+        let before = Before::of(instance);
         instance.observe(report, now.wall);
         if let Some(cluster) = self.clusters.get_mut(&id) {
             cluster.instances.insert(key);
         }
         self.count(key, worker);
         self.save_instance(key);
+        self.tell_report(now.wall, key, &before);
     }
 }
 

@@ -2,7 +2,8 @@
 
 use oak_model::Now;
 
-use super::{Application, Cluster, Departure, Instance, Meta, Root, Service, Settings};
+use super::tenants::{FullName, QuotaRow};
+use super::{Application, Cluster, Departure, Instance, Meta, Root, Secret, Service, Settings};
 use crate::token::Token;
 use crate::{CorruptRow, Row, Table};
 
@@ -46,9 +47,7 @@ impl Root {
             Table::Meta => self.meta = row.parse::<Meta>()?,
             Table::Application => {
                 let application: Application = row.parse()?;
-                let name =
-                    (application.owner.clone(), application.name.clone(), application.namespace.clone());
-                self.application_names.insert(name, application.id);
+                self.application_names.insert(FullName::of(&application), application.id);
                 self.applications.insert(application.id, application);
             }
             Table::Service => {
@@ -80,8 +79,22 @@ impl Root {
                 let token: Token = row.parse()?;
                 self.tokens.insert(token.id.clone(), token);
             }
+            Table::Event => self.history.load(row),
+            Table::Secret => {
+                let secret: Secret = row.parse()?;
+                self.secrets.insert((secret.owner.clone(), secret.purpose.clone()), secret);
+            }
+            Table::Quota => {
+                let row: QuotaRow = row.parse()?;
+                self.quotas.insert(row.organization, row.quota);
+            }
             // Kept by the shell or by other machines.
-            Table::User | Table::Organization | Table::Worker | Table::Placement | Table::Workload => {}
+            Table::User
+            | Table::Organization
+            | Table::Audit
+            | Table::Worker
+            | Table::Placement
+            | Table::Workload => {}
         }
         Ok(())
     }

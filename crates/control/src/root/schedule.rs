@@ -1,7 +1,7 @@
 //! Choosing the cluster of an instance, and trying again when none could take it.
 
 use oak_model::message::RootToCluster;
-use oak_model::{ClusterId, InstanceKey, Moment, Now, ServiceSpec, Status, WorkerId};
+use oak_model::{ClusterId, EventKind, InstanceKey, Moment, Now, ServiceSpec, Status, WorkerId};
 use oak_placement::{Refusal as NoWorker, Request};
 
 use super::state::desired;
@@ -60,7 +60,9 @@ impl Root {
     /// Gives an instance to a cluster.
     pub(super) fn assign(&mut self, now: Now, key: InstanceKey, cluster: ClusterId, worker: WorkerId) {
         let generation = self.next_generation();
+        let mut left = None;
         if let Some(mut instance) = self.instances.remove(&key) {
+            left = instance.cluster;
             if let Some(former) = instance.cluster {
                 self.uncount(&mut instance, former);
             }
@@ -81,6 +83,7 @@ impl Root {
             is_first
         });
         self.count(key, Some(worker));
+        self.tell_assignment(now, key, left);
         if is_first {
             self.send_records(cluster, &[key]);
         }
@@ -97,10 +100,16 @@ impl Root {
         self.pending.due_by(now.moment + self.settings.retry_interval);
         let Some(instance) = self.instances.get_mut(&key) else { return };
         if instance.status != refusal.status || instance.detail != refusal.detail {
+            // The numbers in a refusal change with every placement elsewhere; that is no event.
+            let is_news = instance.status != refusal.status;
+            let detail = if is_news { refusal.detail.clone() } else { String::new() };
             instance.status = refusal.status;
             instance.detail = refusal.detail;
             instance.changed = now.wall;
             self.save_instance(key);
+            if is_news {
+                self.tell_instance(now.wall, EventKind::InstanceWaiting, key, detail);
+            }
         }
     }
 

@@ -237,5 +237,6 @@ pub(super) fn desired(service: &Service, instance: &Instance) -> DesiredInstance
         spec: Arc::clone(&service.spec),
         service_addresses: vec![service.address],
         instance_address: instance.address,
+        material: Vec::new(),
     }
 }

@@ -97,7 +97,7 @@ impl Worker {
         self.update_network();
     }
 
-    fn assign(&mut self, now: Now, assignment: Assignment) {
+    fn assign(&mut self, now: Now, mut assignment: Assignment) {
         let key = assignment.desired.key;
         let Some(workload) = self.workloads.get_mut(&key) else {
             self.insert(now, assignment);
@@ -106,6 +106,7 @@ impl Worker {
         if assignment.incarnation < workload.newest_incarnation() {
             return;
         }
+        assignment.desired.keep_material_of(&workload.stored.assignment.desired.material);
         if workload.stored.removing {
             let newer = assignment.incarnation > workload.incarnation();
             if newer {

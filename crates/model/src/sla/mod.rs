@@ -14,6 +14,7 @@ mod fields;
 mod json;
 mod path;
 mod port;
+mod secrets;
 mod service;
 mod spelling;
 #[cfg(test)]

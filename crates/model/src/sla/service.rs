@@ -11,7 +11,7 @@ use super::errors::Findings;
 use super::fields::{Fields, whole};
 use super::path::Path;
 use super::spelling::Vocabulary;
-use super::{command, constraints, port, unsupported};
+use super::{command, constraints, port, secrets, unsupported};
 
 /// Rule for names, as it is shown to people.
 pub(super) const NAME_RULE: &str = "a text of 1 to 30 letters and digits (a-z, A-Z, 0-9)";
@@ -58,6 +58,8 @@ const SERVICE: Vocabulary = Vocabulary {
         "connectivity",
         "arch",
         "description",
+        "secrets",
+        "registry_credentials",
     ],
     older: &[
         ("vcpu", "vcpus"),
@@ -120,6 +122,8 @@ pub(super) fn read(value: &Value, path: Path<'_>, findings: &mut Findings) -> Op
         privileged: fields.flag("privileged", findings),
         architectures: read_architectures(fields, findings),
         target: constraints::read(fields, findings),
+        secrets: secrets::read(fields, findings),
+        registry_credentials: secrets::read_registry(fields, findings),
     };
     for informational in ["state", "description"] {
         fields.text(informational, findings);

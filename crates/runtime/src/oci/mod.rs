@@ -3,6 +3,7 @@
 mod adopt;
 mod create;
 mod delete;
+mod exec;
 mod observe;
 mod stats;
 
@@ -17,6 +18,7 @@ use tokio::sync::RwLock;
 use crate::cgroup::Hierarchies;
 use crate::container::{ContainerId, ContainerRequest, Signal};
 use crate::error::{AdoptError, CreateError, DeleteError, SignalError, StatsError};
+use crate::exec::{Exec, ExecError, ExecRequest};
 use crate::exit::ExitObserver;
 use crate::lease::BootMoment;
 use crate::record::ContainerDirectory;
@@ -114,6 +116,14 @@ impl Runtime for OciRuntime {
     fn renew<'a>(&'a self, id: &'a ContainerId, until: BootMoment) -> BoxFuture<'a, Result<(), SignalError>> {
         let sent = crate::lease::renew(&self.directory(id), until);
         async move { sent.map_err(|source| SignalError::Send { id: id.clone(), source }) }.boxed()
+    }
+
+    fn exec<'a>(
+        &'a self,
+        id: &'a ContainerId,
+        request: ExecRequest,
+    ) -> BoxFuture<'a, Result<Exec, ExecError>> {
+        exec::exec(self, id, request).boxed()
     }
 
     fn delete<'a>(&'a self, id: &'a ContainerId) -> BoxFuture<'a, Result<(), DeleteError>> {

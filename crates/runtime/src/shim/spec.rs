@@ -176,6 +176,13 @@ fn capabilities(privileged: bool) -> Vec<&'static str> {
         .collect()
 }
 
+/// The kernel's mask of capabilities given by name.
+pub(super) fn capability_mask(names: &[String]) -> u64 {
+    let all = CAPABILITIES.iter().enumerate();
+    all.filter(|(_, (name, _))| names.iter().any(|given| given == name))
+        .fold(0, |mask, (number, _)| mask | 1 << number)
+}
+
 fn namespaces(request: &ContainerRequest) -> Value {
     let mut list: Vec<Value> =
         ["pid", "ipc", "uts", "mount"].iter().map(|kind| json!({ "type": kind })).collect();

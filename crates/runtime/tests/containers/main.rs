@@ -7,6 +7,7 @@
     reason = "helpers of tests fail like tests"
 )]
 
+mod exec;
 mod isolation;
 mod lease;
 mod lifecycle;
