@@ -2,10 +2,14 @@
 
 mod adopt;
 mod applications;
+mod change;
 mod clusters;
 mod instances;
+mod keep;
 mod load;
+mod looks;
 mod lost;
+mod rollout;
 mod schedule;
 mod state;
 mod tokens;
@@ -19,17 +23,22 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use oak_model::message::{ClusterWelcome, Lineage, RootToCluster};
-use oak_model::{ApplicationId, Availability, ClusterId, Generation, InstanceKey, Name, ServiceId, WorkerId};
+use oak_model::{
+    ApplicationId, Availability, ClusterId, Generation, InstanceKey, Moment, Name, ServiceId, WorkerId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::address::{BlockPool, ServicePool, plan};
 use crate::token::Token;
 use crate::waiting::Waiting;
 use crate::{Outbox, Table};
+use looks::Looks;
 
 pub use applications::Refusal;
+pub use change::{Change, Scaled};
 pub use clusters::Attention;
 pub use oak_model::{Application, Service};
+pub use keep::Progress;
 pub use state::{Cluster, Departure, HistorySample, Instance, Usage};
 pub use tokens::Candidate;
 pub use workers::WorkerRefusal;
@@ -121,6 +130,10 @@ pub struct Root {
     node_blocks: BlockPool,
     /// Instances without a place.
     pending: Waiting,
+    /// Services that need a look, and when.
+    looks: Looks,
+    /// When this root last learned from a cluster what there is.
+    took_over: Option<Moment>,
     /// What clusters were asked about their workers and have not confirmed.
     asked: BTreeSet<(WorkerId, Availability)>,
     outbox: Outbox<Effect>,
@@ -143,6 +156,8 @@ impl Root {
             addresses: ServicePool::new(plan::SERVICES),
             node_blocks: BlockPool::new(plan::NODES_FIRST, plan::NODES_LAST, plan::CLUSTER_PREFIX),
             pending: Waiting::default(),
+            looks: Looks::default(),
+            took_over: None,
             asked: BTreeSet::new(),
             outbox: Outbox::default(),
         }

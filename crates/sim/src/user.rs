@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use oak_model::message::Assignment;
 use oak_model::sla::{ApplicationRequest, ServiceRequest};
-use oak_model::{InstanceKey, Name, PortMapping, Protocol, ServiceId, ServiceSpec};
+use oak_model::{InstanceKey, Name, PortMapping, Protocol, ServiceId, ServiceSpec, UpdatePolicy};
 
 use crate::agenda::{Agenda, Event};
 use crate::client::{Answer, Known};
@@ -274,5 +274,6 @@ pub(crate) fn application_request(name: Name, services: Vec<ServiceRequest>) -> 
 }
 
 pub(crate) fn service_request(name: Name, spec: ServiceSpec) -> ServiceRequest {
-    ServiceRequest { namespace: name.clone(), name, spec, document: serde_json::Map::new() }
+    let document = serde_json::Map::new();
+    ServiceRequest { namespace: name.clone(), name, spec, replicas: None, update: UpdatePolicy::default(), document }
 }

@@ -29,6 +29,8 @@ fn request(name: &str, spec: ServiceSpec) -> ServiceRequest {
         name: name.parse().unwrap(),
         namespace: "test".parse().unwrap(),
         spec,
+        replicas: None,
+        update: oak_model::UpdatePolicy::default(),
         document: serde_json::Map::new(),
     }
 }

@@ -122,9 +122,13 @@ impl From<EngineStopped> for ApiError {
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         let status = match &refusal {
-            Refusal::ApplicationExists { .. } | Refusal::ServiceExists(_) | Refusal::AddressTaken { .. } => {
-                StatusCode::CONFLICT
-            }
+            Refusal::ApplicationExists { .. }
+            | Refusal::ServiceExists(_)
+            | Refusal::AddressTaken { .. }
+            | Refusal::TooManyReplicas
+            | Refusal::UpdateRunning { .. }
+            | Refusal::NothingToRollBack(_) => StatusCode::CONFLICT,
+            Refusal::Renamed { .. } | Refusal::AddressFixed { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::UnknownApplication(_) | Refusal::UnknownService(_) | Refusal::UnknownInstance(_) => {
                 StatusCode::NOT_FOUND
             }

@@ -28,6 +28,7 @@ mod router;
 mod scope;
 mod services;
 mod tokens;
+mod updates;
 mod users;
 mod workers;
 

@@ -7,13 +7,13 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 use super::error::ApiError;
 use super::{
     Shared, applications, auth, clusters, cors, disk, guard, health, instances, logs, organizations,
-    services, tokens, users, workers,
+    services, tokens, updates, users, workers,
 };
 use crate::dashboard;
 
 /// All routes with everything around them.
 pub(super) fn build(api: Shared) -> Router {
-    let routes: [(&str, MethodRouter<Shared>); 25] = [
+    let routes: [(&str, MethodRouter<Shared>); 27] = [
         ("/api/auth/login", post(auth::login)),
         ("/api/auth/refresh", post(auth::refresh)),
         ("/api/user/{name}", get(users::show).post(users::change_password)),
@@ -26,7 +26,9 @@ pub(super) fn build(api: Shared) -> Router {
         ("/api/applications", get(applications::list)),
         ("/api/applications/{user}", get(applications::list_of_user)),
         ("/api/service", post(services::create)),
-        ("/api/service/{id}", get(services::show).put(services::change).delete(services::delete)),
+        ("/api/service/{id}", get(services::show).put(updates::change).delete(services::delete)),
+        ("/api/service/{id}/scale", put(updates::scale)),
+        ("/api/service/{id}/update", delete(updates::roll_back)),
         ("/api/services", get(services::list)),
         ("/api/services/{application}", get(services::list_of_application)),
         ("/api/service/{id}/instance", post(instances::deploy)),
