@@ -1,5 +1,7 @@
 //! The rules of the root, one by one.
 
+mod updates;
+
 use std::sync::Arc;
 
 use oak_model::message::{ClusterHello, ClusterToRoot, InstanceReport, RootToCluster, WorkerSummary};
