@@ -28,4 +28,7 @@ mod session;
 pub use client::{Client, Credentials};
 pub use error::{ClientError, ClientErrorKind};
 pub use logs::{LogOptions, LogStream};
-pub use record::{Application, Cluster, FailedService, Instance, InstanceOnWorker, JoinToken, Rollout, Scaled, Service, ServicesCreated, TokenRole, Worker, WorkerDetails, WorkerFacts};
+pub use record::{
+    Application, Cluster, FailedService, Instance, InstanceOnWorker, JoinToken, Rollout, Scaled, Service,
+    ServicesCreated, TokenRole, Worker, WorkerDetails, WorkerFacts,
+};

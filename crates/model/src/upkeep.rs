@@ -41,7 +41,8 @@ pub struct UpdatePolicy {
     pub order: UpdateOrder,
     /// Instances replaced at the same time, 1–1000.
     pub parallel: u32,
-    /// Seconds a new instance must have been running before an old one goes, 0–3600.
+    /// Seconds a new instance must have been running before an old one goes, 0–3600. The default is longer than it takes
+    /// to notice that a link is silent: until then what was last heard of an instance may not be true any more.
     pub min_ready_s: u32,
     /// Seconds a new instance may take until it runs, 1–86400; then the update is rolled back.
     pub deadline_s: u32,
@@ -49,7 +50,7 @@ pub struct UpdatePolicy {
 
 impl Default for UpdatePolicy {
     fn default() -> Self {
-        Self { order: UpdateOrder::StartFirst, parallel: 1, min_ready_s: 3, deadline_s: 180 }
+        Self { order: UpdateOrder::StartFirst, parallel: 1, min_ready_s: 5, deadline_s: 180 }
     }
 }
 

@@ -23,8 +23,9 @@ impl Scale {
         let (created, removed) = (scaled.created.len(), scaled.removed.len());
         let name = &service.job_name;
         let kept = scaled.replicas;
-        output
-            .line(format_args!("service {name}: {kept} instances, {created} created, {removed} taken down"))?;
+        output.line(format_args!(
+            "service {name}: {kept} instances, {created} created, {removed} taken down"
+        ))?;
         Ok(())
     }
 }

@@ -71,7 +71,9 @@ pub enum Refusal {
         wanted: Ipv4Addr,
     },
     /// One update at a time.
-    #[error("service `{service}` is being updated to revision {revision}: wait for its end, or roll it back first")]
+    #[error(
+        "service `{service}` is being updated to revision {revision}: wait for its end, or roll it back first"
+    )]
     UpdateRunning {
         /// Which.
         service: Box<JobName>,

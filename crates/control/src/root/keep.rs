@@ -90,9 +90,10 @@ impl Root {
 
     /// After a start, or when it was learned what clusters have: all services that are kept in a number or updated.
     pub(super) fn look_at_all(&mut self, now: Now) {
-        let kept = self.services.values().filter(|service| {
-            service.upkeep.replicas.is_some() || service.upkeep.active().is_some()
-        });
+        let kept = self
+            .services
+            .values()
+            .filter(|service| service.upkeep.replicas.is_some() || service.upkeep.active().is_some());
         let outdated = self.instances.values().filter(|instance| {
             let service = self.services.get(&instance.key.service);
             service.is_some_and(|service| service.upkeep.revision != instance.revision)
@@ -148,8 +149,10 @@ impl Root {
             let cluster = instance.cluster.and_then(|id| self.clusters.get(&id));
             cluster.is_some_and(super::Cluster::is_active)
         };
-        let all = InstanceKey { service: service.id, number: 0 }
-            ..=InstanceKey { service: service.id, number: u32::MAX };
+        let all = InstanceKey { service: service.id, number: 0 }..=InstanceKey {
+            service: service.id,
+            number: u32::MAX,
+        };
         let leaving = self.departures.range(all).count();
         Standing::of(service, self.instances_of(service.id), is_in_touch, leaving, now.moment)
     }
@@ -276,8 +279,8 @@ impl Root {
             // It runs the present one from now on.
             return service.upkeep.revision;
         }
-        let number = UNKNOWN + service.upkeep.former.iter().filter(|former| former.number >= UNKNOWN).count()
-            as u32;
+        let number =
+            UNKNOWN + service.upkeep.former.iter().filter(|former| former.number >= UNKNOWN).count() as u32;
         let spec = Arc::clone(spec);
         let unknown = Revision { number, spec, document: service.document.clone(), ..Revision::default() };
         service.upkeep.former.push(unknown);

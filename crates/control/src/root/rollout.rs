@@ -49,6 +49,8 @@ pub(super) struct Standing {
     leaving: u32,
     /// Why the present revision counts as broken.
     broken: Option<String>,
+    /// An instance of the present revision has been waiting for a place for too long.
+    no_place: bool,
     /// When waiting changes something.
     next: Option<Moment>,
 }
@@ -114,6 +116,7 @@ impl Standing {
             None => {
                 let at = instance.unready_since + seconds(policy.deadline_s);
                 if at <= now {
+                    self.no_place |= !has_place(instance);
                     self.broken = Some(overdue(service, instance));
                     return;
                 }
@@ -165,7 +168,9 @@ impl Standing {
             return Move::Remove(*key);
         }
         let up = self.ready.saturating_add(count(&self.outdated_up));
-        if let Some(key) = self.outdated_up.first().filter(|_| up > limits.least) {
+        // On a machine that is full by now the way back may need the room of what is given up.
+        let makes_room = self.no_place && self.all() > limits.least;
+        if let Some(key) = self.outdated_up.first().filter(|_| makes_room || up > limits.least) {
             return Move::Remove(*key);
         }
         if self.outdated() == 0 && count(&self.present) >= total {
@@ -226,11 +231,14 @@ impl Limits {
     }
 }
 
+const fn has_place(instance: &Instance) -> bool {
+    instance.worker.is_some() || matches!(instance.status, Status::Failed | Status::Dead)
+}
+
 fn overdue(service: &Service, instance: &Instance) -> String {
     let (number, within) = (instance.key.number, service.upkeep.policy.deadline_s);
     let (status, detail) = (instance.status, &instance.detail);
-    let has_place = instance.worker.is_some() || matches!(status, Status::Failed | Status::Dead);
-    if has_place {
+    if has_place(instance) {
         return format!("instance {number} was not ready within {within} s: {status}: {detail}");
     }
     let hint = match order(service) {

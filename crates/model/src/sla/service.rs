@@ -25,7 +25,8 @@ const MAX_STORAGE_MIB: u32 = 1 << 30;
 const MAX_IMAGE_BYTES: usize = 1024;
 
 /// Fields whose whole numbers are stored as integers, because typed clients fail on `1.0`.
-const INTEGERS: &[&str] = &["memory", "vcpus", "vgpus", "vtpus", "bandwidth_in", "bandwidth_out", "storage", "replicas"];
+const INTEGERS: &[&str] =
+    &["memory", "vcpus", "vgpus", "vtpus", "bandwidth_in", "bandwidth_out", "storage", "replicas"];
 
 const SERVICE: Vocabulary = Vocabulary {
     known: &[

@@ -96,7 +96,9 @@ pub(super) async fn roll_back(
     let view = api.parts.root.call(move |root, now, _| {
         scope.service(root, id)?;
         root.roll_back(now, id)?;
-        Ok::<_, oak_control::root::Refusal>(root.service(id).map(|service| ServiceView::of(root, now, service)))
+        Ok::<_, oak_control::root::Refusal>(
+            root.service(id).map(|service| ServiceView::of(root, now, service)),
+        )
     });
     plain(&view.await??.map(ServiceView::render))
 }

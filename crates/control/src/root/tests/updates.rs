@@ -117,9 +117,11 @@ impl Site {
             // What fails starts anew with every second step.
             let report = match (fate(&image), failed % 2) {
                 (Fate::Runs, _) => running(key, generation),
-                (Fate::Fails, 0) => {
-                    InstanceReport { status: Status::Failed, detail: "bad".into(), ..running(key, generation) }
-                }
+                (Fate::Fails, 0) => InstanceReport {
+                    status: Status::Failed,
+                    detail: "bad".into(),
+                    ..running(key, generation)
+                },
                 (Fate::Fails, _) | (Fate::Hangs, _) => InstanceReport {
                     status: Status::NodeScheduled,
                     detail: "fetching".into(),
@@ -458,7 +460,11 @@ fn a_rollback_to_what_does_not_run_either_can_be_left_by_another_update() {
     site.steps(4);
     site.fixture.root.roll_back(site.now(), id).unwrap();
     site.steps(50);
-    assert_eq!(site.state(id), Some(RolloutState::RollingBack), "what runs is not given up for what does not");
+    assert_eq!(
+        site.state(id),
+        Some(RolloutState::RollingBack),
+        "what runs is not given up for what does not"
+    );
     site.change(id, wanted(image("three"), Some(2))).unwrap();
     site.steps(50);
     assert_eq!(site.state(id), Some(RolloutState::Done));
