@@ -58,3 +58,13 @@ fn updates_come_to_an_end_under_faults() {
 fn updates_cost_no_more_instances_than_they_may() {
     survives("updates.toml", 20);
 }
+
+#[test]
+fn updates_survive_a_root_that_loses_its_disk() {
+    survives("lost-root-updates.toml", 30);
+}
+
+#[test]
+fn updates_survive_a_root_that_is_restored() {
+    survives("restored-root-updates.toml", 30);
+}

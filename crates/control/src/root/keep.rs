@@ -90,10 +90,11 @@ impl Root {
 
     /// After a start, or when it was learned what clusters have: all services that are kept in a number or updated.
     pub(super) fn look_at_all(&mut self, now: Now) {
-        let kept = self
-            .services
-            .values()
-            .filter(|service| service.upkeep.replicas.is_some() || service.upkeep.active().is_some());
+        let kept = self.services.values().filter(|service| {
+            service.upkeep.replicas.is_some()
+                || service.upkeep.active().is_some()
+                || !service.upkeep.former.is_empty()
+        });
         let outdated = self.instances.values().filter(|instance| {
             let service = self.services.get(&instance.key.service);
             service.is_some_and(|service| service.upkeep.revision != instance.revision)
@@ -139,7 +140,10 @@ impl Root {
                     self.looks.by(next.map_or(at, |next| next.min(at)), id);
                     return;
                 }
-                Move::Rest => return,
+                Move::Rest => {
+                    self.forget_former(id);
+                    return;
+                }
             }
         }
     }
@@ -207,6 +211,14 @@ impl Root {
         // All instances have the present revision.
         service.upkeep.former.clear();
         self.save_service(id);
+    }
+
+    /// No instance has them any more.
+    fn forget_former(&mut self, id: ServiceId) {
+        if let Some(service) = self.services.get_mut(&id).filter(|found| !found.upkeep.former.is_empty()) {
+            service.upkeep.former.clear();
+            self.save_service(id);
+        }
     }
 
     /// Somebody wants one more or one less, or another number.

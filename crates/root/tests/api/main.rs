@@ -14,5 +14,6 @@ mod logs;
 mod records;
 mod services;
 mod tokens;
+mod updates;
 mod workers;
 mod world;
