@@ -29,6 +29,6 @@ pub use client::{Client, Credentials};
 pub use error::{ClientError, ClientErrorKind};
 pub use logs::{LogOptions, LogStream};
 pub use record::{
-    Application, Cluster, FailedService, Instance, InstanceOnWorker, JoinToken, Service, ServicesCreated,
-    TokenRole, Worker, WorkerDetails, WorkerFacts,
+    Application, Cluster, FailedService, Instance, InstanceOnWorker, JoinToken, Rollout, Scaled, Service,
+    ServicesCreated, TokenRole, Worker, WorkerDetails, WorkerFacts,
 };

@@ -2,13 +2,17 @@
 
 mod adopt;
 mod applications;
+mod change;
 mod clusters;
 mod events;
 mod history;
 mod instances;
+mod keep;
 mod load;
+mod looks;
 mod lost;
 mod quota;
+mod rollout;
 mod schedule;
 mod secrets;
 mod state;
@@ -26,7 +30,8 @@ use std::time::Duration;
 
 use oak_model::message::{ClusterWelcome, Lineage, RootToCluster};
 use oak_model::{
-    ApplicationId, Availability, ClusterId, Generation, InstanceKey, OrganizationId, ServiceId, WorkerId,
+    ApplicationId, Availability, ClusterId, Generation, InstanceKey, Moment, OrganizationId, ServiceId,
+    WorkerId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -35,10 +40,13 @@ use crate::address::{BlockPool, ServicePool, plan};
 use crate::token::Token;
 use crate::waiting::Waiting;
 use crate::{Outbox, Table};
+use looks::Looks;
 
 pub use applications::Refusal;
+pub use change::{Change, Scaled};
 pub use clusters::Attention;
 pub use history::{Occurrence, Replay, Topic};
+pub use keep::Progress;
 pub use oak_model::{Application, Service};
 pub use quota::{Consumption, OverQuota, Quota, QuotaKind};
 pub use secrets::{MAX_SECRETS, Secret, SecretKey, SecretOwner, SecretRefusal};
@@ -138,6 +146,10 @@ pub struct Root {
     node_blocks: BlockPool,
     /// Instances without a place.
     pending: Waiting,
+    /// Services that need a look, and when.
+    looks: Looks,
+    /// When this root last learned from a cluster what there is.
+    took_over: Option<Moment>,
     /// What clusters were asked about their workers and have not confirmed.
     asked: BTreeSet<(WorkerId, Availability)>,
     history: history::History,
@@ -164,6 +176,8 @@ impl Root {
             addresses: ServicePool::new(plan::SERVICES),
             node_blocks: BlockPool::new(plan::NODES_FIRST, plan::NODES_LAST, plan::CLUSTER_PREFIX),
             pending: Waiting::default(),
+            looks: Looks::default(),
+            took_over: None,
             asked: BTreeSet::new(),
             history: history::History::default(),
             secrets: BTreeMap::new(),

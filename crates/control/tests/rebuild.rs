@@ -241,6 +241,8 @@ fn application(name: &str) -> ApplicationRequest {
         name: "web".parse().unwrap(),
         namespace: "test".parse().unwrap(),
         spec: ServiceSpec { image: "image".into(), ..ServiceSpec::default() },
+        replicas: None,
+        update: oak_model::UpdatePolicy::default(),
         document: serde_json::Map::new(),
     };
     ApplicationRequest {

@@ -19,6 +19,7 @@ pub mod service;
 pub mod sla;
 pub mod status;
 pub mod time;
+pub mod upkeep;
 
 pub use application::{Application, Service};
 pub use chain::chain;
@@ -34,3 +35,4 @@ pub use resources::Resources;
 pub use service::{PortMapping, Protocol, ServiceSpec, TargetConstraints};
 pub use status::Status;
 pub use time::{Moment, Now, WallTime};
+pub use upkeep::{MAX_REPLICAS, Revision, Rollout, RolloutState, UpdateOrder, UpdatePolicy, Upkeep};

@@ -10,6 +10,7 @@ use crate::node::Reply;
 use crate::runtime::{Operation, Work};
 use crate::sweep::TABLE_MS;
 use crate::trace;
+use crate::updates::BROKEN;
 use crate::world::World;
 
 impl World {
@@ -155,10 +156,12 @@ impl World {
                     None
                 });
             }
-            Work::Start(..) if fails => side.node.call(&mut self.agenda, |worker, now, random| {
-                worker.failed(now, random, key, attempt, "no such command");
-                None
-            }),
+            Work::Start(assignment, _) if fails || assignment.desired.spec.image.ends_with(BROKEN) => {
+                side.node.call(&mut self.agenda, |worker, now, random| {
+                    worker.failed(now, random, key, attempt, "no such command");
+                    None
+                });
+            }
             Work::Start(assignment, lease) => {
                 let life = self.users.life_of(&mut self.agenda, luck, &assignment);
                 if !side.runtime.create(&mut self.agenda, key, assignment, lease, life) {

@@ -99,6 +99,7 @@ impl World {
     /// What is looked at every second.
     pub(crate) fn check_second(&mut self) -> Checked {
         self.check_doubles()?;
+        self.updates_take_nothing_away()?;
         let steps = self.root.queued();
         require(steps <= MOST_STEPS, QUEUES, || format!("{steps} steps wait for the disk of the root"))?;
         self.metrics.peak("steps waiting for the disk of the root", steps);

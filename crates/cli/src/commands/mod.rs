@@ -13,6 +13,7 @@ mod local;
 mod logs;
 mod maintenance;
 mod restore;
+mod scale;
 mod sim;
 #[cfg(test)]
 mod tests;
@@ -94,10 +95,14 @@ impl ServerArguments {
 /// Commands that speak to a root.
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum UserCommand {
-    /// Create what a descriptor asks for: application, services, instances; does nothing twice
+    /// Create or change what a descriptor asks for: application, services, instances; does nothing twice
     Apply(apply::Arguments),
     /// List applications, services, instances, clusters or workers
     Get(get::Arguments),
+    /// Set how many instances a service keeps
+    Scale(scale::Scale),
+    /// Call the update of a service off, or take the last one back
+    Rollback(scale::Rollback),
     /// Print the output of an instance
     Logs(logs::Arguments),
     /// Delete an application, a service or an instance
@@ -144,6 +149,8 @@ impl UserCommand {
         match self {
             Self::Apply(arguments) => arguments.run(&client, output).await,
             Self::Get(arguments) => arguments.run(&client, output).await,
+            Self::Scale(arguments) => arguments.run(&client, output).await,
+            Self::Rollback(arguments) => arguments.run(&client, output).await,
             Self::Logs(arguments) => arguments.run(&client, output).await,
             Self::Delete(arguments) => arguments.run(&client, output).await,
             Self::Cordon(worker) => worker.set(&client, Availability::Cordoned, output).await,

@@ -8,6 +8,6 @@ mod worker;
 
 pub use application::Application;
 pub use cluster::Cluster;
-pub use service::{FailedService, Instance, Service, ServicesCreated};
+pub use service::{FailedService, Instance, Rollout, Scaled, Service, ServicesCreated};
 pub use token::{JoinToken, TokenRole};
 pub use worker::{InstanceOnWorker, Worker, WorkerDetails, WorkerFacts};

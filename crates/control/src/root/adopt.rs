@@ -25,7 +25,7 @@ use crate::{Entropy, Table};
 const LARGEST_NUMBER: u32 = 1 << 31;
 
 /// How long a restored root waits for a cluster if clusters are never given up.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub(super) const PATIENCE: Duration = Duration::from_secs(300);
 
 impl Root {
     /// Gives this root a number when it starts for the first time, and another life when it was put back to an
@@ -92,6 +92,7 @@ impl Root {
         if everything {
             cluster.taken_over = self.meta.lineage;
             cluster.known_in = self.meta.lineage;
+            self.took_over = Some(now.moment);
             self.import(now, id, holdings, &BTreeSet::new());
             self.save_cluster(id);
             let generation = self.next_generation();
@@ -169,6 +170,7 @@ impl Root {
             self.import_instance(now, id, held);
         }
         self.save_meta();
+        self.look_at_all(now);
         self.retry_soon(now);
     }
 
@@ -196,9 +198,20 @@ impl Root {
     fn import_service(&mut self, mut service: Service) {
         service.next_number = service.next_number.min(LARGEST_NUMBER);
         if let Some(known) = self.services.get_mut(&service.id) {
+            if known.upkeep.highest < service.upkeep.highest && service.upkeep.highest < LARGEST_NUMBER {
+                // It was updated after the state of this root was saved.
+                let present = known.present();
+                known.spec = service.spec;
+                known.document = service.document;
+                known.upkeep = service.upkeep;
+                if known.upkeep.other(present.number).is_none() && present.number != known.upkeep.revision {
+                    known.upkeep.former.push(present);
+                }
+                self.outbox.put(Table::Service, service.id, &*known);
+            }
             if known.next_number < service.next_number {
                 known.next_number = service.next_number;
-                self.outbox.put(Table::Service, service.id, known);
+                self.outbox.put(Table::Service, service.id, &*known);
             }
             return;
         }
@@ -231,7 +244,8 @@ impl Root {
             } else if known.cluster != Some(id) && known.address != desired.instance_address {
                 // Two sides have given the same number to different instances; the other one stays, and this one
                 // is deployed anew.
-                let _ = self.start_instance(now, key.service);
+                let revision = known.revision;
+                let _ = self.create_instance(now, key.service, revision);
             }
             return;
         }
@@ -242,7 +256,8 @@ impl Root {
         }
         let claimed = self.addresses.claim(desired.instance_address).then_some(desired.instance_address);
         let Some(address) = claimed.or_else(|| self.addresses.allocate()) else { return };
-        let instance = Instance::new(key, self.meta.generation, address, now.wall);
+        let revision = self.revision_of_held(key, &desired.spec);
+        let instance = Instance::new(key, revision, self.meta.generation, address, now);
         self.instances.insert(key, instance);
         self.found_at(now, key, id, report);
     }
@@ -272,7 +287,7 @@ impl Root {
         instance.generation = generation;
         instance.cluster = Some(id);
         let before = Before::of(instance);
-        instance.observe(report, now.wall);
+        instance.observe(report, now);
         if let Some(cluster) = self.clusters.get_mut(&id) {
             cluster.instances.insert(key);
         }

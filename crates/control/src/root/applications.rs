@@ -5,7 +5,9 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use oak_model::sla::{ApplicationRequest, ServiceRequest};
-use oak_model::{ApplicationId, EventKind, InstanceKey, JobName, Name, Now, Purpose, ServiceId};
+use oak_model::{
+    ApplicationId, EventKind, InstanceKey, JobName, MAX_REPLICAS, Name, Now, Purpose, ServiceId, Upkeep,
+};
 
 use super::tenants::FullName;
 use super::{Application, Consumption, OverQuota, Owner, Root, Service};
@@ -61,6 +63,41 @@ pub enum Refusal {
     /// The address pool is empty.
     #[error("all service addresses of 10.30.0.0/16 are in use: delete services that are not needed")]
     AddressesExhausted,
+    /// A service keeps as many instances as it can.
+    #[error("a service can keep at most {MAX_REPLICAS} instances: split the work over several services")]
+    TooManyReplicas,
+    /// The names of a service are part of its addresses and its identity.
+    #[error("the service is `{present}` and cannot be renamed to `{wanted}`: create another service")]
+    Renamed {
+        /// Its names.
+        present: Box<JobName>,
+        /// Those sent.
+        wanted: Box<JobName>,
+    },
+    /// The service address is what others know it by.
+    #[error(
+        "the service address is {present} and cannot become {wanted}: leave `addresses.rr_ip` out, or create \
+         another service"
+    )]
+    AddressFixed {
+        /// What it is.
+        present: Ipv4Addr,
+        /// What was asked for.
+        wanted: Ipv4Addr,
+    },
+    /// One update at a time.
+    #[error(
+        "service `{service}` is being updated to revision {revision}: wait for its end, or roll it back first"
+    )]
+    UpdateRunning {
+        /// Which.
+        service: Box<JobName>,
+        /// Where it is going.
+        revision: u32,
+    },
+    /// There is no revision to go back to.
+    #[error("service `{0}` has no update that could be rolled back")]
+    NothingToRollBack(Box<JobName>),
 }
 
 impl Root {
@@ -169,13 +206,11 @@ impl Root {
         if !self.services.contains_key(&id) {
             return Err(Refusal::UnknownService(id));
         }
-        let keys: Vec<_> = self.instances_of(id).map(|instance| instance.key).collect();
-        for key in keys {
-            self.undeploy(now, key)?;
-        }
+        self.remove_instances(now, id);
         self.tell_service(now.wall, EventKind::ServiceDeleted, id);
         let Some(service) = self.services.remove(&id) else { return Ok(()) };
         self.forget_history_of_service(service.application, id);
+        self.looks.forget(id);
         self.addresses.release(service.address);
         self.outbox.delete(Table::Service, id);
         if let Some(application) = self.applications.get_mut(&service.application) {
@@ -209,7 +244,7 @@ impl Root {
                     return Err(Refusal::AddressTaken { address, holder: self.holder(address) });
                 }
                 names.insert(job_name);
-                wanted += 1;
+                wanted += 1 + request.replicas.unwrap_or(0) as usize;
             }
         }
         if wanted > self.addresses.free() {
@@ -259,6 +294,7 @@ impl Root {
                 document: request.document,
                 address,
                 next_number: 0,
+                upkeep: Upkeep::new(request.replicas, request.update),
             };
             parent.services.push(id);
             self.outbox.put(Table::Service, id, &service);
@@ -270,6 +306,10 @@ impl Root {
             self.outbox.put(Table::Application, application, parent);
         }
         self.save_meta();
+        // Those that keep a number of instances by themselves.
+        for id in &created {
+            self.look_after(now, *id);
+        }
         created
     }
 }

@@ -88,6 +88,8 @@ impl Root {
             });
             self.count(*key, worker);
         }
+        // What was not known while the cluster was away is known now.
+        members.iter().for_each(|key| self.look_soon(now, key.service));
         let reported: HashSet<InstanceKey> = hello.instances.iter().map(|report| report.key).collect();
         for report in hello.instances {
             self.instance_reported(now, id, report);
@@ -280,13 +282,14 @@ impl Root {
         let (worker, status) = (report.worker, report.status);
         let moved = instance.counted_on != worker;
         let before = Before::of(instance);
-        let changed = instance.observe(report, now.wall);
+        let changed = instance.observe(report, now);
         if moved && worker.is_some() {
             self.count(key, worker);
         }
         if changed {
             self.save_instance(key);
             self.tell_report(now.wall, key, &before);
+            self.look_soon(now, key.service);
         }
         let refused = worker.is_none()
             && matches!(

@@ -20,7 +20,8 @@ impl Root {
         if let Some(cursor) = root.meta.address_cursor {
             root.addresses.set_cursor(cursor);
         }
-        for instance in root.instances.values() {
+        for instance in root.instances.values_mut() {
+            instance.observed_at_start(now.moment);
             match instance.cluster.and_then(|id| root.clusters.get_mut(&id)) {
                 Some(cluster) => {
                     cluster.instances.insert(instance.key);
@@ -38,6 +39,7 @@ impl Root {
         for cluster in root.clusters.values_mut() {
             cluster.lost_since = Some(now.moment);
         }
+        root.look_at_all(now);
         root.retry_soon(now);
         Ok(root)
     }

@@ -17,7 +17,7 @@ impl Root {
     /// When [`Root::tick`] has something to do.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Moment> {
-        self.pending.deadline().into_iter().chain(self.next_loss()).min()
+        self.pending.deadline().into_iter().chain(self.next_loss()).chain(self.looks.next()).min()
     }
 
     /// Tries waiting instances again when their time has come.
@@ -25,6 +25,7 @@ impl Root {
         if self.next_loss().is_some_and(|at| at <= now.moment) {
             self.give_up_clusters(now);
         }
+        self.look_after_services(now);
         let Some(waiting) = self.pending.begin_pass(now.moment) else { return };
         for key in waiting {
             self.schedule(now, key);
@@ -43,7 +44,8 @@ impl Root {
     pub(super) fn schedule(&mut self, now: Now, key: InstanceKey) {
         let Some(instance) = self.instances.get(&key) else { return };
         let Some(service) = self.services.get(&key.service) else { return };
-        if let Some(cluster) = self.may_have_it_already(now, service) {
+        let service = service.at_revision(instance.revision);
+        if let Some(cluster) = self.may_have_it_already(now, &service) {
             let detail = format!(
                 "this root was restored from a backup and waits for cluster {}, which may have it already",
                 cluster.name
@@ -51,7 +53,11 @@ impl Root {
             self.wait(now, key, NoCluster { status: Status::TargetClusterNotActive, detail });
             return;
         }
-        match self.choose(service, instance.avoid) {
+        if self.is_superseded(&service, instance) {
+            self.remove_instance(now, key);
+            return;
+        }
+        match self.choose(&service, instance.avoid) {
             Ok((cluster, worker)) => self.assign(now, key, cluster, worker),
             Err(refusal) => self.wait(now, key, refusal),
         }
@@ -70,7 +76,7 @@ impl Root {
             instance.changed = now.wall;
             instance.cluster = Some(cluster);
             instance.worker = None;
-            instance.status = Status::ClusterScheduled;
+            instance.set_status(Status::ClusterScheduled, now.moment);
             "waiting for the cluster to choose a worker".clone_into(&mut instance.detail);
             self.instances.insert(key, instance);
         }
@@ -103,7 +109,7 @@ impl Root {
             // The numbers in a refusal change with every placement elsewhere; that is no event.
             let is_news = instance.status != refusal.status;
             let detail = if is_news { refusal.detail.clone() } else { String::new() };
-            instance.status = refusal.status;
+            instance.set_status(refusal.status, now.moment);
             instance.detail = refusal.detail;
             instance.changed = now.wall;
             self.save_instance(key);
@@ -124,7 +130,8 @@ impl Root {
         let (Some(current), Some(service)) = (instance.cluster, self.services.get(&key.service)) else {
             return;
         };
-        let Ok((other, _)) = self.choose(service, Some(current)) else { return };
+        let service = service.at_revision(instance.revision);
+        let Ok((other, _)) = self.choose(&service, Some(current)) else { return };
         if other == current {
             return;
         }

@@ -1,5 +1,7 @@
 //! The rules of the root, one by one.
 
+mod updates;
+
 use std::sync::Arc;
 
 use oak_model::message::{ClusterHello, ClusterToRoot, InstanceReport, RootToCluster, WorkerSummary};
@@ -37,6 +39,8 @@ fn request(name: &str, spec: ServiceSpec) -> ServiceRequest {
         name: name.parse().unwrap(),
         namespace: "test".parse().unwrap(),
         spec,
+        replicas: None,
+        update: oak_model::UpdatePolicy::default(),
         document: serde_json::Map::new(),
     }
 }

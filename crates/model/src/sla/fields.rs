@@ -58,6 +58,22 @@ impl<'a> Fields<'a> {
         expect_with(value, self.path.key(key), allowed, findings, in_range).unwrap_or(0)
     }
 
+    /// An optional integer within bounds; `None` when absent or wrong.
+    pub(super) fn integer_within(
+        &self,
+        key: &str,
+        range: std::ops::RangeInclusive<u32>,
+        unit: &str,
+        findings: &mut Findings,
+    ) -> Option<u32> {
+        let value = self.map.get(key)?;
+        let allowed = format_args!("an integer from {} to {} ({unit})", range.start(), range.end());
+        let in_range = |value: &Value| {
+            whole(value).and_then(|number| u32::try_from(number).ok()).filter(|n| range.contains(n))
+        };
+        expect_with(value, self.path.key(key), allowed, findings, in_range)
+    }
+
     /// An optional boolean; false when absent.
     pub(super) fn flag(&self, key: &str, findings: &mut Findings) -> bool {
         let Some(value) = self.map.get(key) else { return false };

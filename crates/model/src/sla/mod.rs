@@ -6,6 +6,7 @@
 //! knowledge of which applications exist.
 
 mod application;
+mod change;
 mod command;
 mod constraints;
 mod document;
@@ -20,8 +21,10 @@ mod spelling;
 #[cfg(test)]
 mod tests;
 mod unsupported;
+mod upkeep;
 
 pub use application::{parse, parse_services, parse_value};
-pub use document::{ApplicationRequest, ServiceRequest, SlaDocument, SlaServices};
+pub use change::parse_change;
+pub use document::{ApplicationRequest, ServiceChange, ServiceRequest, SlaDocument, SlaServices};
 pub use errors::{MAX_LISTED_PROBLEMS, SlaErrorKind, SlaErrors, SlaProblem, SlaWarning};
 pub use json::MAX_DOCUMENT_BYTES;

@@ -11,7 +11,7 @@ use super::errors::Findings;
 use super::fields::{Fields, whole};
 use super::path::Path;
 use super::spelling::Vocabulary;
-use super::{command, constraints, port, secrets, unsupported};
+use super::{command, constraints, port, secrets, unsupported, upkeep};
 
 /// Rule for names, as it is shown to people.
 pub(super) const NAME_RULE: &str = "a text of 1 to 30 letters and digits (a-z, A-Z, 0-9)";
@@ -25,7 +25,8 @@ const MAX_STORAGE_MIB: u32 = 1 << 30;
 const MAX_IMAGE_BYTES: usize = 1024;
 
 /// Fields whose whole numbers are stored as integers, because typed clients fail on `1.0`.
-const INTEGERS: &[&str] = &["memory", "vcpus", "vgpus", "vtpus", "bandwidth_in", "bandwidth_out", "storage"];
+const INTEGERS: &[&str] =
+    &["memory", "vcpus", "vgpus", "vtpus", "bandwidth_in", "bandwidth_out", "storage", "replicas"];
 
 const SERVICE: Vocabulary = Vocabulary {
     known: &[
@@ -60,6 +61,8 @@ const SERVICE: Vocabulary = Vocabulary {
         "description",
         "secrets",
         "registry_credentials",
+        "replicas",
+        "update",
     ],
     older: &[
         ("vcpu", "vcpus"),
@@ -84,6 +87,8 @@ const SERVICE: Vocabulary = Vocabulary {
         "instance_list",
         "status",
         "status_detail",
+        "revision",
+        "rollout",
     ],
 };
 
@@ -125,6 +130,8 @@ pub(super) fn read(value: &Value, path: Path<'_>, findings: &mut Findings) -> Op
         secrets: secrets::read(fields, findings),
         registry_credentials: secrets::read_registry(fields, findings),
     };
+    let replicas = upkeep::read_replicas(fields, findings);
+    let update = upkeep::read_policy(fields, spec.at_most_one, findings);
     for informational in ["state", "description"] {
         fields.text(informational, findings);
     }
@@ -135,7 +142,7 @@ pub(super) fn read(value: &Value, path: Path<'_>, findings: &mut Findings) -> Op
         document.insert("addresses".to_owned(), Value::Object(addresses));
     }
     store_normal_values(&mut document);
-    Some(ServiceRequest { name: name?, namespace: namespace?, spec, document })
+    Some(ServiceRequest { name: name?, namespace: namespace?, spec, replicas, update, document })
 }
 
 fn check_id(fields: Fields<'_>, findings: &mut Findings) {

@@ -132,7 +132,11 @@ impl From<Refusal> for ApiError {
             | Refusal::AddressTaken { .. }
             | Refusal::OverQuota(_)
             | Refusal::OrganizationGone
-            | Refusal::OwnerGone(_) => StatusCode::CONFLICT,
+            | Refusal::OwnerGone(_)
+            | Refusal::TooManyReplicas
+            | Refusal::UpdateRunning { .. }
+            | Refusal::NothingToRollBack(_) => StatusCode::CONFLICT,
+            Refusal::Renamed { .. } | Refusal::AddressFixed { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::UnknownApplication(_) | Refusal::UnknownService(_) | Refusal::UnknownInstance(_) => {
                 StatusCode::NOT_FOUND
             }

@@ -42,17 +42,13 @@ pub(super) async fn undeploy(
     let scope = caller.scope();
     let undeployed = api.parts.root.call(move |root, now, _| {
         let next = scope.service(root, service)?.next_number;
-        let keys = match chosen {
-            Chosen::All => root.instances_of(service).map(|instance| instance.key).collect(),
-            Chosen::One(number) => vec![InstanceKey { service, number }],
-        };
-        for key in keys {
-            match root.undeploy(now, key) {
-                Err(Refusal::UnknownInstance(key)) if key.number < next => {}
-                other => other?,
-            }
+        match chosen {
+            Chosen::All => root.undeploy_all(now, service),
+            Chosen::One(number) => match root.undeploy(now, InstanceKey { service, number }) {
+                Err(Refusal::UnknownInstance(key)) if key.number < next => Ok(()),
+                other => other,
+            },
         }
-        Ok::<_, ApiError>(())
     });
     undeployed.await??;
     message("ok")

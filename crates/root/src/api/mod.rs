@@ -41,6 +41,7 @@ mod services;
 mod sse;
 mod tokens;
 mod trail;
+mod updates;
 mod users;
 mod workers;
 

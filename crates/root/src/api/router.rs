@@ -7,7 +7,7 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 use super::error::ApiError;
 use super::{
     Shared, applications, audit, auth, clusters, cors, disk, events, exec, forgotten, guard, health,
-    instances, logs, members, organizations, secrets, services, tokens, trail, users, workers,
+    instances, logs, members, organizations, secrets, services, tokens, trail, updates, users, workers,
 };
 use crate::dashboard;
 
@@ -56,7 +56,9 @@ pub(super) fn routes() -> Vec<(&'static str, MethodRouter<Shared>)> {
         ("/api/applications", get(applications::list)),
         ("/api/applications/{user}", get(applications::list_of_user)),
         ("/api/service", post(services::create)),
-        ("/api/service/{id}", get(services::show).put(services::change).delete(services::delete)),
+        ("/api/service/{id}", get(services::show).put(updates::change).delete(services::delete)),
+        ("/api/service/{id}/scale", put(updates::scale)),
+        ("/api/service/{id}/update", delete(updates::roll_back)),
         ("/api/services", get(services::list)),
         ("/api/services/{application}", get(services::list_of_application)),
         ("/api/service/{id}/instance", post(instances::deploy)),

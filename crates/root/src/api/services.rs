@@ -1,7 +1,6 @@
 //! Services.
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use oak_model::{ApplicationId, ServiceId, sla};
 use serde_json::{Value, json};
 
@@ -61,12 +60,6 @@ pub(super) async fn show(
         Ok::<_, ApiError>(ServiceView::of(root, now, service))
     });
     nested(&view.await??.render())
-}
-
-/// `PUT /api/service/<id>`: not offered, as in the original.
-pub(super) async fn change(_caller: Caller) -> Answer {
-    let message = "a service cannot be changed: delete it and create it anew";
-    Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, message))
 }
 
 /// `DELETE /api/service/<id>`: with its instances.

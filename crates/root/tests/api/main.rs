@@ -24,5 +24,6 @@ mod secrets;
 mod services;
 mod tenants;
 mod tokens;
+mod updates;
 mod workers;
 mod world;
