@@ -6,7 +6,7 @@ use oak_model::sla::ServiceRequest;
 use oak_model::{InstanceKey, JobName, MAX_REPLICAS, Now, Rollout, RolloutState, Service, ServiceId};
 
 use super::keep::MAX_FORMER;
-use super::{Refusal, Root};
+use super::{Consumption, Refusal, Root};
 
 /// What became of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,8 @@ impl Root {
     /// highest numbers first. While it is being updated, new instances have the former revision.
     ///
     /// # Errors
-    /// The service does not exist, the number is too large, or there are not enough addresses; nothing was changed.
+    /// The service does not exist, the number is too large, or there are not enough addresses, or the quota of its
+    /// organisation is used up; nothing was changed.
     pub fn scale(&mut self, now: Now, id: ServiceId, replicas: u32) -> Result<Scaled, Refusal> {
         let service = self.services.get(&id).ok_or(Refusal::UnknownService(id))?;
         if replicas > MAX_REPLICAS {
@@ -49,6 +50,7 @@ impl Root {
         if missing > self.addresses.free() {
             return Err(Refusal::AddressesExhausted);
         }
+        self.check_quota(self.organization_of(service), &Consumption::of_instances(service, missing))?;
         let revision = service.upkeep.proven_revision();
         let surplus = counted.saturating_sub(replicas as usize);
         let mut scaled = Scaled { replicas, ..Scaled::default() };

@@ -177,6 +177,12 @@ impl Consumption {
         }
     }
 
+    pub(super) fn of_instances(service: &Service, number: usize) -> Self {
+        let mut sum = Self::default();
+        sum.add(Self::of_instance(service), count(number));
+        sum
+    }
+
     fn add(&mut self, other: Self, times: u64) {
         let add = |sum: &mut u64, amount: u64| *sum = sum.saturating_add(amount.saturating_mul(times));
         add(&mut self.applications, other.applications);

@@ -42,13 +42,14 @@ pub(super) async fn undeploy(
     let scope = caller.scope();
     let undeployed = api.parts.root.call(move |root, now, _| {
         let next = scope.service(root, service)?.next_number;
-        match chosen {
+        let done = match chosen {
             Chosen::All => root.undeploy_all(now, service),
             Chosen::One(number) => match root.undeploy(now, InstanceKey { service, number }) {
                 Err(Refusal::UnknownInstance(key)) if key.number < next => Ok(()),
                 other => other,
             },
-        }
+        };
+        done.map_err(ApiError::from)
     });
     undeployed.await??;
     message("ok")

@@ -32,6 +32,9 @@ pub(super) async fn change(
         if let Some(named) = &change.application {
             stays_in_its_application(root, service, named)?;
         }
+        if let Some(secrets) = root.secret_owner(service.application) {
+            root.check_secrets(&secrets, std::iter::once(&change.service.spec))?;
+        }
         root.change_service(now, id, change.service)?;
         Ok::<_, ApiError>(root.service(id).map(|service| ServiceView::of(root, now, service)))
     });
@@ -75,7 +78,7 @@ pub(super) async fn scale(
     let scope = caller.scope();
     let scaled = api.parts.root.call(move |root, now, _| {
         scope.service(root, id)?;
-        root.scale(now, id, replicas)
+        root.scale(now, id, replicas).map_err(ApiError::from)
     });
     let scaled = scaled.await??;
     plain(&json!({
@@ -96,9 +99,7 @@ pub(super) async fn roll_back(
     let view = api.parts.root.call(move |root, now, _| {
         scope.service(root, id)?;
         root.roll_back(now, id)?;
-        Ok::<_, oak_control::root::Refusal>(
-            root.service(id).map(|service| ServiceView::of(root, now, service)),
-        )
+        Ok::<_, ApiError>(root.service(id).map(|service| ServiceView::of(root, now, service)))
     });
     plain(&view.await??.map(ServiceView::render))
 }
