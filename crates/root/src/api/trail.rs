@@ -139,7 +139,7 @@ async fn write(api: &Api, event: Event, wait: bool) {
     }
     let writing = async {
         let add = move |log: &mut crate::audit::AuditLog, now, _: &mut dyn oak_control::Entropy| {
-            log.add(now, event)
+            log.add(now, event);
         };
         if wait { audit.call(add).await } else { audit.post(add).await }
     };
