@@ -85,5 +85,7 @@ pub(super) fn routes() -> Vec<(&'static str, MethodRouter<Shared>)> {
         ("/readyz", get(health::ready)),
         (dashboard::STYLE_PATH, get(dashboard::style)),
         (dashboard::SCRIPT_PATH, get(dashboard::script)),
+        (dashboard::RESET_PATH, get(dashboard::reset)),
+        (dashboard::RESET_SCRIPT_PATH, get(dashboard::reset_script)),
     ]
 }

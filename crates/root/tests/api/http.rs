@@ -112,4 +112,7 @@ async fn the_page_needs_nothing_from_elsewhere() {
         assert!(!file.text.contains("://") && !file.text.contains("innerHTML"));
     }
     assert!(!page.text.contains("://"));
+    let page = world.call("GET", "/resetPassword/some-token").send().await;
+    assert!(page.text.contains("/assets/reset.js") && !page.text.contains("://"));
+    assert!(!world.call("GET", "/assets/reset.js").send().await.text.contains("://"));
 }

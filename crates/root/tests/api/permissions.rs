@@ -188,6 +188,8 @@ const ROWS: &[Row] = &[
     row("GET", "/readyz", Nothing, NONE, ".. ..... ..... ...."),
     row("GET", "/assets/page.css", Nothing, NONE, ".. ..... ..... ...."),
     row("GET", "/assets/page.js", Nothing, NONE, ".. ..... ..... ...."),
+    row("GET", "/assets/reset.js", Nothing, NONE, ".. ..... ..... ...."),
+    row("GET", "/resetPassword/{token}", OwnId, NONE, ".. ..... ..... ...."),
 ];
 
 /// One call's surroundings.
