@@ -6,6 +6,8 @@ mod backup;
 mod config;
 mod delete;
 mod duration;
+mod events;
+mod exec;
 mod failure;
 mod find;
 mod get;
@@ -13,6 +15,7 @@ mod local;
 mod logs;
 mod maintenance;
 mod restore;
+mod secret;
 mod sim;
 #[cfg(test)]
 mod tests;
@@ -100,6 +103,14 @@ pub(crate) enum UserCommand {
     Get(get::Arguments),
     /// Print the output of an instance
     Logs(logs::Arguments),
+    /// Tell what happened
+    Events(events::Arguments),
+    /// Run a program inside an instance
+    Exec(exec::Arguments),
+    /// Store secrets for services
+    Secret(secret::SecretArguments),
+    /// Store credentials of image registries
+    Registry(secret::RegistryArguments),
     /// Delete an application, a service or an instance
     Delete(delete::Arguments),
     /// Close a worker: it keeps what it has and gets nothing new
@@ -145,6 +156,10 @@ impl UserCommand {
             Self::Apply(arguments) => arguments.run(&client, output).await,
             Self::Get(arguments) => arguments.run(&client, output).await,
             Self::Logs(arguments) => arguments.run(&client, output).await,
+            Self::Events(arguments) => arguments.run(&client, output).await,
+            Self::Exec(arguments) => arguments.run(&client, output).await,
+            Self::Secret(arguments) => arguments.run(&client, output).await,
+            Self::Registry(arguments) => arguments.run(&client, output).await,
             Self::Delete(arguments) => arguments.run(&client, output).await,
             Self::Cordon(worker) => worker.set(&client, Availability::Cordoned, output).await,
             Self::Uncordon(worker) => worker.set(&client, Availability::Open, output).await,
