@@ -31,6 +31,10 @@ fn now() -> Now {
     Now { moment: Moment(1_000), wall: WallTime(1_700_000_000_000) }
 }
 
+fn owner(user: &str) -> root::Owner {
+    root::Owner { user: user.to_owned(), organization: None }
+}
+
 /// Messages that arrive at once and in order, while the line is there.
 struct Pair {
     root: Root,

@@ -128,11 +128,12 @@ pub(super) async fn record(
     response
 }
 
-/// While the disk takes nothing, changes are refused anyway.
+/// While the disk takes nothing, changes are refused anyway. A row of the log takes the place of another: as long as small
+/// rows are written, it is.
 async fn write(api: &Api, event: Event, wait: bool) {
     let audit = &api.parts.audit;
     let mut health = audit.health();
-    if health.borrow().refusal(Change::Write).is_some() {
+    if health.borrow().refusal(Change::Removal).is_some() {
         warn!(?event, "not recorded in the audit log: the disk takes nothing");
         return;
     }
