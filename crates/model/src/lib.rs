@@ -7,6 +7,7 @@
 
 pub mod application;
 mod chain;
+pub mod container;
 pub mod ids;
 pub mod message;
 pub mod name;
@@ -19,6 +20,7 @@ pub mod time;
 
 pub use application::{Application, Service};
 pub use chain::chain;
+pub use container::{AddedFile, HealthCheck, Probe, RestartPolicy, Volume};
 pub use ids::{
     ApplicationId, ClusterId, Generation, Incarnation, InstanceKey, OrganizationId, ServiceId, UserId,
     WorkerId,

@@ -12,14 +12,14 @@ use oak_model::message::EnrolAttributes;
 use oak_model::{InstanceKey, Now, chain};
 use oak_runtime::{AdoptedState, ExitObserver, OciConfig, OciRuntime, Runtime};
 use oak_store::{Engine, FileStore, StoreError, SystemClock};
-use tokio::sync::{Notify, SetOnce};
+use tokio::sync::{Notify, Semaphore, SetOnce};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::container::{INSTANCE_LABEL, Places};
 use crate::network::{Network, NetworkSettings};
-use crate::operations::{Leases, Operations, exit};
+use crate::operations::{Leases, Operations, PROBES, exit};
 use crate::ports::HostPorts;
 use crate::{WorkerConfig, WorkerError, encode, facts, garbage, uplink, usage};
 
@@ -113,7 +113,7 @@ impl BoundWorker {
         let runtime = OciRuntime::open(OciConfig::new(containers.clone()))
             .map_err(|source| WorkerError::Runtime { path: containers, source })?;
         let images = ImageStoreConfig { directory: directory.join("images"), ..self.config.images.clone() };
-        let places = places(directory)?;
+        let places = Places { volumes: self.config.volumes_root.clone(), ..places(directory)? };
         Ok(Operations {
             engine: SetOnce::new(),
             to_cluster: OnceLock::new(),
@@ -133,6 +133,7 @@ impl BoundWorker {
             ended: Mutex::new(HashMap::new()),
             report_usage: Notify::new(),
             pulled: Notify::new(),
+            probes: Semaphore::new(PROBES),
         })
     }
 }
@@ -145,6 +146,7 @@ pub(crate) fn places(directory: &Path) -> Result<Places, WorkerError> {
     let places = Places {
         logs: directory.join("logs"),
         files: directory.join("files"),
+        volumes: None,
         cgroup: oak_runtime::CgroupParent::default(),
     };
     create(&places.logs)?;

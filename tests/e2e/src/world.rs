@@ -188,6 +188,7 @@ impl World {
             ("OAK_DATA_DIR", data.to_string_lossy().into_owned()),
             ("OAK_IMAGES_MIRRORS", format!("docker.io={registry}")),
             ("OAK_IMAGES_PLAIN_HTTP", registry),
+            ("OAK_WORKER_VOLUMES_ROOT", host.directory().join("volumes").to_string_lossy().into_owned()),
             ("RUST_BACKTRACE", "1".to_owned()),
         ];
         let environment = environment.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();

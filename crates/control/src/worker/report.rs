@@ -23,7 +23,7 @@ impl Worker {
         }
     }
 
-    /// Emits the network table when it changed: only running instances get traffic.
+    /// Emits the network table when it changed: only instances that can serve get new connections.
     pub(super) fn update_network(&mut self) {
         let mut table = NetworkTable::default();
         for workload in self.workloads.values() {
@@ -34,10 +34,14 @@ impl Worker {
                 table.services.entry(*address).or_default();
             }
             let Some(address) = workload.stored.address else { continue };
-            if !matches!(workload.phase, Phase::Running { .. }) {
+            let finishes = matches!(workload.phase, Phase::Stopping { finishes: true, .. });
+            if finishes || matches!(workload.phase, Phase::Running { .. }) {
+                // Connections of an address that is nowhere in the table are cut.
+                table.instances.insert(desired.instance_address, address);
+            }
+            if !workload.serves() {
                 continue;
             }
-            table.instances.insert(desired.instance_address, address);
             for service_address in &desired.service_addresses {
                 table.services.entry(*service_address).or_default().push(address);
             }
