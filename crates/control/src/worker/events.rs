@@ -6,7 +6,7 @@ use oak_model::message::{Assignment, ClusterToWorker, WorkerToCluster, WorkerWel
 use oak_model::{Incarnation, InstanceKey, Now, RestartPolicy, Status};
 
 use super::health::Health;
-use super::{Attempt, Effect, Phase, Stored, TableVersion, Worker, Workload};
+use super::{Attempt, Effect, Phase, Stored, Worker, Workload};
 use crate::address::AddressPool;
 use crate::{Entropy, Table};
 
@@ -250,53 +250,6 @@ impl Worker {
         } else {
             self.open(key);
         }
-    }
-
-    /// It can serve. It counts as running once its addresses lead to it.
-    pub(super) fn open(&mut self, key: InstanceKey) {
-        self.update_network();
-        let version = self.network_version;
-        let Some(workload) = self.workloads.get_mut(&key) else { return };
-        workload.opening = Some(version);
-        let status = if workload.health.is_some() { Status::Created } else { Status::Creating };
-        if version > self.network_applied {
-            self.set_status(key, status, "opening its addresses".to_owned());
-        } else {
-            self.opened(None);
-        }
-    }
-
-    /// The kernel has this table now, or could not be given it: then `problem` says why, and what runs is reported
-    /// as running with that remark.
-    pub fn network_applied(&mut self, version: TableVersion, problem: Option<&str>) {
-        self.network_applied = self.network_applied.max(version);
-        self.opened(problem);
-    }
-
-    fn opened(&mut self, problem: Option<&str>) {
-        let applied = self.network_applied;
-        let open: Vec<_> = self
-            .workloads
-            .values_mut()
-            .filter(|workload| workload.opening.is_some_and(|version| version <= applied))
-            .filter_map(|workload| {
-                workload.opening = None;
-                workload.serves().then_some(workload.key())
-            })
-            .collect();
-        for key in open {
-            self.say_it_runs(key, problem);
-        }
-    }
-
-    pub(super) fn say_it_runs(&mut self, key: InstanceKey, problem: Option<&str>) {
-        let restarts = self.workloads.get(&key).map_or(0, |workload| workload.stored.restarts);
-        let detail = match (problem, restarts) {
-            (Some(problem), _) => format!("running, but its addresses do not work: {problem}"),
-            (None, 0) => "running".to_owned(),
-            (None, restarts) => format!("running, restarted {restarts} times"),
-        };
-        self.set_status(key, Status::Running, detail);
     }
 
     /// A pull or a start failed. The text says what happened and what to do.
