@@ -7,6 +7,7 @@ mod jwt;
 mod password;
 mod state;
 mod throttle;
+mod verified;
 
 pub use jwt::{Claims, Signer, SignerError, TokenKind, TokenRejected};
 pub use password::{PasswordError, Passwords};
