@@ -32,6 +32,21 @@ impl Connection {
     /// Asks, and reads the answer as JSON, also if that is JSON within a JSON text as some calls answer.
     pub(crate) fn ask(&mut self, method: &str, path: &str, body: Option<&str>) -> anyhow::Result<Value> {
         let what = || format!("{method} {path}");
+        let body = self.call(method, path, body)?;
+        let value: Value = serde_json::from_slice(&body).with_context(what)?;
+        match value.as_str() {
+            Some(text) => serde_json::from_str(text).with_context(what),
+            None => Ok(value),
+        }
+    }
+
+    /// Asks for something and only counts the bytes of the answer.
+    pub(crate) fn fetch(&mut self, path: &str) -> anyhow::Result<usize> {
+        Ok(self.call("GET", path, None)?.len())
+    }
+
+    fn call(&mut self, method: &str, path: &str, body: Option<&str>) -> anyhow::Result<Vec<u8>> {
+        let what = || format!("{method} {path}");
         let token = &self.token;
         let length = body.map_or(0, str::len);
         let request = format!(
@@ -44,11 +59,7 @@ impl Connection {
         if !(200..300).contains(&status) {
             bail!("{method} {path}: {status} {}", String::from_utf8_lossy(&body));
         }
-        let value: Value = serde_json::from_slice(&body).with_context(what)?;
-        match value.as_str() {
-            Some(text) => serde_json::from_str(text).with_context(what),
-            None => Ok(value),
-        }
+        Ok(body)
     }
 
     fn answer(&mut self) -> anyhow::Result<(u16, Vec<u8>)> {

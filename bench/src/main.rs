@@ -16,6 +16,7 @@ mod micro;
 mod namespace;
 mod oak;
 mod process;
+mod reads;
 mod start;
 mod table;
 
@@ -32,7 +33,7 @@ struct Settings {
     rounds: usize,
 }
 
-const USAGE: &str = "usage: oak-bench [all|deploy|idle|micro|start] [--rounds N] [--oak FILE]";
+const USAGE: &str = "usage: oak-bench [all|deploy|idle|micro|reads|start] [--rounds N] [--oak FILE]";
 
 fn main() -> ExitCode {
     match run() {
@@ -61,6 +62,9 @@ fn run() -> anyhow::Result<()> {
     if wanted("micro") {
         micro::run()?;
     }
+    if wanted("reads") {
+        reads::run(&settings)?;
+    }
     if wanted("start") {
         start::run(&settings)?;
     }
@@ -77,7 +81,9 @@ fn arguments() -> anyhow::Result<(String, Settings)> {
         match argument.as_str() {
             "--rounds" => settings.rounds = arguments.next().context(USAGE)?.parse().context(USAGE)?,
             "--oak" => settings.oak = arguments.next().context(USAGE)?.into(),
-            "all" | "deploy" | "idle" | "micro" | "start" if what.is_none() => what = Some(argument),
+            "all" | "deploy" | "idle" | "micro" | "reads" | "start" if what.is_none() => {
+                what = Some(argument);
+            }
             _ => bail!(USAGE),
         }
     }

@@ -32,6 +32,9 @@ pub struct Instance {
     /// Address of that worker.
     #[serde(default)]
     pub host_address: String,
+    /// It has ended for good.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
     /// Last change of the status.
     pub changed: WallTime,
     /// Worker on which the root counts it: the real one, or a guess until the cluster has decided.
@@ -63,6 +66,7 @@ impl Instance {
             detail: "waiting for a placement decision".to_owned(),
             worker: None,
             host_address: String::new(),
+            ended: false,
             changed: now,
             counted_on: None,
             avoid: None,
@@ -77,12 +81,14 @@ impl Instance {
         let changed = self.status != report.status
             || self.detail != report.detail
             || self.worker != report.worker
-            || self.host_address != report.host_address;
+            || self.host_address != report.host_address
+            || self.ended != report.ended;
         if changed {
             self.status = report.status;
             self.detail = report.detail;
             self.worker = report.worker;
             self.host_address = report.host_address;
+            self.ended = report.ended;
             self.changed = now;
         }
         changed

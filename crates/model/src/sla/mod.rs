@@ -11,6 +11,7 @@ mod constraints;
 mod document;
 mod errors;
 mod fields;
+mod health;
 mod json;
 mod path;
 mod port;
@@ -20,6 +21,7 @@ mod spelling;
 #[cfg(test)]
 mod tests;
 mod unsupported;
+mod volume;
 
 pub use application::{parse, parse_services, parse_value};
 pub use document::{ApplicationRequest, ServiceRequest, SlaDocument, SlaServices};

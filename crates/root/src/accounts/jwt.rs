@@ -18,6 +18,7 @@ use ring::signature::{
 use serde::{Deserialize, Serialize};
 
 use super::types::{Principal, Role};
+use super::verified::{Content, Verified};
 
 /// Life of an access token, in seconds.
 const ACCESS_S: u64 = 10 * 60;
@@ -120,6 +121,7 @@ pub enum SignerError {
 pub struct Signer {
     key: EcdsaKeyPair,
     random: SystemRandom,
+    verified: Verified,
 }
 
 impl Signer {
@@ -138,7 +140,7 @@ impl Signer {
         fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &document, &random)
             .map_err(|_| SignerError::Damaged { path: path.to_owned() })?;
-        Ok(Self { key, random })
+        Ok(Self { key, random, verified: Verified::default() })
     }
 
     /// Makes a token.
@@ -189,6 +191,23 @@ impl Signer {
         if token.len() > MAX_BYTES {
             return Err(TokenRejected::Malformed);
         }
+        let (claims, version) = match self.verified.find(token) {
+            Some(content) => content,
+            None => self.verify(token)?,
+        };
+        if claims.exp <= now.0 / 1000 {
+            return Err(TokenRejected::Expired);
+        }
+        match (kind, claims.kind) {
+            (TokenKind::Access, TokenKind::Refresh) => Err(TokenRejected::NotAccess),
+            (TokenKind::Refresh, TokenKind::Access) => Err(TokenRejected::NotRefresh),
+            (TokenKind::Access, TokenKind::Access) | (TokenKind::Refresh, TokenKind::Refresh) => {
+                Ok((claims, version))
+            }
+        }
+    }
+
+    fn verify(&self, token: &str) -> Result<Content, TokenRejected> {
         let (signed, signature) = token.rsplit_once('.').ok_or(TokenRejected::Malformed)?;
         let (header, claims) = signed.split_once('.').ok_or(TokenRejected::Malformed)?;
         let header: Header = decoded(header)?;
@@ -199,17 +218,9 @@ impl Signer {
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.key.public_key().as_ref())
             .verify(signed.as_bytes(), &signature)
             .map_err(|_| TokenRejected::Signature)?;
-        let claims: Claims = decoded(claims)?;
-        if claims.exp <= now.0 / 1000 {
-            return Err(TokenRejected::Expired);
-        }
-        match (kind, claims.kind) {
-            (TokenKind::Access, TokenKind::Refresh) => Err(TokenRejected::NotAccess),
-            (TokenKind::Refresh, TokenKind::Access) => Err(TokenRejected::NotRefresh),
-            (TokenKind::Access, TokenKind::Access) | (TokenKind::Refresh, TokenKind::Refresh) => {
-                Ok((claims, header.pwv))
-            }
-        }
+        let content = (decoded(claims)?, header.pwv);
+        self.verified.insert(token, content.clone());
+        Ok(content)
     }
 
     /// A random UUID (version 4, RFC 9562).
@@ -304,6 +315,7 @@ mod tests {
         let token = signer.issue(TokenKind::Access, &principal(), now).unwrap();
         let check = |text: &str| signer.check(text, TokenKind::Access, now).map(|_| ());
         assert_eq!(other.check(&token, TokenKind::Access, now).map(|_| ()), Err(TokenRejected::Signature));
+        assert_eq!(check(&token), Ok(()), "from now on this one is remembered");
         let parts: Vec<_> = token.split('.').collect();
         let none = URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT"}"#);
         let claims = URL_SAFE_NO_PAD.encode(r#"{"sub":"Admin"}"#);

@@ -11,6 +11,7 @@ mod state;
 mod throttle;
 mod types;
 mod users;
+mod verified;
 mod werkzeug;
 
 pub use jwt::{Claims, Signer, SignerError, TokenKind, TokenRejected};

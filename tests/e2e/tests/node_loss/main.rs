@@ -1,5 +1,6 @@
 //! Workers die, go silent, are frozen, lose their power, are emptied; seen by clients and in the process table of the real machine.
 
+mod away;
 mod drain;
 mod single;
 mod site;

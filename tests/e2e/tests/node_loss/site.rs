@@ -92,7 +92,8 @@ impl<'world> Site<'world> {
         let mut since = Instant::now();
         eventually("every instance runs once and stays alone", soon(), || {
             let running = self.running()?;
-            let mut names: Vec<&String> = running.keys().map(|(_, container)| container).collect();
+            let names = running.keys().map(|(_, container)| container).filter(|name| self.is_web(name));
+            let mut names: Vec<&String> = names.collect();
             names.sort();
             if !names.iter().copied().eq(&wanted) {
                 since = Instant::now();
