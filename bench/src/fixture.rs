@@ -83,6 +83,7 @@ pub(crate) fn facts(number: u64) -> WorkerFacts {
         capacity: Resources { cpu_millis: 256_000, memory_mib: 1 << 20, storage_mib: 1 << 20 },
         virtualization: vec!["docker".to_owned()],
         version: "0.1.0".to_owned(),
+        csi_drivers: Vec::new(),
     }
 }
 

@@ -41,8 +41,15 @@ fn one_placement() {
     let began = Instant::now();
     for number in 0..4_000 {
         let service = ServiceId::from_parts(2, number % 40);
-        let request =
-            Request { service, resources: needs, architectures: &[], workers: &[], ports: &[], avoid: None };
+        let request = Request {
+            service,
+            resources: needs,
+            architectures: &[],
+            volumes: &[],
+            workers: &[],
+            ports: &[],
+            avoid: None,
+        };
         let at = Instant::now();
         let placed = black_box(fleet.place(black_box(&request)));
         samples.push(at.elapsed());

@@ -21,14 +21,20 @@ mod calls;
 mod client;
 mod decode;
 mod error;
+mod events;
+mod exec;
 mod logs;
 mod record;
+mod secrets;
 mod session;
 
 pub use client::{Client, Credentials};
 pub use error::{ClientError, ClientErrorKind};
+pub use events::{Event, EventStream, Told};
+pub use exec::{ExecReader, ExecWriter};
 pub use logs::{LogOptions, LogStream};
 pub use record::{
     Application, Cluster, FailedService, Instance, InstanceOnWorker, JoinToken, Rollout, Scaled, Service,
     ServicesCreated, TokenRole, Worker, WorkerDetails, WorkerFacts,
 };
+pub use secrets::Secret;

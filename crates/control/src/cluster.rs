@@ -262,6 +262,7 @@ impl Cluster {
             detail: placed.detail.clone(),
             worker,
             host_address,
+            ended: placed.completed,
         })
     }
 

@@ -155,6 +155,7 @@ impl Pair {
                     status: Status::Running,
                     detail: "running".into(),
                     address: None,
+                    ended: false,
                 })
             }
             ClusterToWorker::Remove { key, incarnation } => {
@@ -236,6 +237,7 @@ fn worker_hello() -> WorkerHello {
         capacity: Resources { cpu_millis: 4_000, memory_mib: 1_000, storage_mib: 10_000 },
         virtualization: vec!["docker".into()],
         version: "1".into(),
+        csi_drivers: Vec::new(),
     };
     WorkerHello { facts, workloads: Vec::new() }
 }
@@ -411,6 +413,7 @@ fn what_a_cluster_cannot_have_is_not_believed() {
         detail: String::new(),
         worker: None,
         host_address: String::new(),
+        ended: false,
     };
     let instances = vec![HeldInstance { desired, report }];
     let lie = Holdings { applications: Vec::new(), services: vec![known], instances };

@@ -8,6 +8,7 @@
 pub mod application;
 mod chain;
 pub mod confidential;
+pub mod container;
 pub mod event;
 pub mod exec;
 pub mod ids;
@@ -24,6 +25,7 @@ pub mod upkeep;
 pub use application::{Application, Service};
 pub use chain::chain;
 pub use confidential::{Confidential, Material, Purpose, RegistryHost, SecretName, SecretTarget, SecretUse};
+pub use container::{AddedFile, HealthCheck, Probe, RestartPolicy, Volume};
 pub use event::{Event, EventKind};
 pub use ids::{
     ApplicationId, ClusterId, Generation, Incarnation, InstanceKey, OrganizationId, ServiceId, UserId,

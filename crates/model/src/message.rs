@@ -280,6 +280,9 @@ pub struct InstanceReport {
     /// Address of that worker.
     #[serde(default)]
     pub host_address: String,
+    /// It has ended for good.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
 }
 
 /// First message of a worker.
@@ -372,6 +375,9 @@ pub struct WorkloadReport {
     pub detail: String,
     /// Address inside the node's subnet, once it has one.
     pub address: Option<Ipv4Addr>,
+    /// It has ended for good.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
 }
 
 /// Measurements of a worker or of a whole cluster.

@@ -124,4 +124,7 @@ pub struct WorkerFacts {
     pub virtualization: Vec<String>,
     /// Version of its software.
     pub version: String,
+    /// Volume drivers it offers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub csi_drivers: Vec<String>,
 }

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::container::{AddedFile, HealthCheck, RestartPolicy, Volume};
 use crate::{Architecture, RegistryHost, Resources, SecretUse};
 
 /// Everything placement and workers need to know about a service.
@@ -40,6 +41,29 @@ pub struct ServiceSpec {
     /// Registry whose stored credentials pull the image; otherwise those of the image's own registry, if there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registry_credentials: Option<RegistryHost>,
+    /// Places that outlive its containers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Volume>,
+    /// Files shown inside, read-only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub added_files: Vec<AddedFile>,
+    /// How the worker finds out whether an instance can serve; without it, it can as soon as its process runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healthcheck: Option<HealthCheck>,
+    /// When a process that ended is started again.
+    #[serde(skip_serializing_if = "RestartPolicy::is_default")]
+    pub restart: RestartPolicy,
+    /// Seconds between stop signal and kill; `None`: the worker's usual time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_grace_s: Option<u32>,
+}
+
+impl ServiceSpec {
+    /// Whether its process has an end that is meant: it is not moved to another worker, where it would begin again.
+    #[must_use]
+    pub fn finishes_by_itself(&self) -> bool {
+        self.one_shot || self.restart != RestartPolicy::Always
+    }
 }
 
 /// Restrictions to named places. An empty list allows every place.

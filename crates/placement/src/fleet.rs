@@ -375,7 +375,8 @@ impl Fleet {
     ) {
         let needs = request.resources;
         let architectures = architecture_mask(request.architectures);
-        let slow_rules = !request.workers.is_empty() || !request.ports.is_empty();
+        let slow_rules =
+            !request.workers.is_empty() || !request.ports.is_empty() || !request.volumes.is_empty();
         let columns = (
             self.class.get(range.clone()),
             self.cores.get(range.clone()),
@@ -426,6 +427,11 @@ impl Fleet {
         }
         if !state.runs_containers {
             return Some(Reason::Virtualization);
+        }
+        if let Some(volume) =
+            request.volumes.iter().find(|volume| !state.csi_drivers.contains(&volume.driver))
+        {
+            return Some(Reason::VolumeDriver { missing: volume.driver.clone() });
         }
         if state.capacity.cpu_millis < needs.cpu_millis {
             return Some(Reason::TooFewCores { has: state.capacity.cpu_millis, needed: needs.cpu_millis });

@@ -1,6 +1,6 @@
 //! The two sides of a placement: what a worker has, and what an instance needs.
 
-use oak_model::{Architecture, PortMapping, Resources, ServiceId, WorkerFacts, WorkerId};
+use oak_model::{Architecture, PortMapping, Resources, ServiceId, Volume, WorkerFacts, WorkerId};
 
 /// What placement must know about one worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct WorkerState {
     pub cordoned: bool,
     /// Went away again and again: only if no other can take an instance.
     pub unreliable: bool,
+    /// Volume drivers it offers.
+    pub csi_drivers: Vec<String>,
 }
 
 impl WorkerState {
@@ -39,6 +41,7 @@ impl WorkerState {
             connected: true,
             cordoned: false,
             unreliable: false,
+            csi_drivers: facts.csi_drivers.clone(),
         }
     }
 }
@@ -52,6 +55,8 @@ pub struct Request<'a> {
     pub resources: Resources,
     /// Architectures it runs on; empty means any.
     pub architectures: &'a [Architecture],
+    /// Volumes it needs; the worker must offer their drivers.
+    pub volumes: &'a [Volume],
     /// Names of workers it may go to; empty means any.
     pub workers: &'a [String],
     /// Host ports it needs.

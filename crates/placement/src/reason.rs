@@ -21,6 +21,11 @@ pub enum Reason {
     },
     /// It cannot run this kind of workload.
     Virtualization,
+    /// It does not offer a volume driver that is needed.
+    VolumeDriver {
+        /// The driver.
+        missing: String,
+    },
     /// It has fewer cores than one instance needs.
     TooFewCores {
         /// Thousandths of a core it has.
@@ -75,6 +80,7 @@ impl fmt::Display for Reason {
             Self::NotNamed => f.write_str("not among the workers the descriptor names"),
             Self::Architecture { has } => write!(f, "is {has}"),
             Self::Virtualization => f.write_str("cannot run this kind of workload"),
+            Self::VolumeDriver { missing } => write!(f, "does not offer volume driver {missing}"),
             Self::TooFewCores { has, needed } => {
                 write!(f, "has {} cores, {} needed", Cores(*has), Cores(*needed))
             }
@@ -98,9 +104,11 @@ impl Reason {
     const fn status(&self) -> Status {
         match self {
             Self::NotNamed => Status::NoNodeFound,
-            Self::NotConnected | Self::Cordoned | Self::Architecture { .. } | Self::Virtualization => {
-                Status::NoQualifiedWorkerFound
-            }
+            Self::NotConnected
+            | Self::Cordoned
+            | Self::Architecture { .. }
+            | Self::Virtualization
+            | Self::VolumeDriver { .. } => Status::NoQualifiedWorkerFound,
             Self::TooFewCores { .. }
             | Self::Cpu { .. }
             | Self::Memory { .. }

@@ -42,7 +42,8 @@ mod shim;
 mod sys;
 
 pub use container::{
-    BindMount, CgroupParent, ContainerId, ContainerRequest, InvalidRequest, Limits, LogConfig, Signal,
+    BindMount, CgroupParent, ContainerId, ContainerRequest, FolderMount, InvalidRequest, Limits, LogConfig,
+    Signal,
 };
 pub use error::{AdoptError, CreateError, DeleteError, FailureKind, SignalError, StatsError};
 #[cfg(target_pointer_width = "64")]

@@ -55,7 +55,8 @@ pub struct Stats {
     pub memory_bytes: u64,
     /// Processes and threads.
     pub pids: u64,
-    /// Bytes on disk that the container wrote to its own root; at most 30 s old, `None` if not known.
+    /// Bytes on disk that the container wrote to its own root; at most 30 s old (4 s in a container with
+    /// such a limit, unless counting takes long), `None` if not known.
     pub disk_bytes: Option<u64>,
 }
 

@@ -119,6 +119,7 @@ impl World {
                 capacity: group.capacity(),
                 virtualization: vec!["docker".into()],
                 version: "1".into(),
+                csi_drivers: Vec::new(),
             },
             node: Node::new(who, machine, self.scenario.disks.worker),
             link: Link::new(who, self.scenario.links.worker),

@@ -198,7 +198,9 @@ impl World {
             let container = side.runtime.containers.get(&workload.key());
             let runs =
                 container.is_some_and(|container| container.ended.is_none() && container.watched.is_some());
-            require(target.is_none() || runs, TABLES, || {
+            // While it is taken down its connections may come to their end.
+            let stops = matches!(workload.phase(), Phase::Stopping { .. });
+            require(target.is_none() || runs || stops, TABLES, || {
                 format!(
                     "{}: {instance_address} leads to {}, which does not run",
                     side.facts.name,

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 
+use oak_model::container::HOSTPATH_DRIVER;
 use oak_model::{Architecture, Resources, WorkerFacts};
 
 use crate::WorkerConfig;
@@ -30,6 +31,7 @@ pub(crate) fn worker_facts(config: &WorkerConfig) -> WorkerFacts {
         },
         virtualization: vec!["docker".to_owned()],
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        csi_drivers: config.volumes_root.iter().map(|_| HOSTPATH_DRIVER.to_owned()).collect(),
     }
 }
 

@@ -21,6 +21,7 @@ mod logs;
 mod network;
 mod operations;
 mod ports;
+mod probe;
 mod secrets;
 mod start;
 mod uplink;
@@ -53,6 +54,8 @@ pub struct WorkerConfig {
     pub name: String,
     /// Address other machines reach it at; `None`: the one that leads to the cluster.
     pub address: Option<IpAddr>,
+    /// Where the folders of volumes are; `None`: this worker offers none.
+    pub volumes_root: Option<PathBuf>,
     /// Memory kept back for the machine itself, MiB.
     pub reserve_memory_mib: u32,
     /// CPU kept back for the machine itself, thousandths of a core.

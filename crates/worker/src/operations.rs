@@ -11,7 +11,7 @@ use oak_control::worker::{Attempt, Effect, Exit, SHORTEST_RUN, Worker};
 use oak_image::{Credentials, Image, ImageReference, ImageStore, PullPhase, PullProgress};
 use oak_link::ChildSender;
 use oak_model::message::Assignment;
-use oak_model::{InstanceKey, Moment, chain};
+use oak_model::{InstanceKey, Moment, Probe, chain};
 use oak_runtime::{BootMoment, ExitObserver, ExitStatus, LEASE_GRACE, Runtime, Signal};
 use oak_store::{Engine, SystemClock};
 use tokio::sync::{Notify, Semaphore, SetOnce, watch};
@@ -50,7 +50,12 @@ pub(crate) struct Operations {
     pub(crate) report_usage: Notify,
     /// Poked when the image store may have grown.
     pub(crate) pulled: Notify,
+    /// Who has one tries a health check.
+    pub(crate) probes: Semaphore,
 }
+
+/// Health checks tried at the same time; others wait. Each is about one instance, so there are never more than those.
+pub(crate) const PROBES: usize = 16;
 
 // Nothing is started that the runtime would ask to stop, or refuse to execute, at once.
 const _: () = assert!(SHORTEST_RUN.as_millis() > LEASE_GRACE.as_millis());
@@ -108,9 +113,17 @@ impl Operations {
                 self.leases.set(key, Some(until));
                 self.renew(key, until);
             }
-            Effect::Stop { key, attempt, grace, forget } => {
+            Effect::Probe { key, attempt, probe, address, timeout } => {
                 let operations = Arc::clone(self);
-                self.begin(key, false, async move { operations.stop(key, attempt, grace, forget).await });
+                tokio::spawn(async move { operations.probe(key, attempt, &probe, address, timeout).await });
+            }
+            Effect::Stop { key, attempt, after, linger, grace, forget } => {
+                let operations = Arc::clone(self);
+                self.begin(key, false, async move {
+                    operations.network.reached(after).await;
+                    tokio::time::sleep(linger).await;
+                    operations.stop(key, attempt, grace, forget).await;
+                });
             }
         }
     }
@@ -267,6 +280,22 @@ impl Operations {
         }
         info!(instance = %key, service = %assignment.desired.job_name, pid = started.pid, "instance runs");
         Ok(observer)
+    }
+
+    async fn probe(
+        &self,
+        key: InstanceKey,
+        attempt: Attempt,
+        probe: &Probe,
+        address: Ipv4Addr,
+        limit: Duration,
+    ) {
+        let Ok(_turn) = self.probes.acquire().await else { return };
+        let outcome = crate::probe::attempt(self.runtime.as_ref(), key, probe, address, limit).await;
+        if let Err(why) = &outcome {
+            tracing::debug!(instance = %key, %probe, why, "health check failed");
+        }
+        self.post(move |worker, now, entropy| worker.probed(now, entropy, key, attempt, outcome)).await;
     }
 
     /// Tells the state machine when a process ends.

@@ -19,7 +19,7 @@ use tracing::{error, info, warn};
 
 use crate::container::{INSTANCE_LABEL, Places};
 use crate::network::{Network, NetworkSettings};
-use crate::operations::{Leases, Operations, exit};
+use crate::operations::{Leases, Operations, PROBES, exit};
 use crate::ports::HostPorts;
 use crate::secrets::Secrets;
 use crate::{WorkerConfig, WorkerError, encode, facts, garbage, uplink, usage};
@@ -114,7 +114,7 @@ impl BoundWorker {
         let runtime = OciRuntime::open(OciConfig::new(containers.clone()))
             .map_err(|source| WorkerError::Runtime { path: containers, source })?;
         let images = ImageStoreConfig { directory: directory.join("images"), ..self.config.images.clone() };
-        let places = places(directory)?;
+        let places = Places { volumes: self.config.volumes_root.clone(), ..places(directory)? };
         Ok(Operations {
             engine: SetOnce::new(),
             to_cluster: OnceLock::new(),
@@ -136,6 +136,7 @@ impl BoundWorker {
             ended: Mutex::new(HashMap::new()),
             report_usage: Notify::new(),
             pulled: Notify::new(),
+            probes: Semaphore::new(PROBES),
         })
     }
 }
@@ -148,6 +149,7 @@ pub(crate) fn places(directory: &Path) -> Result<Places, WorkerError> {
     let places = Places {
         logs: directory.join("logs"),
         files: directory.join("files"),
+        volumes: None,
         cgroup: oak_runtime::CgroupParent::default(),
     };
     create(&places.logs)?;

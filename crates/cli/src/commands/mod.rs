@@ -6,6 +6,8 @@ mod backup;
 mod config;
 mod delete;
 mod duration;
+mod events;
+mod exec;
 mod failure;
 mod find;
 mod get;
@@ -14,6 +16,7 @@ mod logs;
 mod maintenance;
 mod restore;
 mod scale;
+mod secret;
 mod sim;
 #[cfg(test)]
 mod tests;
@@ -105,6 +108,14 @@ pub(crate) enum UserCommand {
     Rollback(scale::Rollback),
     /// Print the output of an instance
     Logs(logs::Arguments),
+    /// Tell what happened
+    Events(events::Arguments),
+    /// Run a program inside an instance
+    Exec(exec::Arguments),
+    /// Store secrets for services
+    Secret(secret::SecretArguments),
+    /// Store credentials of image registries
+    Registry(secret::RegistryArguments),
     /// Delete an application, a service or an instance
     Delete(delete::Arguments),
     /// Close a worker: it keeps what it has and gets nothing new
@@ -152,6 +163,10 @@ impl UserCommand {
             Self::Scale(arguments) => arguments.run(&client, output).await,
             Self::Rollback(arguments) => arguments.run(&client, output).await,
             Self::Logs(arguments) => arguments.run(&client, output).await,
+            Self::Events(arguments) => arguments.run(&client, output).await,
+            Self::Exec(arguments) => arguments.run(&client, output).await,
+            Self::Secret(arguments) => arguments.run(&client, output).await,
+            Self::Registry(arguments) => arguments.run(&client, output).await,
             Self::Delete(arguments) => arguments.run(&client, output).await,
             Self::Cordon(worker) => worker.set(&client, Availability::Cordoned, output).await,
             Self::Uncordon(worker) => worker.set(&client, Availability::Open, output).await,

@@ -92,6 +92,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     setting!(worker.cluster, "the cluster to join, host[:port]"),
     setting!(worker.address, "address other machines reach this worker at; found if empty"),
     setting!(worker.token, "one-time join token for the first start"),
+    setting!(worker.volumes_root, "where the folders of volumes are, or off"),
     setting!(worker.reserve_memory_mib, "memory kept back for the machine itself, MiB"),
     setting!(worker.reserve_cpu_millis, "CPU kept back for the machine itself, thousandths of a core"),
     setting!(network.bridge, "bridge that connects the instances"),

@@ -122,6 +122,8 @@ pub(crate) struct WorkerConfig {
     pub(crate) address: Option<IpAddr>,
     /// One-time token for the first start.
     pub(crate) token: Option<Secret>,
+    /// Where the folders of volumes are; `None`: this worker offers none.
+    pub(crate) volumes_root: Option<PathBuf>,
     /// Memory kept back for the machine itself, MiB.
     pub(crate) reserve_memory_mib: u32,
     /// CPU kept back for the machine itself, thousandths of a core.
@@ -183,6 +185,7 @@ impl Default for Config {
                 cluster: Endpoint::this_machine(),
                 address: None,
                 token: None,
+                volumes_root: Some(PathBuf::from("/mnt/oakestra/hostpath")),
                 reserve_memory_mib: 128,
                 reserve_cpu_millis: 100,
             },

@@ -114,6 +114,7 @@ pub(super) fn worker(config: &Config, claimed: &ClaimedPorts) -> Result<WorkerCo
         token: token(settings.token.as_ref(), "worker")?,
         name: settings.name.as_ref().map_or_else(host_name, |name| name.as_str().to_owned()),
         address: settings.address,
+        volumes_root: settings.volumes_root.clone(),
         reserve_memory_mib: settings.reserve_memory_mib,
         reserve_cpu_millis: settings.reserve_cpu_millis,
         bridge: config.network.bridge.as_str().to_owned(),

@@ -234,6 +234,7 @@ pub(super) fn request(desired: &DesiredInstance, avoid: Option<WorkerId>) -> Req
         service: desired.key.service,
         resources: desired.spec.resources,
         architectures: &desired.spec.architectures,
+        volumes: &desired.spec.volumes,
         workers: &desired.spec.target.workers,
         ports: &desired.spec.ports,
         avoid,

@@ -144,6 +144,7 @@ impl Fixture {
             capacity: Resources { cpu_millis: 4_000, memory_mib: 1_000, storage_mib: 1_000 },
             virtualization: vec!["docker".into()],
             version: "1".into(),
+            csi_drivers: Vec::new(),
         };
         self.cluster.worker_opened(now, id, session, "192.0.2.1", WorkerHello { facts, workloads });
         self.commit();
@@ -194,7 +195,14 @@ impl Fixture {
     /// The worker says that the incarnation at a place has this status.
     fn reports(&mut self, number: u32, place: Placement, status: Status, detail: &str) {
         let (key, detail) = (key(number), detail.to_owned());
-        let report = WorkloadReport { key, incarnation: place.incarnation, status, detail, address: None };
+        let report = WorkloadReport {
+            key,
+            incarnation: place.incarnation,
+            status,
+            detail,
+            address: None,
+            ended: false,
+        };
         self.says(place.worker, 1, WorkerToCluster::Workload(report));
     }
 
@@ -249,7 +257,14 @@ impl Fixture {
     /// A report of the worker that has the instance, about the incarnation it has.
     fn report(&self, number: u32, status: Status) -> WorkloadReport {
         let incarnation = self.placement(number).unwrap().incarnation;
-        WorkloadReport { key: key(number), incarnation, status, detail: status.to_string(), address: None }
+        WorkloadReport {
+            key: key(number),
+            incarnation,
+            status,
+            detail: status.to_string(),
+            address: None,
+            ended: false,
+        }
     }
 }
 

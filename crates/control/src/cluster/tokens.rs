@@ -77,6 +77,7 @@ impl Cluster {
                 capacity: Resources::ZERO,
                 virtualization: Vec::new(),
                 version: String::new(),
+                csi_drivers: Vec::new(),
             },
             subnet: None,
             availability: Availability::Open,

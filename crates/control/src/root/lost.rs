@@ -71,7 +71,7 @@ impl Root {
             );
             return Moved::NotNow;
         }
-        if instance.status == oak_model::Status::Completed {
+        if instance.ended || instance.status == oak_model::Status::Completed {
             return Moved::NotNow;
         }
         match self.choose(&service, Some(from)) {

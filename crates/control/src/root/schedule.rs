@@ -219,6 +219,7 @@ fn request(service: &Service) -> Request<'_> {
         service: service.id,
         resources: service.spec.resources,
         architectures: &service.spec.architectures,
+        volumes: &service.spec.volumes,
         workers: &service.spec.target.workers,
         ports: &service.spec.ports,
         avoid: None,

@@ -32,6 +32,9 @@ pub struct Instance {
     /// Address of that worker.
     #[serde(default)]
     pub host_address: String,
+    /// It has ended for good.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
     /// Last change of the status.
     pub changed: WallTime,
     /// Revision of the service it runs, for its whole life.
@@ -86,6 +89,7 @@ impl Instance {
             ready_since: None,
             unready_since: now.moment,
             failures: 0,
+            ended: false,
             counted_on: None,
             avoid: None,
             offered: None,
@@ -99,13 +103,15 @@ impl Instance {
         let changed = self.status != report.status
             || self.detail != report.detail
             || self.worker != report.worker
-            || self.host_address != report.host_address;
+            || self.host_address != report.host_address
+            || self.ended != report.ended;
         if changed {
             self.set_status(report.status, now.moment);
             self.detail = report.detail;
             self.worker = report.worker;
             self.host_address = report.host_address;
             self.changed = now.wall;
+            self.ended = report.ended;
         }
         changed
     }

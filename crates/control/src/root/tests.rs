@@ -175,6 +175,7 @@ fn summary(number: u64, memory_mib: u32) -> WorkerSummary {
             capacity: Resources { cpu_millis: 4_000, memory_mib, storage_mib: 1_000 },
             virtualization: vec!["docker".into()],
             version: "1".into(),
+            csi_drivers: Vec::new(),
         },
         reserved: Resources::ZERO,
         instances: 0,
@@ -192,6 +193,7 @@ fn running(key: InstanceKey, generation: Generation) -> InstanceReport {
         detail: "running".into(),
         worker: Some(WorkerId::from_parts(1, 1)),
         host_address: "192.0.2.9".into(),
+        ended: false,
     }
 }
 

@@ -1,5 +1,7 @@
 //! The rules of the worker, one by one.
 
+mod ends;
+mod health;
 mod leases;
 
 use std::sync::Arc;

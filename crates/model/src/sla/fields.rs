@@ -113,6 +113,16 @@ pub(super) fn whole(value: &Value) -> Option<i64> {
     Some(number as i64)
 }
 
+/// Refuses members that this release does not know, where an unknown one cannot be meant for anybody else.
+pub(super) fn refuse_unknown(fields: Fields<'_>, known: &[&str], findings: &mut Findings) {
+    for (key, value) in fields.map {
+        if !known.contains(&key.as_str()) {
+            let reason = format_args!("is not known here: use {}", known.join(", "));
+            findings.refused(fields.path.key(key), reason, value, "remove it");
+        }
+    }
+}
+
 fn expect_with<'a, T>(
     value: &'a Value,
     path: Path<'_>,

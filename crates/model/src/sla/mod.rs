@@ -12,6 +12,7 @@ mod constraints;
 mod document;
 mod errors;
 mod fields;
+mod health;
 mod json;
 mod path;
 mod port;
@@ -22,6 +23,7 @@ mod spelling;
 mod tests;
 mod unsupported;
 mod upkeep;
+mod volume;
 
 pub use application::{parse, parse_services, parse_value};
 pub use change::parse_change;

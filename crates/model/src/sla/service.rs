@@ -11,7 +11,7 @@ use super::errors::Findings;
 use super::fields::{Fields, whole};
 use super::path::Path;
 use super::spelling::Vocabulary;
-use super::{command, constraints, port, secrets, unsupported, upkeep};
+use super::{command, constraints, health, port, secrets, unsupported, upkeep, volume};
 
 /// Rule for names, as it is shown to people.
 pub(super) const NAME_RULE: &str = "a text of 1 to 30 letters and digits (a-z, A-Z, 0-9)";
@@ -26,7 +26,7 @@ const MAX_IMAGE_BYTES: usize = 1024;
 
 /// Fields whose whole numbers are stored as integers, because typed clients fail on `1.0`.
 const INTEGERS: &[&str] =
-    &["memory", "vcpus", "vgpus", "vtpus", "bandwidth_in", "bandwidth_out", "storage", "replicas"];
+    &["memory", "vcpus", "vgpus", "vtpus", "bandwidth_in", "bandwidth_out", "storage", "replicas", "stop_grace_s"];
 
 const SERVICE: Vocabulary = Vocabulary {
     known: &[
@@ -54,6 +54,9 @@ const SERVICE: Vocabulary = Vocabulary {
         "addresses",
         "volumes",
         "added_files",
+        "healthcheck",
+        "restart",
+        "stop_grace_s",
         "args",
         "constraints",
         "connectivity",
@@ -115,6 +118,7 @@ pub(super) fn read(value: &Value, path: Path<'_>, findings: &mut Findings) -> Op
         storage_mib: fields.integer("storage", MAX_STORAGE_MIB, "MB", findings),
     };
     let addresses = normal_addresses(fields, findings);
+    let (volumes, added_files) = volume::read(fields, findings);
     let spec = ServiceSpec {
         image: image.unwrap_or_default(),
         command: command::read_command(fields, findings),
@@ -129,6 +133,11 @@ pub(super) fn read(value: &Value, path: Path<'_>, findings: &mut Findings) -> Op
         target: constraints::read(fields, findings),
         secrets: secrets::read(fields, findings),
         registry_credentials: secrets::read_registry(fields, findings),
+        volumes,
+        added_files,
+        healthcheck: health::read_healthcheck(fields, findings),
+        restart: health::read_restart(fields, findings),
+        stop_grace_s: health::read_stop_grace(fields, findings),
     };
     let replicas = upkeep::read_replicas(fields, findings);
     let update = upkeep::read_policy(fields, spec.at_most_one, findings);

@@ -91,7 +91,7 @@ async fn nobody_uses_the_secrets_of_others() {
     for token in [&ann, &admin] {
         assert_eq!(world.call("PUT", "/api/secrets/a").token(token).json(&value).send().await.status, 200);
     }
-    let wanted = with_secret("app", &json!({ "name": "a", "env": "A" }));
+    let wanted = with_secret("app", &json!({ "name": "a", "env": "SECRET" }));
     for (token, status) in [(&ann, 200), (&eve, 422), (&bob, 422), (&admin, 200)] {
         let answer = world.call("POST", "/api/application").token(token).json(&wanted).send().await;
         assert_eq!(answer.status, status, "{}", answer.text);

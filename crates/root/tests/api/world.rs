@@ -387,6 +387,7 @@ impl World {
             detail: detail.into(),
             worker: Some(worker_id()),
             host_address: "192.0.2.31".into(),
+            ended: false,
         };
         self.message(cluster, ClusterToRoot::Instances(vec![report])).await;
     }
@@ -501,6 +502,7 @@ fn hello(name: &str) -> ClusterHello {
         capacity: Resources { cpu_millis: 4000, memory_mib: 8000, storage_mib: 10_000 },
         virtualization: vec!["docker".into()],
         version: "0.1.0".into(),
+        csi_drivers: vec!["csi.oakestra.io/hostpath".into()],
     };
     let worker = WorkerSummary {
         id: worker_id(),

@@ -61,6 +61,7 @@ impl OciConfig {
 /// | `config.json`, `oci/` | shim | OCI configuration, files of libcontainer |
 /// | `upper/`, `work/`, `l/` | kernel, shim | writable layer, links to the image's layers |
 /// | `rootfs/` | shim | mount point; a mount only in the mount namespace of the shim |
+/// | `volumes/` | shim | mount points of folders that outlive the container |
 /// | `lease.sock` | shim | renewals of a container that may run only until some moment |
 /// | `shim.log` | shim | errors of the shim and of libcontainer |
 ///

@@ -17,6 +17,7 @@ use super::rootfs::Root;
 use super::spec;
 use super::supervise::Started;
 use super::user::{self, Identity};
+use super::volumes;
 use crate::cgroup::Hierarchies;
 use crate::container::ContainerRequest;
 use crate::error::{FailureKind, chain};
@@ -45,7 +46,8 @@ pub(super) fn launch(
     let identity = prepare_inside(request)?;
     give_files(request, &identity)?;
     let environment = environment(request, &identity);
-    let configuration = spec::configuration(request, &identity, &environment, hierarchies);
+    let volumes = volumes::stage(&request.folders, &identity)?;
+    let configuration = spec::configuration(request, &identity, &environment, hierarchies, &volumes);
     write_json(&directory.configuration(), &configuration)
         .map_err(|error| Failure::new(FailureKind::Other, format!("cannot write config.json: {error}")))?;
 

@@ -18,6 +18,7 @@ mod rootfs;
 mod spec;
 mod supervise;
 mod user;
+mod volumes;
 
 use std::ffi::OsString;
 use std::fs;

@@ -14,4 +14,5 @@ mod lifecycle;
 mod limits;
 mod output;
 mod recovery;
+mod volumes;
 mod world;

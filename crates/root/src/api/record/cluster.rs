@@ -1,5 +1,7 @@
 //! The records of clusters.
 
+use std::collections::BTreeSet;
+
 use oak_control::root::Cluster;
 use oak_model::message::WorkerSummary;
 use serde::Serialize;
@@ -36,6 +38,7 @@ pub(in crate::api) struct ClusterRecord {
     /// One entry per worker and kind.
     virtualization: Vec<String>,
     supported_addons: Vec<String>,
+    /// Every driver once.
     csi_drivers: Vec<String>,
     cpu_history: Vec<HistoryRecord>,
     memory_history: Vec<HistoryRecord>,
@@ -56,6 +59,8 @@ pub(in crate::api) fn cluster(cluster: &Cluster) -> ClusterRecord {
     let cores = connected().map(|worker| u64::from(worker.facts.capacity.cpu_millis)).sum::<u64>() / 1000;
     let free = |worker: &WorkerSummary| worker.facts.capacity.saturating_sub(worker.reserved).memory_mib;
     let memory = connected().map(|worker| u64::from(free(worker))).sum();
+    let drivers: BTreeSet<&String> = connected().flat_map(|worker| &worker.facts.csi_drivers).collect();
+    let csi_drivers = drivers.into_iter().cloned().collect();
     let samples = || cluster.history.iter();
     ClusterRecord {
         id: cluster.id.to_string(),
@@ -83,7 +88,7 @@ pub(in crate::api) fn cluster(cluster: &Cluster) -> ClusterRecord {
         gpu_drivers: Vec::new(),
         virtualization: connected().flat_map(|worker| worker.facts.virtualization.iter().cloned()).collect(),
         supported_addons: Vec::new(),
-        csi_drivers: Vec::new(),
+        csi_drivers,
         cpu_history: samples()
             .map(|sample| HistoryRecord {
                 value: rounded(f64::from(sample.cpu)),
