@@ -194,7 +194,9 @@ fn differences(wanted: &ServiceRequest, present: &Service) -> Vec<String> {
     let filled = |value: Option<&Value>| value.filter(|value| value.as_str() != Some("")).cloned();
     let differs = |key: &&String| {
         let (stored, wanted) = (stored.document.get(*key), wanted.document.get(*key));
-        filled(stored) != filled(wanted) && key.as_str() != "microserviceID" && (wanted.is_some() || *key != "replicas")
+        filled(stored) != filled(wanted)
+            && key.as_str() != "microserviceID"
+            && (wanted.is_some() || *key != "replicas")
     };
     let mut keys: Vec<_> = wanted.document.keys().chain(stored.document.keys()).filter(differs).collect();
     keys.sort_unstable();
