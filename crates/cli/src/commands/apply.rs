@@ -190,9 +190,13 @@ fn differences(wanted: &ServiceRequest, present: &Service) -> Vec<String> {
         // A record that today's rules refuse was stored by another release.
         return vec!["it was stored by another release".to_owned()];
     };
+    // A record always has a port; in a descriptor an empty text and none are the same.
+    let filled = |value: Option<&Value>| value.filter(|value| value.as_str() != Some("")).cloned();
     let differs = |key: &&String| {
         let (stored, wanted) = (stored.document.get(*key), wanted.document.get(*key));
-        stored != wanted && key.as_str() != "microserviceID" && (wanted.is_some() || *key != "replicas")
+        filled(stored) != filled(wanted)
+            && key.as_str() != "microserviceID"
+            && (wanted.is_some() || *key != "replicas")
     };
     let mut keys: Vec<_> = wanted.document.keys().chain(stored.document.keys()).filter(differs).collect();
     keys.sort_unstable();
@@ -211,9 +215,6 @@ fn stored(present: &Service) -> Option<ServiceRequest> {
     // Identity of the stored service, and what the client adds when it reads a record: not part of what was sent.
     for key in ["microserviceID", "image"] {
         stored.shift_remove(key);
-    }
-    if stored.get("port").and_then(Value::as_str) == Some("") {
-        stored.shift_remove("port");
     }
     let document = Map::from_iter([("microservices".to_owned(), Value::Array(vec![Value::Object(stored)]))]);
     let stored = sla::parse_services(Value::Object(document).to_string().as_bytes()).ok()?;
