@@ -172,6 +172,7 @@ fn speak_as(identity: &std::path::Path, cluster: &str, key: InstanceKey) -> anyh
         status: Status::Failed,
         detail: "forged".to_owned(),
         address: None,
+        ended: false,
     };
     let facts = WorkerFacts {
         name: "worker-a".to_owned(),
@@ -180,6 +181,7 @@ fn speak_as(identity: &std::path::Path, cluster: &str, key: InstanceKey) -> anyh
         capacity: Resources { cpu_millis: 2000, memory_mib: 2000, storage_mib: 2000 },
         virtualization: vec!["docker".to_owned()],
         version: "0".to_owned(),
+        csi_drivers: Vec::new(),
     };
     let hello = WorkerHello { facts, workloads: (0..5).map(report).collect() };
     let hello = bytes_of(&hello)?;
