@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use oak_control::SeededEntropy;
-use oak_control::root::{Candidate, Root, Settings};
+use oak_control::root::{Candidate, Owner, Root, Settings};
 use oak_control::token::TokenRole;
 use oak_model::message::{ClusterHello, WorkerSummary};
 use oak_model::{Architecture, Generation, Now, Resources, ServiceId, WorkerFacts, WorkerId, sla};
@@ -52,10 +52,11 @@ pub(crate) fn root(now: Now, seed: u64, workers: u64, services: u32) -> anyhow::
     };
     let opened = root.cluster_opened(now, cluster, SESSION, "127.0.0.1", hello);
     opened.map_err(|attention| anyhow!("the cluster is refused: {attention:?}"))?;
+    let owner = Owner { user: "Admin".to_owned(), organization: None };
     for application in 0..services.div_ceil(100) {
         let descriptor = descriptor(seed, application, services.min(100));
         let document = sla::parse_value(&descriptor).context("the descriptor is refused")?;
-        root.create_applications(now, &mut entropy, "Admin", document.applications)?;
+        root.create_applications(now, &mut entropy, &owner, document.applications)?;
     }
     let services = root.services().map(|service| service.id).collect();
     Ok(Fixture { root, services })
@@ -86,6 +87,7 @@ pub(crate) fn facts(number: u64) -> WorkerFacts {
         labels: Vec::new(),
         addons: Vec::new(),
         position: None,
+        csi_drivers: Vec::new(),
     }
 }
 

@@ -48,6 +48,7 @@ fn one_placement() {
             service,
             resources: needs,
             architectures: &[],
+            volumes: &[],
             ports: &[],
             target: TargetConstraints::anywhere(),
             surroundings: Surroundings::none(),

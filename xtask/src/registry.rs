@@ -31,11 +31,20 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Words put before the command, such as `ip netns exec NAME`.
     pub command_prefix: Vec<OsString>,
+    /// Where the images are; `None`: below the registry's directory.
+    pub storage: Option<PathBuf>,
+    /// Who may pull, as lines of an `htpasswd` file with bcrypt hashes; `None`: everybody.
+    pub users: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), command_prefix: Vec::new() }
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            command_prefix: Vec::new(),
+            storage: None,
+            users: None,
+        }
     }
 }
 
@@ -65,10 +74,19 @@ impl Registry {
     pub fn start_with(directory: &Path, options: &Options) -> anyhow::Result<Self> {
         let directory =
             std::path::absolute(directory).context("the registry's directory must have a name")?;
-        let storage = directory.join("storage");
+        let storage = options.storage.clone().unwrap_or_else(|| directory.join("storage"));
         std::fs::create_dir_all(&storage).with_context(|| format!("cannot create {}", storage.display()))?;
         let configuration = directory.join("registry.yml");
-        std::fs::write(&configuration, configuration_of(&storage, options.listen))
+        std::fs::create_dir_all(&directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
+        let mut text = configuration_of(&storage, options.listen);
+        if let Some(users) = &options.users {
+            let file = directory.join("htpasswd");
+            std::fs::write(&file, users).with_context(|| format!("cannot write {}", file.display()))?;
+            let file = serde_json::Value::from(file.to_string_lossy());
+            text.push_str(&format!("auth:\n  htpasswd:\n    realm: test\n    path: {file}\n"));
+        }
+        std::fs::write(&configuration, text)
             .with_context(|| format!("cannot write {}", configuration.display()))?;
         let log = directory.join("registry.log");
         let output =
@@ -86,7 +104,7 @@ impl Registry {
         // From here on dropping the value stops the process, whatever fails.
         let mut registry = Self { address: options.listen, log, guard };
         registry.address = registry.wait_until_listening()?;
-        if options.command_prefix.is_empty() {
+        if options.command_prefix.is_empty() && options.users.is_none() {
             registry.wait_until_answering()?;
         }
         Ok(registry)

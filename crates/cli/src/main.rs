@@ -78,7 +78,10 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
                 .enable_all()
                 .build()
                 .map_err(|error| Failure::new(EXIT_FAILURE, "cannot start").cause(error.to_string()))?;
-            Ok(runtime.block_on(command.run(&cli.server)))
+            let code = runtime.block_on(command.run(&cli.server));
+            // Somebody may still wait for standard input, on a thread that cannot be told to stop.
+            runtime.shutdown_background();
+            Ok(code)
         }
         Command::Config(arguments) => {
             let loaded = load(cli.config, Vec::new())?;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::client::{Call, Client};
 use crate::error::ClientError;
 use crate::record::{
-    Application, Cluster, Explanation, JoinToken, Plan, Service, ServicesCreated, TokenRole, Worker,
+    Application, Cluster, Explanation, JoinToken, Plan, Scaled, Service, ServicesCreated, TokenRole, Worker,
     WorkerDetails,
 };
 
@@ -118,6 +118,35 @@ impl Client {
     pub async fn service(&self, id: &str) -> Result<Service, ClientError> {
         let path = ["api", "service", non_empty(id)?];
         self.fetch(Call::new(Method::GET, &path, format!("read service {id}"))).await
+    }
+
+    /// Makes a service what a descriptor with exactly this service asks for; returns its record.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if there is none, 409 while another update runs, 422 if the descriptor is
+    /// wrong or asks for another name or address.
+    pub async fn change_service(&self, id: &str, descriptor: &Value) -> Result<Service, ClientError> {
+        let path = ["api", "service", non_empty(id)?];
+        self.fetch(Call::new(Method::PUT, &path, format!("change service {id}")).body(descriptor)).await
+    }
+
+    /// Sets the number of instances a service keeps by itself.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if there is none.
+    pub async fn scale(&self, id: &str, replicas: u32) -> Result<Scaled, ClientError> {
+        let path = ["api", "service", non_empty(id)?, "scale"];
+        let call = Call::new(Method::PUT, &path, format!("scale service {id}"));
+        self.fetch(call.body(&json!({"replicas": replicas}))).await
+    }
+
+    /// Calls the update of a service off, or takes the last one back; returns its record.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if there is no such service, 409 if it was not updated.
+    pub async fn roll_back(&self, id: &str) -> Result<Service, ClientError> {
+        let path = ["api", "service", non_empty(id)?, "update"];
+        self.fetch(Call::new(Method::DELETE, &path, format!("roll back service {id}"))).await
     }
 
     /// Deletes a service with its instances.

@@ -55,6 +55,8 @@ impl fmt::Debug for Credentials {
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,
+    /// HTTP/1.1 only, which can become a WebSocket.
+    upgradable: reqwest::Client,
     base: Url,
     session: Arc<Session>,
 }
@@ -66,17 +68,31 @@ pub(crate) struct Call<'a> {
     path: Vec<&'a str>,
     query: Vec<(&'static str, String)>,
     body: Option<&'a Value>,
+    /// Further headers, of a call that becomes something else than HTTP.
+    upgrade: &'static [(&'static str, &'static str)],
     /// What is tried, for messages: "list the services".
     pub(crate) action: String,
 }
 
 impl<'a> Call<'a> {
     pub(crate) fn new(method: Method, path: &[&'a str], action: impl Into<String>) -> Self {
-        Self { method, path: path.to_vec(), query: Vec::new(), body: None, action: action.into() }
+        Self {
+            method,
+            path: path.to_vec(),
+            query: Vec::new(),
+            body: None,
+            upgrade: &[],
+            action: action.into(),
+        }
     }
 
     pub(crate) fn body(mut self, body: &'a Value) -> Self {
         self.body = Some(body);
+        self
+    }
+
+    pub(crate) fn upgrade(mut self, headers: &'static [(&'static str, &'static str)]) -> Self {
+        self.upgrade = headers;
         self
     }
 
@@ -99,17 +115,19 @@ impl Client {
             // against such a choice is fine too.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
-        let mut builder = reqwest::Client::builder()
-            .connect_timeout(CONNECT_LIMIT)
-            .tcp_nodelay(true)
-            .redirect(reqwest::redirect::Policy::limited(3))
-            .user_agent(concat!("oak/", env!("CARGO_PKG_VERSION")));
-        if is_this_machine(&base) {
+        let builder = || {
+            let builder = reqwest::Client::builder()
+                .connect_timeout(CONNECT_LIMIT)
+                .tcp_nodelay(true)
+                .redirect(reqwest::redirect::Policy::limited(3))
+                .user_agent(concat!("oak/", env!("CARGO_PKG_VERSION")));
             // HTTP_PROXY is meant for the world outside; no proxy reaches the loopback address of this machine.
-            builder = builder.no_proxy();
-        }
-        let http = builder.build().map_err(|source| ClientError::Setup { source })?;
-        Ok(Self { http, base, session: Arc::new(Session::new(credentials)) })
+            if is_this_machine(&base) { builder.no_proxy() } else { builder }
+        };
+        let failed = |source| ClientError::Setup { source };
+        let http = builder().build().map_err(failed)?;
+        let upgradable = builder().http1_only().build().map_err(failed)?;
+        Ok(Self { http, upgradable, base, session: Arc::new(Session::new(credentials)) })
     }
 
     /// Address of the root, for messages.
@@ -166,7 +184,11 @@ impl Client {
     }
 
     async fn transmit(&self, call: &Call<'_>, token: Option<&str>) -> Result<Response, ClientError> {
-        let mut request = self.http.request(call.method.clone(), self.url(&call.path)?);
+        let http = if call.upgrade.is_empty() { &self.http } else { &self.upgradable };
+        let mut request = http.request(call.method.clone(), self.url(&call.path)?);
+        for (name, value) in call.upgrade {
+            request = request.header(*name, *value);
+        }
         if !call.query.is_empty() {
             request = request.query(&call.query);
         }
@@ -181,7 +203,7 @@ impl Client {
 
     async fn expect_success(&self, call: &Call<'_>, response: Response) -> Result<Response, ClientError> {
         let status = response.status();
-        if status.is_success() {
+        if status.is_success() || (status == StatusCode::SWITCHING_PROTOCOLS && !call.upgrade.is_empty()) {
             return Ok(response);
         }
         let body = self.read_body(&call.action, response, MAX_ERROR_BODY).await?;

@@ -21,15 +21,21 @@ mod calls;
 mod client;
 mod decode;
 mod error;
+mod events;
+mod exec;
 mod logs;
 mod record;
+mod secrets;
 mod session;
 
 pub use client::{Client, Credentials};
 pub use error::{ClientError, ClientErrorKind};
+pub use events::{Event, EventStream, Told};
+pub use exec::{ExecReader, ExecWriter};
 pub use logs::{LogOptions, LogStream};
 pub use record::{
     Application, Cluster, ExplainedCluster, ExplainedWorker, Explanation, FailedService, Instance,
-    InstanceOnWorker, JoinToken, Place, Plan, PlannedInstance, PlannedService, Reason, Service,
-    ServicesCreated, Suggestion, TokenRole, Worker, WorkerDetails, WorkerFacts,
+    InstanceOnWorker, JoinToken, Place, Plan, PlannedInstance, PlannedService, Reason, Rollout, Scaled,
+    Service, ServicesCreated, Suggestion, TokenRole, Worker, WorkerDetails, WorkerFacts,
 };
+pub use secrets::Secret;

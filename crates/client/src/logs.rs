@@ -9,12 +9,16 @@ use crate::client::{Call, Client};
 use crate::error::ClientError;
 
 /// What part of the output is wanted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogOptions {
     /// Only the last lines; `None` is everything that is kept.
     pub tail: Option<u32>,
     /// Go on with what comes until the instance ends or the stream is dropped.
     pub follow: bool,
+    /// Only what was written since then: a duration such as `10m`, or a time of RFC 3339.
+    pub since: Option<String>,
+    /// Each line begins with its time.
+    pub timestamps: bool,
 }
 
 /// Output of an instance, in pieces as they arrive; a piece may end inside a line or inside a character.
@@ -60,6 +64,12 @@ impl Client {
         }
         if options.follow {
             call = call.query("follow", true);
+        }
+        if let Some(since) = options.since {
+            call = call.query("since", since);
+        }
+        if options.timestamps {
+            call = call.query("timestamps", true);
         }
         let response = self.open(&call).await?;
         Ok(LogStream { response, action: call.action, client: self.clone() })

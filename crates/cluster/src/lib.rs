@@ -6,13 +6,14 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod bulk;
 mod downlink;
 mod enrol;
-mod logs;
 mod uplink;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 pub use api::ACCESS_KEY_FILE;
 pub use enrol::root_authority;
@@ -22,7 +23,7 @@ use oak_link::{
     PortLimits, Sessions, server_tls, system_clock,
 };
 use oak_model::ClusterId;
-use oak_store::{Engine, Store, StoreError, SystemClock};
+use oak_store::{Engine, Sealer, Store, StoreError, SystemClock};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -78,6 +79,9 @@ pub enum ClusterError {
     /// Its keys or certificates are not usable.
     #[error("cannot use the certificates of this cluster")]
     Pki(#[from] PkiError),
+    /// The key of secrets is not usable.
+    #[error("cannot use the key of secrets")]
+    Secrets(#[from] oak_store::SealError),
     /// Its state cannot be read or written.
     #[error("cannot use the state of this cluster")]
     Store(#[from] StoreError),
@@ -167,19 +171,27 @@ impl BoundCluster {
         let authority = Authority::open_cluster(&self.config.directory.join("identity"))?;
 
         let sessions = Sessions::default();
+        let sealer = Arc::new(Sealer::open(&self.config.directory)?);
         let (uplink, to_root) = uplink::Uplink::new();
         let mut tasks = JoinSet::new();
         let engine = Engine::start(&mut tasks, machine, store, clock, {
             let sessions = sessions.clone();
-            move |effect| perform(effect, &sessions, &to_root)
+            let sealer = Arc::clone(&sealer);
+            move |effect| perform(effect, &sessions, &to_root, &sealer)
         });
 
         let parent = ParentConfig::new(authority, system_clock(), shutdown.clone());
         let enroller = enrol::WorkerEnroller::new(engine.clone(), id);
         let (link, events) = ParentLink::new(parent, enroller);
         tasks.spawn(downlink::run(events, engine.clone(), sessions.clone(), id));
-        let uplink =
-            uplink.start(&mut tasks, &self.config, &self.identities.root, engine.clone(), sessions)?;
+        let uplink = uplink.start(
+            &mut tasks,
+            &self.config,
+            &self.identities.root,
+            engine.clone(),
+            sessions,
+            sealer,
+        )?;
 
         let local =
             api::Local { id, engine: engine.clone(), key: api::AccessKey::open(&self.config.directory)? };
@@ -212,10 +224,18 @@ impl BoundCluster {
     }
 }
 
-fn perform(effect: Effect, sessions: &Sessions, root: &uplink::ToRoot) {
+fn perform(effect: Effect, sessions: &Sessions, root: &uplink::ToRoot, sealer: &Sealer) {
     match effect {
-        Effect::Welcome { session, welcome, .. } => sessions.welcome(session, encode(&welcome)),
-        Effect::ToWorker { session, message, .. } => sessions.send(session, encode(&message)),
+        Effect::Welcome { session, mut welcome, .. } => {
+            welcome.assignments.iter_mut().for_each(|assignment| sealer.reveal(&mut assignment.desired));
+            sessions.welcome(session, encode(&welcome));
+        }
+        Effect::ToWorker { session, mut message, .. } => {
+            if let Some(wish) = message.wishes_mut() {
+                sealer.reveal(wish);
+            }
+            sessions.send(session, encode(&message));
+        }
         Effect::ToRoot(message) => root.send(encode(&message)),
     }
 }

@@ -9,12 +9,12 @@ use oak_link::{
     system_clock,
 };
 use oak_model::message::{ClusterWelcome, RootToCluster};
-use oak_store::{Engine, StoreError};
+use oak_store::{Engine, Sealer, StoreError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::{ClusterConfig, ClusterError, encode, logs};
+use crate::{ClusterConfig, ClusterError, bulk, encode};
 
 /// Events of the link that may wait; when full, the link waits.
 const EVENTS: usize = 256;
@@ -50,6 +50,7 @@ impl Uplink {
         credentials: &Arc<Credentials>,
         engine: Engine<Cluster>,
         sessions: Sessions,
+        sealer: Arc<Sealer>,
     ) -> Result<ChildHandle, ClusterError> {
         let (events, inbox) = mpsc::channel(EVENTS);
         let child = ChildConfig::new(&config.root, Arc::clone(credentials), system_clock());
@@ -70,23 +71,28 @@ impl Uplink {
         let handle = ChildLink::spawn(child, hello, events)?;
         // Set once: `start` consumes the only `Uplink` of this sender.
         let _ = self.0.0.set(handle.sender());
-        tasks.spawn(run(inbox, engine, gate, sessions, config.root.clone()));
+        let ways = Ways { engine, gate, sessions, sealer };
+        tasks.spawn(run(inbox, ways, config.root.clone()));
         Ok(handle)
     }
 }
 
-async fn run(
-    mut inbox: mpsc::Receiver<ChildEvent>,
+/// Where what the root says goes.
+struct Ways {
     engine: Engine<Cluster>,
     gate: SessionGate,
     sessions: Sessions,
-    root: String,
-) -> Result<(), StoreError> {
+    sealer: Arc<Sealer>,
+}
+
+async fn run(mut inbox: mpsc::Receiver<ChildEvent>, ways: Ways, root: String) -> Result<(), StoreError> {
+    let Ways { engine, gate, sessions, sealer } = ways;
     while let Some(event) = inbox.recv().await {
         let outcome = match event {
             ChildEvent::Connected { welcome, .. } => match serde_json::from_slice::<ClusterWelcome>(&welcome)
             {
-                Ok(welcome) => {
+                Ok(mut welcome) => {
+                    welcome.instances.iter_mut().for_each(|wish| sealer.protect(wish));
                     info!(root, instances = welcome.instances.len(), "connected to the root");
                     gate.open(engine.post(move |machine, now, _| machine.root_welcome(now, welcome))).await
                 }
@@ -96,7 +102,8 @@ async fn run(
                 }
             },
             ChildEvent::Message { payload, .. } => match serde_json::from_slice::<RootToCluster>(&payload) {
-                Ok(message) => {
+                Ok(mut message) => {
+                    message.wishes_mut().iter_mut().for_each(|wish| sealer.protect(wish));
                     let handle = engine.post(move |machine, now, _| machine.root_message(now, message));
                     gate.message(handle).await.unwrap_or(Ok(()))
                 }
@@ -106,7 +113,7 @@ async fn run(
                 }
             },
             ChildEvent::OpenBulk(offer) => {
-                tokio::spawn(logs::relay(offer, engine.clone(), sessions.clone()));
+                tokio::spawn(bulk::relay(offer, engine.clone(), sessions.clone()));
                 Ok(())
             }
             ChildEvent::Disconnected { reason, .. } => {

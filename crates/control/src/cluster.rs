@@ -269,6 +269,7 @@ impl Cluster {
             detail: placed.detail.clone(),
             worker,
             host_address,
+            ended: placed.completed,
         })
     }
 

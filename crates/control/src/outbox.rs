@@ -31,11 +31,19 @@ pub enum Table {
     Workload = 11,
     /// Instances being taken down, at the root.
     Departure = 12,
+    /// Quotas of organisations, at the root.
+    Quota = 20,
+    /// The audit log, a ring of rows.
+    Audit = 21,
+    /// What happened, at the root.
+    Event = 30,
+    /// Secrets of organisations and credentials of registries, sealed, at the root.
+    Secret = 31,
 }
 
 impl Table {
     /// Every kind.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::Meta,
         Self::Application,
         Self::Service,
@@ -48,6 +56,10 @@ impl Table {
         Self::Placement,
         Self::Workload,
         Self::Departure,
+        Self::Quota,
+        Self::Audit,
+        Self::Event,
+        Self::Secret,
     ];
 }
 

@@ -3,15 +3,23 @@
 mod adopt;
 mod applications;
 mod around;
+mod change;
 mod clusters;
 mod dry_run;
+mod events;
 mod explain;
+mod history;
 mod instances;
+mod keep;
 mod load;
+mod looks;
 mod lost;
-
+mod quota;
+mod rollout;
 mod schedule;
+mod secrets;
 mod state;
+mod tenants;
 mod tokens;
 mod workers;
 
@@ -20,23 +28,35 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use oak_model::message::{ClusterWelcome, Lineage, RootToCluster};
-use oak_model::{ApplicationId, Availability, ClusterId, Generation, InstanceKey, Name, ServiceId, WorkerId};
+use oak_model::{
+    ApplicationId, Availability, ClusterId, Generation, InstanceKey, Moment, OrganizationId, ServiceId,
+    WorkerId,
+};
 use serde::{Deserialize, Serialize};
 
+use self::tenants::{FullName, Tenants};
 use crate::address::{BlockPool, ServicePool, plan};
 use crate::token::Token;
 use crate::waiting::Waiting;
 use crate::{Outbox, Table};
+use looks::Looks;
 
 pub use applications::Refusal;
+pub use change::{Change, Scaled};
 pub use clusters::Attention;
 pub use dry_run::{MOST_PLANNED, PlanRefusal, PlannedInstance, PlannedPlace, PlannedService};
 pub use explain::{ClusterExplanation, ClusterReason, Explanation, WorkerExplanation};
+pub use history::{Occurrence, Replay, Topic};
+pub use keep::Progress;
 pub use oak_model::{Application, Service};
+pub use quota::{Consumption, OverQuota, Quota, QuotaKind};
+pub use secrets::{MAX_SECRETS, Secret, SecretKey, SecretOwner, SecretRefusal};
 pub use state::{Cluster, Departure, HistorySample, Instance, Usage};
+pub use tenants::Owner;
 pub use tokens::Candidate;
 pub use workers::WorkerRefusal;
 
@@ -99,6 +119,8 @@ pub enum Effect {
         /// What it is now.
         availability: Availability,
     },
+    /// What happened in the step, in order; it is stored.
+    Events(Vec<Arc<Occurrence>>),
 }
 
 /// Counters that outlive every object.
@@ -116,7 +138,9 @@ pub struct Root {
     settings: Settings,
     meta: Meta,
     applications: BTreeMap<ApplicationId, Application>,
-    application_names: HashMap<(String, Name, Name), ApplicationId>,
+    application_names: HashMap<FullName, ApplicationId>,
+    tenants: Tenants,
+    quotas: BTreeMap<OrganizationId, Quota>,
     services: BTreeMap<ServiceId, Service>,
     /// Services with bounds to others.
     linked: BTreeSet<ServiceId>,
@@ -129,8 +153,14 @@ pub struct Root {
     node_blocks: BlockPool,
     /// Instances without a place.
     pending: Waiting,
+    /// Services that need a look, and when.
+    looks: Looks,
+    /// When this root last learned from a cluster what there is.
+    took_over: Option<Moment>,
     /// What clusters were asked about their workers and have not confirmed.
     asked: BTreeSet<(WorkerId, Availability)>,
+    history: history::History,
+    secrets: BTreeMap<SecretKey, Secret>,
     outbox: Outbox<Effect>,
 }
 
@@ -143,6 +173,8 @@ impl Root {
             meta: Meta::default(),
             applications: BTreeMap::new(),
             application_names: HashMap::new(),
+            tenants: Tenants::default(),
+            quotas: BTreeMap::new(),
             services: BTreeMap::new(),
             linked: BTreeSet::new(),
             instances: BTreeMap::new(),
@@ -152,7 +184,11 @@ impl Root {
             addresses: ServicePool::new(plan::SERVICES),
             node_blocks: BlockPool::new(plan::NODES_FIRST, plan::NODES_LAST, plan::CLUSTER_PREFIX),
             pending: Waiting::default(),
+            looks: Looks::default(),
+            took_over: None,
             asked: BTreeSet::new(),
+            history: history::History::default(),
+            secrets: BTreeMap::new(),
             outbox: Outbox::default(),
         }
     }
@@ -160,6 +196,7 @@ impl Root {
     /// Takes what the last calls asked for.
     #[must_use]
     pub fn take_outbox(&mut self) -> Outbox<Effect> {
+        self.tell();
         self.outbox.take()
     }
 
@@ -250,7 +287,10 @@ impl Root {
     }
 
     /// Sends to a cluster if it is connected; otherwise the next welcome tells it.
-    fn send(&mut self, cluster: ClusterId, message: RootToCluster) {
+    fn send(&mut self, cluster: ClusterId, mut message: RootToCluster) {
+        for wish in message.wishes_mut() {
+            self.supply(wish);
+        }
         if let Some(session) = self.clusters.get(&cluster).and_then(|cluster| cluster.session) {
             self.outbox.emit(Effect::Send { cluster, session, message });
         }

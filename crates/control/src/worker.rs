@@ -5,9 +5,13 @@
 //!            ▼                               │
 //!  assign → Preparing → Starting → Running → Waiting
 //!               (pull)   (network,    │
-//!                         container)  ├─ one-shot, exit 0 → Completed
-//!  remove → Stopping → gone           └─ newer incarnation → Stopping → Preparing
+//!                         container)  ├─ end for good → Completed
+//!  remove → Stopping → gone           ├─ newer incarnation → Stopping → Preparing
+//!                                     └─ unhealthy, too large → Stopping → Waiting
 //! ```
+//!
+//! A running instance with a health check gets connections after its first success (`health`). Whether an end is the
+//! end for good is for the restart policy of the descriptor (`ends`). Who is stopped gets no new connections first.
 //!
 //! A service of which at most one may run needs its cluster's permission, which ends by itself: between Preparing and
 //! Starting it waits for that (AwaitingLease), and the runtime ends the process when it was not renewed.
@@ -16,7 +20,9 @@
 //! result of an operation that was overtaken is recognised and ignored. Every phase but Running and Completed has
 //! a deadline.
 
+mod ends;
 mod events;
+mod health;
 mod leases;
 mod load;
 mod phase;
@@ -31,14 +37,16 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use oak_model::message::{Assignment, WorkerToCluster, WorkloadReport};
-use oak_model::{Incarnation, InstanceKey, Moment, PortMapping, WallTime};
+use oak_model::{Incarnation, InstanceKey, Moment, PortMapping, Probe, WallTime};
 use serde::{Deserialize, Serialize};
 
 use crate::address::AddressPool;
 use crate::backoff::Backoff;
 use crate::{Outbox, Table};
+use ends::AfterStop;
+use health::Health;
 
-pub use events::Exit;
+pub use ends::Exit;
 pub use leases::SHORTEST_RUN;
 pub use load::Found;
 pub use phase::Phase;
@@ -54,8 +62,11 @@ pub struct Settings {
     pub prepare_timeout: Duration,
     /// Longest time for network and container creation.
     pub start_timeout: Duration,
-    /// Time between the stop signal and the kill.
+    /// Time between the stop signal and the kill, if the descriptor says nothing else.
     pub stop_grace: Duration,
+    /// Between the last new connection and the stop signal: short requests that are under way come to their end even
+    /// with programs that end at once.
+    pub linger: Duration,
     /// After this a stop is tried again.
     pub stop_timeout: Duration,
     /// How long a worker that starts waits for its cluster before it starts what it had: some of it may be elsewhere.
@@ -70,6 +81,7 @@ impl Default for Settings {
             prepare_timeout: Duration::from_secs(300),
             start_timeout: Duration::from_secs(60),
             stop_grace: Duration::from_secs(10),
+            linger: Duration::from_millis(500),
             stop_timeout: Duration::from_secs(60),
             boot_grace: Duration::from_secs(2),
         }
@@ -114,12 +126,30 @@ pub enum Effect {
         /// The end.
         until: Moment,
     },
+    /// Try a health check once. Answer with `probed`.
+    Probe {
+        /// Which workload.
+        key: InstanceKey,
+        /// The start of the process it is about.
+        attempt: Attempt,
+        /// What to try.
+        probe: Probe,
+        /// Address of the instance in the node's subnet.
+        address: Ipv4Addr,
+        /// Longest time.
+        timeout: Duration,
+    },
     /// Stop the container and remove everything of it. Answer with `stopped`.
     Stop {
         /// Which workload.
         key: InstanceKey,
         /// The operation.
         attempt: Attempt,
+        /// The stop signal is sent when the kernel has this table, or cannot be given it within seconds: no new
+        /// connection shall arrive at a process that ends.
+        after: TableVersion,
+        /// Time after that and before the stop signal.
+        linger: Duration,
         /// Time between the stop signal and the kill.
         grace: Duration,
         /// The output is deleted as well.
@@ -165,6 +195,30 @@ struct Stored {
     completed: bool,
     #[serde(default)]
     restarts: u32,
+    /// Together with `completed`: it failed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    failed: bool,
+    /// Together with `completed`: how it ended.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    ending: String,
+    /// Its process may have run; kept for those that must not run again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    begun: bool,
+}
+
+impl Stored {
+    const fn new(assignment: Assignment, address: Option<Ipv4Addr>) -> Self {
+        Self {
+            assignment,
+            address,
+            removing: false,
+            completed: false,
+            restarts: 0,
+            failed: false,
+            ending: String::new(),
+            begun: false,
+        }
+    }
 }
 
 /// A workload.
@@ -179,6 +233,10 @@ pub struct Workload {
     next: Option<Assignment>,
     /// It runs, but its addresses answer only once this table is applied.
     opening: Option<TableVersion>,
+    /// Of a running process with a health check.
+    health: Option<Health>,
+    /// What follows its stop, if neither removal nor another attempt at once.
+    after_stop: Option<AfterStop>,
     /// Until when it may run, if at most one may.
     leased_until: Option<Moment>,
     status: oak_model::Status,
@@ -228,7 +286,20 @@ impl Workload {
             status: self.status,
             detail: self.detail.clone(),
             address: self.stored.address,
+            ended: self.stored.completed,
         }
+    }
+
+    /// The start of its present process; results and measurements are told under it.
+    #[must_use]
+    pub const fn attempt(&self) -> Attempt {
+        self.attempt
+    }
+
+    /// Whether others come to it by a service address or a host port.
+    fn is_reachable(&self) -> bool {
+        let desired = &self.stored.assignment.desired;
+        !desired.service_addresses.is_empty() || !desired.spec.ports.is_empty()
     }
 }
 
@@ -306,7 +377,8 @@ impl Worker {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Moment> {
         let phases = self.workloads.values().filter_map(|workload| workload.phase.deadline());
-        phases.chain(self.leases.ask_at()).min()
+        let checks = self.workloads.values().filter_map(Workload::health_due);
+        phases.chain(checks).chain(self.leases.ask_at()).min()
     }
 
     fn save(&mut self, key: InstanceKey) {

@@ -31,6 +31,10 @@ fn now() -> Now {
     Now { moment: Moment(1_000), wall: WallTime(1_700_000_000_000) }
 }
 
+fn owner(user: &str) -> root::Owner {
+    root::Owner { user: user.to_owned(), organization: None }
+}
+
 /// Messages that arrive at once and in order, while the line is there.
 struct Pair {
     root: Root,
@@ -45,11 +49,15 @@ struct Pair {
     running: Vec<(InstanceKey, Ipv4Addr)>,
 }
 
+fn owner(user: &str) -> root::Owner {
+    root::Owner { user: user.to_owned(), organization: None }
+}
+
 impl Pair {
     fn new() -> Self {
         let mut entropy = SeededEntropy::new(3);
         let mut root = Root::new(root::Settings::default());
-        root.begin_life(&mut entropy, false);
+        root.begin_life(now(), &mut entropy, false);
         let id = enrol(&mut root, &mut entropy, None);
         let mut cluster =
             Cluster::new(cluster::Settings { name: "site".into(), ..cluster::Settings::default() });
@@ -147,6 +155,7 @@ impl Pair {
                     status: Status::Running,
                     detail: "running".into(),
                     address: None,
+                    ended: false,
                 })
             }
             ClusterToWorker::Remove { key, incarnation } => {
@@ -173,7 +182,7 @@ impl Pair {
     /// The root starts with an empty disk, and the cluster joins it.
     fn replace_root(&mut self) {
         self.root = Root::new(root::Settings::default());
-        self.root.begin_life(&mut self.entropy, false);
+        self.root.begin_life(now(), &mut self.entropy, false);
         self.root_disk.clear();
         let id = enrol(&mut self.root, &mut self.entropy, Some(self.id));
         assert_eq!(id, self.id, "its workers know the cluster by this identity");
@@ -181,7 +190,8 @@ impl Pair {
 
     fn create(&mut self, name: &str) -> ServiceId {
         let request = vec![application(name)];
-        let created = self.root.create_applications(now(), &mut self.entropy, "Ann", request).unwrap();
+        let created =
+            self.root.create_applications(now(), &mut self.entropy, &owner("Ann"), request).unwrap();
         self.settle();
         self.root.application(created[0]).unwrap().services[0]
     }
@@ -230,6 +240,7 @@ fn worker_hello() -> WorkerHello {
         labels: Vec::new(),
         addons: Vec::new(),
         position: None,
+        csi_drivers: Vec::new(),
     };
     WorkerHello { facts, workloads: Vec::new() }
 }
@@ -239,6 +250,8 @@ fn application(name: &str) -> ApplicationRequest {
         name: "web".parse().unwrap(),
         namespace: "test".parse().unwrap(),
         spec: ServiceSpec { image: "image".into(), ..ServiceSpec::default() },
+        replicas: None,
+        update: oak_model::UpdatePolicy::default(),
         document: serde_json::Map::new(),
     };
     ApplicationRequest {
@@ -283,7 +296,7 @@ fn what_was_deployed_after_the_backup_survives_its_restore() {
     pair.disconnect();
 
     pair.reload_root(&backup);
-    pair.root.begin_life(&mut pair.entropy, true);
+    pair.root.begin_life(now(), &mut pair.entropy, true);
     pair.connect();
     assert!(keys.iter().all(|key| pair.runs(*key)));
     assert_eq!(pair.running, running);
@@ -311,7 +324,7 @@ fn a_restored_root_places_nothing_before_it_knows_what_its_clusters_have() {
     assert_eq!(running.len(), 1);
     pair.disconnect();
     pair.reload_root(&backup);
-    pair.root.begin_life(&mut pair.entropy, true);
+    pair.root.begin_life(now(), &mut pair.entropy, true);
     pair.root.tick(Now { moment: Moment(60_000), ..now() });
     let detail = &pair.root.instance(key).unwrap().detail;
     assert!(detail.contains("restored from a backup"), "{detail}");
@@ -378,7 +391,7 @@ fn local_deployments_run_without_a_root_and_are_merged_without_restart() {
     let (third, _) = pair.create_locally("bank");
     let request = self::application("bank");
     let created =
-        pair.root.create_applications(now(), &mut pair.entropy, cluster::LOCAL_OWNER, vec![request]);
+        pair.root.create_applications(now(), &mut pair.entropy, &owner(cluster::LOCAL_OWNER), vec![request]);
     assert!(created.is_ok());
     pair.connect();
     assert!(pair.running.iter().all(|(running, _)| *running != key));
@@ -403,6 +416,7 @@ fn what_a_cluster_cannot_have_is_not_believed() {
         detail: String::new(),
         worker: None,
         host_address: String::new(),
+        ended: false,
     };
     let instances = vec![HeldInstance { desired, report }];
     let lie = Holdings { applications: Vec::new(), services: vec![known], instances };

@@ -59,7 +59,7 @@ impl ImageStoreConfig {
 }
 
 /// User name and password for a registry. The password is not shown by `Debug`.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Credentials {
     /// User name.

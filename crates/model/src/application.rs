@@ -1,13 +1,14 @@
 //! Applications and services as they are kept: by the root, and by every cluster for what it runs, so that a root
 //! that lost its disk can be told again.
 
+use std::borrow::Cow;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::{ApplicationId, JobName, Name, ServiceId, ServiceSpec};
+use crate::{ApplicationId, JobName, Name, OrganizationId, Revision, ServiceId, ServiceSpec, Upkeep};
 
 /// A set of services of one owner.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,7 +17,10 @@ pub struct Application {
     pub id: ApplicationId,
     /// Name of the user it belongs to.
     pub owner: String,
-    /// Name, unique with the namespace for one owner.
+    /// Organisation it belongs to; rows of earlier releases and applications deployed at a cluster have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub organization: Option<OrganizationId>,
+    /// Name, unique with the namespace for one owner in one organisation.
     pub name: Name,
     /// Namespace.
     pub namespace: Name,
@@ -46,6 +50,9 @@ pub struct Service {
     pub address: Ipv4Addr,
     /// Number of the next instance.
     pub next_number: u32,
+    /// Its instances, revisions and updates.
+    #[serde(default, skip_serializing_if = "Upkeep::is_default")]
+    pub upkeep: Upkeep,
 }
 
 impl Application {
@@ -66,6 +73,9 @@ impl Application {
         let mut record = Map::from_iter([(id.0.to_owned(), id.1)]);
         record.extend(self.other.clone());
         record.extend(known.map(|(key, value)| (key.to_owned(), value)));
+        if let Some(organization) = self.organization {
+            record.insert("organization".to_owned(), json!(organization));
+        }
         record
     }
 }
@@ -90,11 +100,74 @@ impl Service {
             ("image", image),
             ("RR_ip", json!(self.address)),
             ("next_instance_progressive_number", json!(self.next_number)),
+            ("revision", json!(self.upkeep.revision)),
         ];
         record.extend(added.map(|(key, value)| (key.to_owned(), value)));
         if self.document.contains_key("addresses") {
             record.insert("RR_ip_v6".to_owned(), Value::Null);
         }
         record
+    }
+
+    /// What instances of a revision run. One that nobody remembers any more becomes the present one.
+    #[must_use]
+    pub fn spec_of(&self, revision: u32) -> &Arc<ServiceSpec> {
+        if revision == self.upkeep.revision {
+            return &self.spec;
+        }
+        self.upkeep.other(revision).map_or(&self.spec, |other| &other.spec)
+    }
+
+    /// The service as instances of a revision know it.
+    #[must_use]
+    pub fn at_revision(&self, revision: u32) -> Cow<'_, Self> {
+        let spec = self.spec_of(revision);
+        if Arc::ptr_eq(spec, &self.spec) {
+            return Cow::Borrowed(self);
+        }
+        Cow::Owned(Self { spec: Arc::clone(spec), ..self.clone() })
+    }
+
+    /// The revision that runs exactly this, the present one first.
+    #[must_use]
+    pub fn revision_with(&self, spec: &ServiceSpec) -> Option<u32> {
+        if *self.spec == *spec {
+            return Some(self.upkeep.revision);
+        }
+        let from = self.upkeep.rollout.iter().filter_map(|rollout| rollout.from.as_ref());
+        let others = from.chain(&self.upkeep.former);
+        others.into_iter().find(|revision| *revision.spec == *spec).map(|revision| revision.number)
+    }
+
+    /// What it is asked to be now.
+    #[must_use]
+    pub fn present(&self) -> Revision {
+        Revision {
+            number: self.upkeep.revision,
+            spec: Arc::clone(&self.spec),
+            document: self.document.clone(),
+            replicas: self.upkeep.replicas,
+            policy: self.upkeep.policy,
+        }
+    }
+
+    /// Makes it what a revision asks for.
+    pub fn become_revision(&mut self, revision: Revision) {
+        self.upkeep.highest = self.upkeep.highest.max(revision.number);
+        self.upkeep.revision = revision.number;
+        self.upkeep.replicas = revision.replicas;
+        self.upkeep.policy = revision.policy;
+        self.spec = revision.spec;
+        self.document = revision.document;
+    }
+
+    /// Tells it how many instances to keep, whatever becomes of an update.
+    pub fn set_replicas(&mut self, replicas: u32) {
+        self.upkeep.replicas = Some(replicas);
+        self.document.insert("replicas".to_owned(), json!(replicas));
+        if let Some(from) = self.upkeep.rollout.as_mut().and_then(|rollout| rollout.from.as_mut()) {
+            from.replicas = Some(replicas);
+            from.document.insert("replicas".to_owned(), json!(replicas));
+        }
     }
 }

@@ -8,6 +8,10 @@
 pub mod application;
 pub mod bound;
 mod chain;
+pub mod confidential;
+pub mod container;
+pub mod event;
+pub mod exec;
 pub mod ids;
 pub mod message;
 pub mod name;
@@ -18,10 +22,14 @@ pub mod service;
 pub mod sla;
 pub mod status;
 pub mod time;
+pub mod upkeep;
 
 pub use application::{Application, Service};
 pub use bound::{Area, AreaBound, Limit, PeerBound, PeerPlace, ServiceBound, Strictness, Surroundings};
 pub use chain::chain;
+pub use confidential::{Confidential, Material, Purpose, RegistryHost, SecretName, SecretTarget, SecretUse};
+pub use container::{AddedFile, HealthCheck, Probe, RestartPolicy, Volume};
+pub use event::{Event, EventKind};
 pub use ids::{
     ApplicationId, ClusterId, Generation, Incarnation, InstanceKey, OrganizationId, ServiceId, UserId,
     WorkerId,
@@ -33,3 +41,4 @@ pub use resources::Resources;
 pub use service::{PortMapping, Protocol, ServiceSpec, TargetConstraints};
 pub use status::Status;
 pub use time::{Moment, Now, WallTime};
+pub use upkeep::{MAX_REPLICAS, Revision, Rollout, RolloutState, UpdateOrder, UpdatePolicy, Upkeep};

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::exec::TerminalSize;
 use crate::{
     Application, ApplicationId, Availability, ClusterId, Generation, Incarnation, InstanceKey, JobName,
-    Resources, Service, ServiceSpec, Status, Surroundings, WorkerFacts, WorkerId,
+    Material, Purpose, Resources, Service, ServiceSpec, Status, Surroundings, WorkerFacts, WorkerId,
 };
 
 /// An instance as its root wants it.
@@ -36,6 +37,25 @@ pub struct DesiredInstance {
     /// What its place is measured against, as the root knew it when it made this wish.
     #[serde(default, skip_serializing_if = "Surroundings::is_empty")]
     pub surroundings: Surroundings,
+    /// Secrets and registry credentials it needs, as far as the sender has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub material: Vec<Material>,
+}
+
+impl DesiredInstance {
+    /// Takes over values of an earlier wish that this one needs but its sender did not have: a root that was rebuilt does
+    /// not know them any more.
+    pub fn keep_material_of(&mut self, former: &[Material]) {
+        for known in former {
+            let is_needed = match &known.purpose {
+                Purpose::Secret(name) => self.spec.secrets.iter().any(|secret| secret.name == *name),
+                Purpose::Registry(_) => true,
+            };
+            if is_needed && !self.material.iter().any(|other| other.purpose == known.purpose) {
+                self.material.push(known.clone());
+            }
+        }
+    }
 }
 
 /// An instance given to one worker.
@@ -190,6 +210,17 @@ pub enum RootToCluster {
     Adopted(Vec<ApplicationId>),
 }
 
+impl RootToCluster {
+    /// The instances it speaks of.
+    pub fn wishes_mut(&mut self) -> &mut [DesiredInstance] {
+        match self {
+            Self::Set(desired) => std::slice::from_mut(desired),
+            Self::Welcome(welcome) => &mut welcome.instances,
+            _ => &mut [],
+        }
+    }
+}
+
 /// Cluster to root, after the hello.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -255,6 +286,9 @@ pub struct InstanceReport {
     /// Address of that worker.
     #[serde(default)]
     pub host_address: String,
+    /// It has ended for good.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
 }
 
 /// First message of a worker.
@@ -302,6 +336,16 @@ pub enum ClusterToWorker {
     },
 }
 
+impl ClusterToWorker {
+    /// The instances it speaks of.
+    pub fn wishes_mut(&mut self) -> Option<&mut DesiredInstance> {
+        match self {
+            Self::Assign(assignment) => Some(&mut assignment.desired),
+            Self::Remove { .. } | Self::ReportUsage | Self::Leases { .. } => None,
+        }
+    }
+}
+
 /// Worker to cluster, after the hello.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -337,6 +381,9 @@ pub struct WorkloadReport {
     pub detail: String,
     /// Address inside the node's subnet, once it has one.
     pub address: Option<Ipv4Addr>,
+    /// It has ended for good.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
 }
 
 /// Measurements of a worker or of a whole cluster.
@@ -390,6 +437,54 @@ pub enum BulkRequest {
         /// Stay and send what comes.
         follow: bool,
     },
+    /// Output of an instance with regard to the times of its lines. A kind of its own: a worker that does not know it
+    /// must refuse it, not leave out half.
+    TimedLogs {
+        /// Which instance.
+        key: InstanceKey,
+        /// Only the last lines.
+        #[serde(default)]
+        tail: Option<u32>,
+        /// Stay and send what comes.
+        #[serde(default)]
+        follow: bool,
+        /// Only what was written from then on.
+        #[serde(default)]
+        since: Option<LogSince>,
+        /// Each line begins with its time, RFC 3339 in UTC with microseconds, and a blank.
+        #[serde(default)]
+        timestamps: bool,
+    },
+    /// Runs a program inside an instance. Frames of [`crate::exec`] in both directions.
+    Exec {
+        /// Which instance.
+        key: InstanceKey,
+        /// Program and arguments.
+        command: Vec<String>,
+        /// With a terminal of this size.
+        #[serde(default)]
+        terminal: Option<TerminalSize>,
+    },
+}
+
+impl BulkRequest {
+    /// The instance it is about.
+    #[must_use]
+    pub const fn key(&self) -> InstanceKey {
+        match self {
+            Self::Logs { key, .. } | Self::TimedLogs { key, .. } | Self::Exec { key, .. } => *key,
+        }
+    }
+}
+
+/// A moment by the clock of the worker that wrote the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogSince {
+    /// So many milliseconds before now.
+    AgoMs(u64),
+    /// Microseconds since 1970.
+    AtMicros(u64),
 }
 
 /// What a cluster says about itself when it enrols.

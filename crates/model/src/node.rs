@@ -133,4 +133,7 @@ pub struct WorkerFacts {
     /// Where it is, if that differs from its cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<Position>,
+    /// Volume drivers it offers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub csi_drivers: Vec<String>,
 }

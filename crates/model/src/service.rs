@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Architecture, AreaBound, Resources, ServiceBound};
+use crate::container::{AddedFile, HealthCheck, RestartPolicy, Volume};
+use crate::{Architecture, AreaBound, RegistryHost, Resources, SecretUse, ServiceBound};
 
 /// Everything placement and workers need to know about a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +38,35 @@ pub struct ServiceSpec {
     /// How far it may be from other services.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub connectivity: Vec<ServiceBound>,
+    /// Values of its organisation that its programs get.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretUse>,
+    /// Registry whose stored credentials pull the image; otherwise those of the image's own registry, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registry_credentials: Option<RegistryHost>,
+    /// Places that outlive its containers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Volume>,
+    /// Files shown inside, read-only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub added_files: Vec<AddedFile>,
+    /// How the worker finds out whether an instance can serve; without it, it can as soon as its process runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healthcheck: Option<HealthCheck>,
+    /// When a process that ended is started again.
+    #[serde(skip_serializing_if = "RestartPolicy::is_default")]
+    pub restart: RestartPolicy,
+    /// Seconds between stop signal and kill; `None`: the worker's usual time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_grace_s: Option<u32>,
+}
+
+impl ServiceSpec {
+    /// Whether its process has an end that is meant: it is not moved to another worker, where it would begin again.
+    #[must_use]
+    pub fn finishes_by_itself(&self) -> bool {
+        self.one_shot || self.restart != RestartPolicy::Always
+    }
 }
 
 /// Restrictions of places. An empty list allows every place.

@@ -37,7 +37,8 @@ kinds!(cluster_to_worker, CLUSTER_TO_WORKER, ClusterToWorker, "cluster_to_worker
     Assign = "assign", Remove = "remove", ReportUsage = "report_usage", Leases = "leases");
 kinds!(worker_to_cluster, WORKER_TO_CLUSTER, WorkerToCluster, "worker_to_cluster":
     Workload = "workload", Removed = "removed", Usage = "usage", RenewLeases = "renew_leases");
-kinds!(bulk_request, BULK_REQUEST, BulkRequest, "bulk_request": Logs = "logs");
+kinds!(bulk_request, BULK_REQUEST, BulkRequest, "bulk_request":
+    Logs = "logs", TimedLogs = "timed_logs", Exec = "exec");
 
 /// Messages that are not one of several.
 const SINGLE: &[&str] =

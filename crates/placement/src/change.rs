@@ -45,6 +45,8 @@ pub enum Change {
     AllowCluster { cluster: String },
     /// Do not ask for a label or an addon.
     RemoveNeed { label: String },
+    /// Do without the volumes of a driver.
+    RemoveVolume { driver: String },
     /// Allow one more architecture, for which the image must exist.
     AllowArchitecture { architecture: Architecture },
     /// Allow a greater distance or a longer round trip.
@@ -80,6 +82,9 @@ pub enum Change {
         architecture: Option<Architecture>,
         /// What it must be marked with.
         labels: Vec<String>,
+        /// Volume drivers it must offer.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        volume_drivers: Vec<String>,
         /// Where it must be.
         position: Option<Position>,
     },
@@ -105,7 +110,10 @@ impl Change {
             Self::WidenBound { from, limit, .. } => by(from.amount(), limit.amount()),
             Self::Uncordon { .. } => 25,
             Self::AllowWorker { .. } | Self::AllowCluster { .. } => 30,
-            Self::RemoveNeed { .. } | Self::RemoveBound { .. } | Self::FreePort { .. } => 40,
+            Self::RemoveNeed { .. }
+            | Self::RemoveBound { .. }
+            | Self::RemoveVolume { .. }
+            | Self::FreePort { .. } => 40,
             Self::ConnectWorker { .. } | Self::ConnectCluster { .. } => 50,
             Self::AllowArchitecture { .. } => 60,
             Self::AddWorker { .. } | Self::AddCluster { .. } => 100,
@@ -149,6 +157,9 @@ impl fmt::Display for Change {
                     "remove `{label}` from the needs of the addons constraint, or give a worker this label"
                 )
             }
+            Self::RemoveVolume { driver } => {
+                write!(f, "use another csi_driver than {driver}, or remove the volumes that name it")
+            }
             Self::AllowArchitecture { architecture } => {
                 write!(f, "add {architecture} to arch, if the image exists for it")
             }
@@ -185,7 +196,9 @@ impl fmt::Display for At<'_> {
 
 impl Change {
     fn fmt_worker(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::AddWorker { cluster, name, resources, architecture, labels, position } = self else {
+        let Self::AddWorker { cluster, name, resources, architecture, labels, volume_drivers, position } =
+            self
+        else {
             return Ok(());
         };
         write!(f, "add a worker")?;
@@ -198,6 +211,9 @@ impl Change {
         }
         if !labels.is_empty() {
             write!(f, ", labelled {}", labels.join(", "))?;
+        }
+        if !volume_drivers.is_empty() {
+            write!(f, ", offering {}", volume_drivers.join(", "))?;
         }
         if let Some(position) = position {
             write!(f, ", at {position}")?;

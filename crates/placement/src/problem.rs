@@ -1,8 +1,8 @@
 //! The two sides of a placement: what a worker has, and what an instance needs.
 
 use oak_model::{
-    Architecture, PortMapping, Position, Resources, ServiceId, Surroundings, TargetConstraints, WorkerFacts,
-    WorkerId,
+    Architecture, PortMapping, Position, Resources, ServiceId, Surroundings, TargetConstraints, Volume,
+    WorkerFacts, WorkerId,
 };
 
 /// What placement must know about one worker.
@@ -32,6 +32,8 @@ pub struct WorkerState {
     pub position: Option<Position>,
     /// Round trip to its cluster, microseconds, once it is measured.
     pub round_trip_us: Option<u32>,
+    /// Volume drivers it offers.
+    pub csi_drivers: Vec<String>,
 }
 
 impl WorkerState {
@@ -51,6 +53,7 @@ impl WorkerState {
             labels: facts.labels.iter().chain(&facts.addons).cloned().collect(),
             position: facts.position.or(position),
             round_trip_us: None,
+            csi_drivers: facts.csi_drivers.clone(),
         }
     }
 
@@ -70,6 +73,8 @@ pub struct Request<'a> {
     pub resources: Resources,
     /// Architectures it runs on; empty means any.
     pub architectures: &'a [Architecture],
+    /// Volumes it needs; the worker must offer their drivers.
+    pub volumes: &'a [Volume],
     /// Host ports it needs.
     pub ports: &'a [PortMapping],
     /// Where it may go. The list of clusters is for those who choose among clusters.

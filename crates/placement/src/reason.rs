@@ -30,6 +30,11 @@ pub enum Reason {
     },
     /// It cannot run this kind of workload.
     Virtualization,
+    /// It does not offer a volume driver that is needed.
+    VolumeDriver {
+        /// The driver.
+        missing: String,
+    },
     /// It has fewer cores than one instance needs.
     TooFewCores {
         /// Thousandths of a core it has.
@@ -151,6 +156,7 @@ impl fmt::Display for Reason {
             Self::Label { missing } => write!(f, "lacks `{missing}`"),
             Self::Architecture { has } => write!(f, "is {has}"),
             Self::Virtualization => f.write_str("cannot run this kind of workload"),
+            Self::VolumeDriver { missing } => write!(f, "does not offer volume driver {missing}"),
             Self::TooFewCores { has, needed } => {
                 write!(f, "has {} cores, {} needed", Cores(*has), Cores(*needed))
             }
@@ -186,6 +192,7 @@ impl Reason {
             Self::Label { .. } => "label",
             Self::Architecture { .. } => "architecture",
             Self::Virtualization => "virtualization",
+            Self::VolumeDriver { .. } => "volume_driver",
             Self::TooFewCores { .. } => "too_few_cores",
             Self::Cpu { .. } => "cpu",
             Self::Memory { .. } => "memory",
@@ -208,6 +215,7 @@ impl Reason {
             | Self::Label { .. }
             | Self::Architecture { .. }
             | Self::Virtualization
+            | Self::VolumeDriver { .. }
             | Self::TooFar { .. }
             | Self::NotMeasured { .. } => Status::NoQualifiedWorkerFound,
             Self::TooFewCores { .. }

@@ -1,43 +1,53 @@
-//! The link to the clusters: who may join, what they say, what they are told, and the output of their instances.
+//! The link to the clusters: who may join, what they say, what they are told.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::stream;
 use oak_control::root::{Attention, Candidate, Effect, Root};
 use oak_control::token::TokenRefused;
 use oak_link::{
-    BulkError, BulkReceiver, BulkSender, EnrollRefused, EnrollRequest, Enrolled, Enroller, Identity,
-    NodeKind, ParentEvent, PeerIdentity, Sessions,
+    EnrollRefused, EnrollRequest, Enrolled, Enroller, Identity, NodeKind, ParentEvent, PeerIdentity, Sessions,
 };
-use oak_model::message::{BulkRequest, ClusterHello, ClusterToRoot, EnrolAttributes, Holdings};
-use oak_model::{ClusterId, InstanceKey};
-use oak_store::{Engine, EngineStopped, StoreError};
+use oak_model::ClusterId;
+use oak_model::message::{ClusterHello, ClusterToRoot, EnrolAttributes, Holdings};
+use oak_store::{Engine, EngineStopped, Sealer, StoreError};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::api::{AvailabilityConfirmations, BoxFuture, LogError, LogSource, LogStream, TokenConfirmations};
+use crate::api::{AvailabilityConfirmations, TokenConfirmations};
+use crate::events::EventHub;
+
+/// Who is told what the state machine asks for.
+pub(crate) struct Listeners {
+    pub(crate) sessions: Sessions,
+    pub(crate) tokens: TokenConfirmations,
+    pub(crate) availability: AvailabilityConfirmations,
+    pub(crate) events: EventHub,
+    pub(crate) sealer: Arc<Sealer>,
+}
 
 /// Carries out what the state machine asks for.
-pub(crate) fn perform(
-    effect: Effect,
-    sessions: &Sessions,
-    tokens: &TokenConfirmations,
-    availability: &AvailabilityConfirmations,
-) {
+pub(crate) fn perform(effect: Effect, to: &Listeners) {
     match effect {
-        Effect::Welcome { session, welcome, .. } => sessions.welcome(session, encode(&welcome)),
-        Effect::Send { session, message, .. } => sessions.send(session, encode(&message)),
-        Effect::TokenReady { id } => tokens.confirm(&id),
-        Effect::AvailabilityConfirmed { worker, availability: reached } => {
-            availability.confirm(&(worker, reached));
+        Effect::Welcome { session, mut welcome, .. } => {
+            welcome.instances.iter_mut().for_each(|wish| to.sealer.reveal(wish));
+            to.sessions.welcome(session, encode(&welcome));
         }
+        Effect::Send { session, mut message, .. } => {
+            message.wishes_mut().iter_mut().for_each(|wish| to.sealer.reveal(wish));
+            to.sessions.send(session, encode(&message));
+        }
+        Effect::TokenReady { id } => to.tokens.confirm(&id),
+        Effect::AvailabilityConfirmed { worker, availability } => {
+            to.availability.confirm(&(worker, availability));
+        }
+        Effect::Events(events) => to.events.publish(events),
     }
 }
 
 /// Our own messages always serialise; an empty payload would end the session on the other side.
-fn encode(message: &impl serde::Serialize) -> Bytes {
+pub(crate) fn encode(message: &impl serde::Serialize) -> Bytes {
     serde_json::to_vec(message).unwrap_or_default().into()
 }
 
@@ -196,58 +206,4 @@ fn report(attention: &Attention) {
             );
         }
     }
-}
-
-/// Fetches output through the cluster that has the instance.
-pub(crate) struct LinkLogs {
-    pub(crate) engine: Engine<Root>,
-    pub(crate) sessions: Sessions,
-}
-
-impl LogSource for LinkLogs {
-    fn open(
-        &self,
-        key: InstanceKey,
-        tail: Option<u32>,
-        follow: bool,
-    ) -> BoxFuture<'_, Result<LogStream, LogError>> {
-        Box::pin(self.fetch(key, tail, follow))
-    }
-}
-
-impl LinkLogs {
-    async fn fetch(&self, key: InstanceKey, tail: Option<u32>, follow: bool) -> Result<LogStream, LogError> {
-        let session = self
-            .engine
-            .call(move |root, _, _| {
-                let cluster = root.instance(key).and_then(|instance| instance.cluster);
-                let cluster = cluster.and_then(|id| root.cluster(id));
-                let cluster = cluster
-                    .ok_or_else(|| LogError::NotThere("the instance has no cluster yet".to_owned()))?;
-                let away = || LogError::Unreachable(format!("cluster {} is not connected", cluster.name));
-                cluster.session.ok_or_else(away)
-            })
-            .await
-            .map_err(|stopped| LogError::Unreachable(stopped.to_string()))??;
-        let gone = || LogError::Unreachable("the cluster has just disconnected".to_owned());
-        let peer = self.sessions.get(session).ok_or_else(gone)?;
-        let request = encode(&BulkRequest::Logs { key, tail, follow });
-        let opened = peer.open_bulk(request).await.map_err(|error| match error {
-            BulkError::Refused(reason) => LogError::NotThere(reason),
-            error => LogError::Unreachable(error.to_string()),
-        })?;
-        let (sender, receiver) = opened.split();
-        Ok(Box::pin(stream::unfold(Reading { _sender: Arc::new(sender), receiver }, next)))
-    }
-}
-
-/// The sending half is kept: dropping it would tell the worker that nobody reads any more.
-struct Reading {
-    _sender: Arc<BulkSender>,
-    receiver: BulkReceiver,
-}
-
-async fn next(mut reading: Reading) -> Option<(Result<Bytes, LogError>, Reading)> {
-    let piece = reading.receiver.recv().await?;
-    Some((piece.map_err(|error| LogError::Failed(error.to_string())), reading))
 }

@@ -14,7 +14,7 @@ use oak_link::{
     PortLimits, Sessions, open_root, renew_root, server_tls, system_clock,
 };
 use oak_store::backup::RESTORED;
-use oak_store::{Engine, EngineStopped, Store, StoreError, SystemClock};
+use oak_store::{Engine, EngineStopped, SealError, Sealer, Store, StoreError, SystemClock};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::net::TcpListener;
@@ -26,9 +26,14 @@ use tracing::{info, warn};
 use crate::accounts::{Accounts, PasswordError, Passwords, Signer, SignerError};
 use crate::api::{
     ApiParts, AvailabilityConfirmations, RootApi, SeedError, TokenConfirmations, seed_accounts,
+    settle_organizations,
 };
-use crate::clusters::{self, ClusterEnroller, LinkLogs};
+use crate::audit::AuditLog;
+use crate::bulk::LinkStreams;
+use crate::clusters::{self, ClusterEnroller, Listeners};
 use crate::dashboard::{self, Dashboard};
+use crate::events::EventHub;
+use crate::mail::{MailConfig, MailError, Mailer};
 
 /// What a root needs to start.
 #[derive(Debug)]
@@ -43,6 +48,8 @@ pub struct RootConfig {
     pub host_names: Vec<String>,
     /// Settings of the decisions.
     pub settings: Settings,
+    /// How mails are sent; `None`: not at all.
+    pub mail: Option<MailConfig>,
     /// Host ports applications of this machine use; the second address yields to them.
     pub claimed_ports: watch::Receiver<BTreeSet<u16>>,
 }
@@ -59,9 +66,15 @@ pub enum RootError {
     /// The key that signs logins is not usable.
     #[error("cannot use the key that signs logins")]
     Signer(#[from] SignerError),
+    /// The key of secrets is not usable.
+    #[error("cannot use the key of secrets")]
+    Secrets(#[from] SealError),
     /// Passwords cannot be checked.
     #[error("cannot prepare the checking of passwords")]
     Password(#[from] PasswordError),
+    /// Mails cannot be sent.
+    #[error("cannot prepare the sending of mails")]
+    Mail(#[from] MailError),
     /// The first user cannot be created.
     #[error("cannot prepare the accounts")]
     Seed(#[from] SeedError),
@@ -171,6 +184,7 @@ impl BoundRoot {
         let damaged = |row: CorruptRow| StoreError::damaged_row(&database, &row);
         let machine = Root::load(self.config.settings.clone(), clock.now(), &rows).map_err(damaged)?;
         let accounts = Accounts::load(&rows).map_err(damaged)?;
+        let audit = AuditLog::load(&rows).map_err(damaged)?;
         drop(rows);
         let store = Arc::new(store);
 
@@ -178,15 +192,26 @@ impl BoundRoot {
         let confirmations = TokenConfirmations::default();
         let availability = AvailabilityConfirmations::default();
         let mut tasks = JoinSet::new();
-        let engine = Engine::start(&mut tasks, machine, Arc::clone(&store), clock, {
-            let (sessions, confirmations) = (sessions.clone(), confirmations.clone());
-            let availability = availability.clone();
-            move |effect| clusters::perform(effect, &sessions, &confirmations, &availability)
+        let hub = EventHub::new(machine.newest_event());
+        let secrets = Arc::new(Sealer::open(&self.config.directory)?);
+        let listeners = Listeners {
+            sessions: sessions.clone(),
+            tokens: confirmations.clone(),
+            availability: availability.clone(),
+            events: hub.clone(),
+            sealer: Arc::clone(&secrets),
+        };
+        let engine = Engine::start(&mut tasks, machine, Arc::clone(&store), clock, move |effect| {
+            clusters::perform(effect, &listeners);
         });
         self.begin_life(&engine).await?;
-        let accounts = Engine::start(&mut tasks, accounts, store, clock, |()| {});
+        let accounts = Engine::start(&mut tasks, accounts, Arc::clone(&store), clock, |()| {});
+        let audit = Engine::start(&mut tasks, audit, store, clock, |()| {});
         let passwords = Passwords::new()?;
         seed_accounts(&accounts, &passwords).await?;
+        settle_organizations(&engine, &accounts).await.map_err(SeedError::from)?;
+        let mail = self.config.mail.clone();
+        let mailer = mail.map(|mail| Mailer::start(&mut tasks, mail, accounts.clone())).transpose()?;
 
         let parent = ParentConfig::new(Arc::clone(&self.authority), system_clock(), shutdown.clone());
         let (link, events) = ParentLink::new(parent, ClusterEnroller(engine.clone()));
@@ -194,14 +219,20 @@ impl BoundRoot {
         let names = host_names(&self.config);
         tasks.spawn(renew_own_certificate(Arc::clone(&self.authority), Arc::clone(&self.credentials), names));
 
+        let streams = LinkStreams { engine: engine.clone(), sessions };
         let api = RootApi::new(ApiParts {
             root: engine.clone(),
             accounts,
+            audit,
+            mailer,
             passwords,
             signer: Signer::open(&self.config.directory.join("jwt-key"))?,
             clock,
             authority: self.authority.root_fingerprint(),
-            logs: Arc::new(LinkLogs { engine: engine.clone(), sessions }),
+            logs: Arc::new(streams.clone()),
+            exec: Arc::new(streams),
+            events: hub,
+            secrets,
             confirmations,
             availability,
         });
@@ -235,7 +266,7 @@ impl BoundRoot {
         let marker = self.config.directory.join(RESTORED);
         let was_restored = marker.exists();
         engine
-            .call(move |root, _, entropy| root.begin_life(entropy, was_restored))
+            .call(move |root, now, entropy| root.begin_life(now, entropy, was_restored))
             .await
             .map_err(|_| RootError::Store(StoreError::WriterGone))?;
         if was_restored {

@@ -143,6 +143,18 @@ impl ContainerCgroup {
         Ok(mount.join(&self.parent).join(&self.name))
     }
 
+    /// The files into which a process writes `0` to join.
+    pub(crate) fn open_doors(&self) -> io::Result<Vec<fs::File>> {
+        let mut doors = Vec::new();
+        for directory in self.directories() {
+            // Version 1: a hierarchy in which libcontainer has made none for this container.
+            if directory.is_dir() {
+                doors.push(fs::File::options().write(true).open(directory.join("cgroup.procs"))?);
+            }
+        }
+        Ok(doors)
+    }
+
     /// How often the kernel killed one of its processes for lack of memory.
     pub(crate) fn out_of_memory_kills(&self) -> u64 {
         let (directory, file) = match &self.hierarchies {

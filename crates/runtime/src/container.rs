@@ -224,6 +224,21 @@ pub struct Limits {
     pub cpu_millis: Option<u64>,
     /// Processes and threads.
     pub pids: Option<u32>,
+    /// Bytes written to its own root. Not enforced by the runtime: [`crate::Runtime::stats`] looks more often.
+    #[serde(default)]
+    pub storage_bytes: Option<u64>,
+}
+
+/// A folder of the host that outlives the container, shown inside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FolderMount {
+    /// Absolute path of the place of all such folders; made if missing.
+    pub root: PathBuf,
+    /// The folder below it: a relative path that goes only down. No link in it is followed, whoever put it there. Made
+    /// if missing, for the user of the container.
+    pub folder: PathBuf,
+    /// Absolute path in the container; created if missing.
+    pub target: PathBuf,
 }
 
 /// A file or directory of the host shown inside the container.
@@ -280,6 +295,9 @@ pub struct ContainerRequest {
     pub limits: Limits,
     /// Host paths to show inside.
     pub mounts: Vec<BindMount>,
+    /// Folders to show inside, mounted before `mounts`.
+    #[serde(default)]
+    pub folders: Vec<FolderMount>,
     /// Whether the container gets all capabilities and devices, writable `/sys` and no system call filter.
     pub privileged: bool,
     /// Device nodes of the host that a container without privileges gets, at the same path.
@@ -294,6 +312,13 @@ pub struct ContainerRequest {
     /// The shim ends the container then, unless [`crate::Runtime::renew`] moved the moment on; `None`: never.
     #[serde(default)]
     pub run_until: Option<BootMoment>,
+    /// File of the host with more `NAME=value` entries, each ended by a NUL, stronger than those of `environment`. Read
+    /// once, at the start; what is in it is written down nowhere.
+    #[serde(default)]
+    pub environment_file: Option<PathBuf>,
+    /// Files of the host that are given to the user of the container before it starts.
+    #[serde(default)]
+    pub files_for_user: Vec<PathBuf>,
 }
 
 impl ContainerRequest {
@@ -312,12 +337,15 @@ impl ContainerRequest {
             network_namespace: None,
             limits: Limits::default(),
             mounts: Vec::new(),
+            folders: Vec::new(),
             privileged: false,
             devices: Vec::new(),
             stop_signal: Signal::TERM,
             log,
             cgroup_parent: CgroupParent::default(),
             run_until: None,
+            environment_file: None,
+            files_for_user: Vec::new(),
         }
     }
 
@@ -332,7 +360,10 @@ impl ContainerRequest {
         if self.args.first().is_none_or(String::is_empty) {
             return Err(InvalidRequest::new("args", "name no program"));
         }
-        if self.mounts.len() > MOUNTS {
+        if self.files_for_user.len() > MOUNTS {
+            return Err(InvalidRequest::new("files_for_user", format!("are more than {MOUNTS}")));
+        }
+        if self.mounts.len() + self.folders.len() > MOUNTS {
             return Err(InvalidRequest::new("mounts", format!("are more than {MOUNTS}")));
         }
         if self.devices.len() > DEVICES || !self.devices.iter().all(|path| path.starts_with("/dev")) {
@@ -374,15 +405,23 @@ impl ContainerRequest {
         let host =
             host.chain(self.network_namespace.iter().map(|path| ("network_namespace", path.as_path())));
         let host = host.chain([("log.directory", self.log.directory.as_path())]);
+        let host = host.chain(self.folders.iter().map(|folder| ("folders.root", folder.root.as_path())));
+        let host = host.chain(self.environment_file.iter().map(|path| ("environment_file", path.as_path())));
+        let host = host.chain(self.files_for_user.iter().map(|path| ("files_for_user", path.as_path())));
         for (field, path) in host {
             check_path(field, path)?;
         }
-        for mount in mounts {
-            check_path("mounts.target", &mount.target)?;
-            if mount.target.components().any(|part| part == Component::ParentDir)
-                || mount.target == Path::new("/")
-            {
+        let targets = mounts.map(|mount| &mount.target);
+        for target in targets.chain(self.folders.iter().map(|folder| &folder.target)) {
+            check_path("mounts.target", target)?;
+            if target.components().any(|part| part == Component::ParentDir) || target == Path::new("/") {
                 return Err(InvalidRequest::new("mounts.target", "must be below / and without .."));
+            }
+        }
+        for FolderMount { folder, .. } in &self.folders {
+            let goes_down = folder.components().all(|part| matches!(part, Component::Normal(_)));
+            if !goes_down || folder.as_os_str().is_empty() {
+                return Err(InvalidRequest::new("folders.folder", "must be relative and only go down"));
             }
         }
         if self.working_directory.as_os_str().is_empty() {

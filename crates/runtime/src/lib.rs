@@ -24,6 +24,8 @@
 mod cgroup;
 mod container;
 mod error;
+#[cfg(target_pointer_width = "64")]
+mod exec;
 mod exit;
 mod footprint;
 mod lease;
@@ -40,9 +42,14 @@ mod shim;
 mod sys;
 
 pub use container::{
-    BindMount, CgroupParent, ContainerId, ContainerRequest, InvalidRequest, Limits, LogConfig, Signal,
+    BindMount, CgroupParent, ContainerId, ContainerRequest, FolderMount, InvalidRequest, Limits, LogConfig,
+    Signal,
 };
 pub use error::{AdoptError, CreateError, DeleteError, FailureKind, SignalError, StatsError};
+#[cfg(target_pointer_width = "64")]
+pub use exec::{
+    Exec, ExecEnd, ExecError, ExecIo, ExecOutput, ExecRequest, ExecStatus, ExecStream, TerminalSize,
+};
 pub use exit::{ExitObserver, ExitStatus};
 pub use footprint::{limit_heap, shrink_footprint};
 pub use lease::{BootMoment, LEASE_GRACE};

@@ -72,6 +72,11 @@ impl ContainerDirectory {
         self.0.join("request.json")
     }
 
+    /// The OCI configuration that the container was created with.
+    pub(crate) fn configuration(&self) -> PathBuf {
+        self.0.join("config.json")
+    }
+
     /// What the shim says besides its report: panics and details of errors.
     pub(crate) fn shim_log(&self) -> PathBuf {
         self.0.join("shim.log")
@@ -97,6 +102,11 @@ impl ContainerDirectory {
     /// The processes, if they are of this boot.
     pub(crate) fn read_state(&self) -> Option<State> {
         read_json::<State>(&self.state()).filter(|state| state.boot_id == boot_id())
+    }
+
+    /// A part of the configuration.
+    pub(crate) fn read_configuration<T: DeserializeOwned>(&self) -> Option<T> {
+        read_json(&self.configuration())
     }
 
     pub(crate) fn read_exit(&self) -> Option<ExitStatus> {

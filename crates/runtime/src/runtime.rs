@@ -7,6 +7,8 @@ use futures_util::future::BoxFuture;
 
 use crate::container::{ContainerId, ContainerRequest, Signal};
 use crate::error::{AdoptError, CreateError, DeleteError, SignalError, StatsError};
+#[cfg(target_pointer_width = "64")]
+use crate::exec::{Exec, ExecError, ExecRequest};
 use crate::exit::{ExitObserver, ExitStatus};
 use crate::lease::BootMoment;
 
@@ -53,7 +55,8 @@ pub struct Stats {
     pub memory_bytes: u64,
     /// Processes and threads.
     pub pids: u64,
-    /// Bytes on disk that the container wrote to its own root; at most 30 s old, `None` if not known.
+    /// Bytes on disk that the container wrote to its own root; at most 30 s old (4 s in a container with
+    /// such a limit, unless counting takes long), `None` if not known.
     pub disk_bytes: Option<u64>,
 }
 
@@ -76,6 +79,14 @@ pub trait Runtime: Send + Sync {
 
     /// Moves the moment on at which a container with [`ContainerRequest::run_until`] is ended.
     fn renew<'a>(&'a self, id: &'a ContainerId, until: BootMoment) -> BoxFuture<'a, Result<(), SignalError>>;
+
+    /// Runs another program in a running container; resolves when it was executed or could not be.
+    #[cfg(target_pointer_width = "64")]
+    fn exec<'a>(
+        &'a self,
+        id: &'a ContainerId,
+        request: ExecRequest,
+    ) -> BoxFuture<'a, Result<Exec, ExecError>>;
 
     /// Kills everything of a container, waits for it and removes every trace but its logs.
     /// A container that does not exist is deleted successfully.

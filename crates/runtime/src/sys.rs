@@ -102,8 +102,32 @@ pub(crate) fn unshare_mounts() -> io::Result<()> {
 
 /// Watches a descriptor for being readable.
 pub(crate) fn watch_readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    watch(descriptor, Interest::READABLE)
+}
+
+/// Watches a descriptor.
+pub(crate) fn watch(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` names the same open descriptor as long as it lives, and `AsyncFd` owns it.
-    unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }.map_err(Into::into)
+    unsafe { AsyncFd::register_with_interest(descriptor, interest) }.map_err(Into::into)
+}
+
+/// Which side of a [`fork`] this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fork {
+    /// The new process.
+    Child,
+    /// The old one; the number is the new one's.
+    Parent(u32),
+}
+
+/// Doubles the process. Only for a process that has never had a second thread: the copy may then go on with anything.
+pub(crate) fn fork() -> io::Result<Fork> {
+    // SAFETY: the callers are the single-threaded helpers of this crate, so no lock is held by a thread that the
+    // copy lacks.
+    match unsafe { libc::fork() } {
+        0 => Ok(Fork::Child),
+        pid => u32::try_from(pid).map(Fork::Parent).map_err(|_| io::Error::last_os_error()),
+    }
 }
 
 /// Forgets the pages of a mapping; the next access reads them from its file again.

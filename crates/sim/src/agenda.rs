@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 use std::fmt;
 
 use oak_control::cluster::Parting;
-use oak_control::worker::{NetworkTable, TableVersion};
+use oak_control::worker::{Attempt, NetworkTable, TableVersion};
 use oak_control::{Entropy, SeededEntropy};
 use oak_model::InstanceKey;
 
@@ -50,6 +50,8 @@ pub(crate) enum Event {
     Operation { worker: usize, epoch: u64, operation: u64 },
     /// The kernel of a worker takes a network table.
     Table { worker: usize, epoch: u64, version: TableVersion, table: Box<NetworkTable> },
+    /// A try of a health check ends.
+    Probed { worker: usize, epoch: u64, key: InstanceKey, attempt: Attempt },
     /// By now the network table of a worker must be what runs there.
     CheckTable { worker: usize, epoch: u64 },
     /// The permission of a process ends, unless it was renewed meanwhile.

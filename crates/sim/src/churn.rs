@@ -7,6 +7,7 @@ use crate::agenda::{Agenda, Event};
 use crate::client::Answer;
 use crate::node::Reply;
 use crate::scenario::Churn;
+use crate::updates::Quality;
 use crate::user::{application_request, service_request};
 use crate::world::World;
 
@@ -15,6 +16,7 @@ impl World {
     pub(crate) fn churn(&mut self) {
         let Some(churn) = self.scenario.churn.clone() else { return };
         if self.agenda.time >= churn.until_ms {
+            self.mend();
             return;
         }
         let weights = [
@@ -24,6 +26,9 @@ impl World {
             churn.delete_service,
             churn.delete_application,
             churn.deploy_locally,
+            churn.scale,
+            churn.update,
+            churn.break_service,
         ];
         match self.agenda.weighted(&weights) {
             0 => self.deploy_something(&churn),
@@ -31,7 +36,10 @@ impl World {
             2 => self.create_application(&churn),
             3 => self.delete_some_service(),
             4 => self.delete_some_application(),
-            _ => self.deploy_locally(&churn),
+            5 => self.deploy_locally(&churn),
+            6 => self.scale_something(&churn),
+            7 => self.update_something(Quality::Good),
+            _ => self.update_something(Quality::Broken),
         }
         let pause = self.agenda.between(1, 2 * churn.every_ms);
         self.agenda.after(pause, Event::Churn);

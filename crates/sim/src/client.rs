@@ -32,6 +32,8 @@ pub(crate) enum Answer {
     ApplicationDeleted(ApplicationId, Vec<ServiceId>),
     /// Deployed at a cluster, without the root.
     DeployedLocally(Vec<InstanceKey>),
+    /// It keeps so many instances by itself from now on; these are there.
+    Scaled(ServiceId, usize, Vec<InstanceKey>),
 }
 
 /// Keys in no order from which one can be drawn at once.
@@ -82,6 +84,10 @@ pub(crate) struct Client {
     pub(crate) open_applications: Bag<ApplicationId>,
     /// Instances that may exist.
     pub(crate) open_instances: Bag<InstanceKey>,
+    /// Services that keep their instances by themselves or are updated: which ones they have is their own affair.
+    pub(crate) managed: BTreeSet<ServiceId>,
+    /// The root has lost its memory, or part of it, once.
+    pub(crate) root_has_forgotten: bool,
     /// Instances that must be known to the root once everybody is in touch: clusters have them, whoever lost what.
     pub(crate) must_return: BTreeSet<InstanceKey>,
 }
@@ -97,11 +103,23 @@ impl Client {
         known.filter(|(_, known)| **known == Known::Exists).map(|(key, _)| *key).collect()
     }
 
+    /// From now on a service decides itself which instances it has.
+    pub(crate) fn manages_itself(&mut self, service: ServiceId) {
+        self.managed.insert(service);
+        for (key, known) in self.instances.range_mut(all_of(service)) {
+            self.must_return.remove(key);
+            if *known == Known::Exists {
+                *known = Known::Unsure;
+            }
+        }
+    }
+
     /// The root has lost its memory, or part of it. What clusters hold must come back.
     pub(crate) fn root_forgot(&mut self, held: impl Iterator<Item = InstanceKey>) {
         let wanted = |known: Option<&Known>| known == Some(&Known::Exists);
         let must_return: Vec<_> = held.filter(|key| wanted(self.instances.get(key))).collect();
         self.must_return.extend(must_return);
+        self.root_has_forgotten = true;
         self.applications.values_mut().for_each(|known| *known = Known::Unsure);
         self.services.values_mut().for_each(|known| *known = Known::Unsure);
         self.instances.values_mut().for_each(|known| *known = Known::Unsure);
@@ -149,13 +167,20 @@ impl Client {
             }
             Answer::Deployed(key) => {
                 if self.services.get(&key.service) == Some(&Known::Exists) {
-                    self.instances.entry(*key).or_insert(Known::Exists);
+                    let managed = self.managed.contains(&key.service);
+                    let known = if managed { Known::Unsure } else { Known::Exists };
+                    self.instances.entry(*key).or_insert(known);
                     self.open_instances.insert(*key);
                 }
             }
             Answer::DeployedLocally(keys) => {
                 self.must_return.extend(keys);
                 keys.iter().for_each(|key| self.open_instances.insert(*key));
+            }
+            Answer::Scaled(service, _, keys) => {
+                if self.services.get(service) == Some(&Known::Exists) {
+                    keys.iter().for_each(|key| self.open_instances.insert(*key));
+                }
             }
             Answer::Undeployed(key) => {
                 self.instances.insert(*key, Known::Gone);

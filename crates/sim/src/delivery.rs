@@ -2,7 +2,8 @@
 
 use oak_control::cluster;
 use oak_control::root;
-use oak_control::worker::{self, Exit, NetworkTable, TableVersion};
+use oak_control::worker::{self, Attempt, Exit, NetworkTable, TableVersion};
+use oak_model::InstanceKey;
 
 use crate::agenda::{Event, Who};
 use crate::link::{DownFrame, UpFrame};
@@ -10,6 +11,7 @@ use crate::node::Reply;
 use crate::runtime::{Operation, Work};
 use crate::sweep::TABLE_MS;
 use crate::trace;
+use crate::updates::BROKEN;
 use crate::world::World;
 
 impl World {
@@ -71,7 +73,9 @@ impl World {
                     side.link.send_down(&mut self.agenda, session, DownFrame::ToCluster(message));
                 }
             }
-            root::Effect::TokenReady { .. } | root::Effect::AvailabilityConfirmed { .. } => {}
+            root::Effect::TokenReady { .. }
+            | root::Effect::AvailabilityConfirmed { .. }
+            | root::Effect::Events(_) => {}
         }
     }
 
@@ -115,6 +119,12 @@ impl World {
                 return;
             }
             worker::Effect::Stop { key, attempt, .. } => (key, attempt, Work::Stop),
+            worker::Effect::Probe { key, attempt, .. } => {
+                let epoch = side.node.epoch;
+                let delay = self.agenda.between(1, 50);
+                self.agenda.after(delay, Event::Probed { worker: index, epoch, key, attempt });
+                return;
+            }
             worker::Effect::Network { version, table } => {
                 let epoch = side.node.epoch;
                 let delay = self.agenda.between(1, 20);
@@ -153,10 +163,12 @@ impl World {
                     None
                 });
             }
-            Work::Start(..) if fails => side.node.call(&mut self.agenda, |worker, now, random| {
-                worker.failed(now, random, key, attempt, "no such command");
-                None
-            }),
+            Work::Start(assignment, _) if fails || assignment.desired.spec.image.ends_with(BROKEN) => {
+                side.node.call(&mut self.agenda, |worker, now, random| {
+                    worker.failed(now, random, key, attempt, "no such command");
+                    None
+                });
+            }
             Work::Start(assignment, lease) => {
                 let life = self.users.life_of(&mut self.agenda, luck, &assignment);
                 if !side.runtime.create(&mut self.agenda, key, assignment, lease, life) {
@@ -189,6 +201,17 @@ impl World {
                 self.agenda.after(TABLE_MS, Event::CheckTable { worker: index, epoch });
             }
         }
+    }
+
+    /// A try of a health check ends. It fails now and then, as everything does.
+    pub(crate) fn probe_ends(&mut self, index: usize, epoch: u64, key: InstanceKey, attempt: Attempt) {
+        let fails = self.luck.fails;
+        let Some(side) = self.workers.get_mut(index).filter(|side| side.node.epoch == epoch) else { return };
+        let outcome = if self.agenda.chance(fails) { Err("no answer".to_owned()) } else { Ok(()) };
+        side.node.call(&mut self.agenda, |worker, now, random| {
+            worker.probed(now, random, key, attempt, outcome);
+            None
+        });
     }
 
     pub(crate) fn table_taken(

@@ -2,6 +2,7 @@
 
 use crate::agenda::{Event, Who};
 use crate::scenario::{Action, Direction, Span, Target};
+use crate::updates::Quality;
 use crate::world::World;
 
 /// A crashed agent is started again by its supervisor after this time, if nothing else is said, milliseconds.
@@ -144,6 +145,8 @@ impl World {
                 }
             }
             Action::Scale(workload, instances) => self.wish(&workload, Some(instances)),
+            Action::Update(workload) => self.update_workload(&workload, Quality::Good),
+            Action::Break(workload) => self.update_workload(&workload, Quality::Broken),
             Action::Delete(workload) => self.wish(&workload, None),
         }
         if fault.lasts_ms.is_some() {

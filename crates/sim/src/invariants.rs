@@ -42,6 +42,7 @@ pub(crate) const FOLLOWS: &str = "a worker in touch runs nothing that its cluste
 pub(crate) const ONE_PROCESS: &str = "an instance has one process, unless a worker is out of touch";
 pub(crate) const AT_MOST_ONE: &str = "of an at most one service no instance ever has two processes";
 pub(crate) const DEADLINES: &str = "every state that is not final has a deadline";
+pub(crate) const UPDATES: &str = "an update costs no more instances than its policy allows";
 pub(crate) const TABLES: &str = "address tables lead to what runs";
 pub(crate) const QUEUES: &str = "no queue grows without bound";
 pub(crate) const BUSY: &str = "no machine does the same again and again without end";
@@ -119,6 +120,7 @@ impl World {
         match table {
             Table::Service => {
                 let Ok(id) = key.parse() else { return Ok(()) };
+                self.update_keeps_to_its_policy(id)?;
                 match root.service(id) {
                     Some(service) => self.watch.give(Holder::Service(id), service.address),
                     None => {

@@ -39,6 +39,7 @@ mod settled;
 mod sweep;
 mod timeline;
 mod trace;
+mod updates;
 mod user;
 mod watch;
 mod world;

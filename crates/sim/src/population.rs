@@ -22,8 +22,8 @@ const SPREAD_MS: u64 = 1_000;
 impl World {
     /// The machines of the beginning.
     pub(crate) fn populate(&mut self) {
-        self.root.call(&mut self.agenda, |root, _, random| {
-            root.begin_life(random, false);
+        self.root.call(&mut self.agenda, |root, now, random| {
+            root.begin_life(now, random, false);
             None
         });
         for entry in self.scenario.clusters.clone() {
@@ -122,6 +122,7 @@ impl World {
                 labels: Vec::new(),
                 addons: Vec::new(),
                 position: None,
+                csi_drivers: Vec::new(),
             },
             node: Node::new(who, machine, self.scenario.disks.worker),
             link: Link::new(who, self.scenario.links.worker),

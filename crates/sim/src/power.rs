@@ -172,8 +172,8 @@ impl World {
         let root = Root::load(self.root_settings(), now, &self.root.rows())?;
         self.root.start(&mut self.agenda, root);
         if let Some(reborn) = self.reborn.take() {
-            self.root.call(&mut self.agenda, |root, _, random| {
-                root.begin_life(random, reborn == Reborn::Restored);
+            self.root.call(&mut self.agenda, |root, now, random| {
+                root.begin_life(now, random, reborn == Reborn::Restored);
                 None
             });
             // An operator gives the clusters that are not known tokens; they keep who they are.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use oak_control::cluster::Cluster;
 use oak_control::root::Root;
 use oak_control::worker::Phase;
-use oak_model::{InstanceKey, Status};
+use oak_model::{InstanceKey, Service, Status};
 
 use crate::agenda::Who;
 use crate::invariants::is_refusal;
@@ -34,6 +34,9 @@ impl World {
         let addresses = root.services().count() + instances.len();
         require(root.addresses_in_use() == addresses, || format!("{addresses} addresses should be in use"))?;
 
+        for service in root.services() {
+            self.update_is_over(root, service)?;
+        }
         let lost = self.client.must_return.iter().find(|key| root.instance(**key).is_none());
         require(lost.is_none(), || {
             format!("{lost:?} was held by a cluster and has not come back to the root")
@@ -62,6 +65,20 @@ impl World {
         self.clusters_agree(root)?;
         self.workers_agree()?;
         self.processes_agree(&running)
+    }
+
+    /// No update goes on, no instance has another revision, and the number is kept.
+    fn update_is_over(&self, root: &Root, service: &Service) -> Settled {
+        let (name, upkeep) = (self.service_name(service.id), &service.upkeep);
+        require(upkeep.active().is_none(), || format!("{name} is still being updated: {upkeep:?}"))?;
+        let orphan = root.instances_of(service.id).find(|instance| instance.revision != upkeep.revision);
+        require(orphan.is_none() && upkeep.former.is_empty(), || {
+            format!("{name} has instances of an earlier revision: {orphan:?}")
+        })?;
+        let (count, kept) = (root.instances_of(service.id).count(), upkeep.replicas);
+        require(kept.is_none_or(|kept| kept as usize == count), || {
+            format!("{name} has {count} instances and should keep {kept:?}")
+        })
     }
 
     /// Every child that is not gone for good.

@@ -99,6 +99,7 @@ impl World {
     /// What is looked at every second.
     pub(crate) fn check_second(&mut self) -> Checked {
         self.check_doubles()?;
+        self.updates_take_nothing_away()?;
         let steps = self.root.queued();
         require(steps <= MOST_STEPS, QUEUES, || format!("{steps} steps wait for the disk of the root"))?;
         self.metrics.peak("steps waiting for the disk of the root", steps);
@@ -197,7 +198,9 @@ impl World {
             let container = side.runtime.containers.get(&workload.key());
             let runs =
                 container.is_some_and(|container| container.ended.is_none() && container.watched.is_some());
-            require(target.is_none() || runs, TABLES, || {
+            // While it is taken down its connections may come to their end.
+            let stops = matches!(workload.phase(), Phase::Stopping { .. });
+            require(target.is_none() || runs || stops, TABLES, || {
                 format!(
                     "{}: {instance_address} leads to {}, which does not run",
                     side.facts.name,

@@ -118,6 +118,9 @@ fn describe(line: &mut String, names: &Names, event: &Event) -> std::fmt::Result
         Event::Table { worker, version, .. } => {
             write!(line, "table {} v{}", names.of(Who::Worker(*worker)), version.0)
         }
+        Event::Probed { worker, key, .. } => {
+            write!(line, "probed {} {key}", names.of(Who::Worker(*worker)))
+        }
         Event::CheckTable { worker, .. } => write!(line, "check-table {}", names.of(Who::Worker(*worker))),
         Event::LeaseEnds { worker, process } => {
             write!(line, "lease-ends {} p{process}", names.of(Who::Worker(*worker)))

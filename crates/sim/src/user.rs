@@ -5,15 +5,17 @@
 
 use std::collections::HashMap;
 
+use oak_control::root::Owner;
 use oak_model::message::Assignment;
 use oak_model::sla::{ApplicationRequest, ServiceRequest};
-use oak_model::{InstanceKey, Name, PortMapping, Protocol, ServiceId, ServiceSpec};
+use oak_model::{InstanceKey, Name, PortMapping, Protocol, ServiceId, ServiceSpec, UpdatePolicy};
 
 use crate::agenda::{Agenda, Event};
 use crate::client::{Answer, Known};
 use crate::node::Reply;
 use crate::runtime::Luck;
 use crate::scenario::{Scenario, Workload};
+use crate::updates;
 use crate::world::World;
 
 /// What is wanted of a workload now.
@@ -21,6 +23,8 @@ struct Wish {
     instances: usize,
     service: Option<ServiceId>,
     deleted: bool,
+    /// The number it keeps by itself, once it does.
+    kept: Option<usize>,
     /// A look at it is on the agenda.
     planned: bool,
 }
@@ -44,6 +48,7 @@ impl Users {
             instances: workload.instances,
             service: None,
             deleted: false,
+            kept: None,
             planned: true,
         };
         Self {
@@ -56,6 +61,10 @@ impl Users {
 
     /// How long a process lives before it ends by itself; absent for as long as it is let.
     pub(crate) fn life_of(&self, agenda: &mut Agenda, luck: Luck, assignment: &Assignment) -> Option<u64> {
+        if assignment.desired.spec.image.ends_with(updates::EXITS) {
+            // Before it has been running for as long as updates here want to see it running.
+            return Some(agenda.between(0, 900));
+        }
         let planned = self.lives.get(&assignment.desired.key.service);
         if let Some(life) = planned {
             return Some(agenda.between(life / 2, *life));
@@ -95,6 +104,12 @@ impl World {
             Answer::Deployed(key) => {
                 if self.client.instances.get(&key) == Some(&Known::Exists) {
                     self.metrics.want(now, key);
+                }
+            }
+            Answer::Scaled(service, kept, _) => {
+                let index = self.users.workload_of.get(&service).copied().unwrap_or(usize::MAX);
+                if let Some(wish) = self.users.wishes.get_mut(index) {
+                    wish.kept = Some(kept);
                 }
             }
             Answer::DeployedLocally(keys) => keys.into_iter().for_each(|key| self.metrics.want(now, key)),
@@ -152,6 +167,14 @@ impl World {
             }
             return;
         }
+        if self.client.managed.contains(&service) {
+            let is_kept = self.users.wishes.get(index).is_some_and(|wish| wish.kept == Some(wanted));
+            if !is_kept {
+                self.scale_service(service, wanted);
+                self.look_again(index, RETRY_MS);
+            }
+            return;
+        }
         let present = self.client.instances_of(service);
         if present.len() < wanted {
             for _ in 0..burst.min(wanted - present.len()) {
@@ -194,8 +217,9 @@ impl World {
 
     pub(crate) fn create(&mut self, workload: Option<usize>, name: Name, services: Vec<ServiceRequest>) {
         let request = application_request(name, services);
+        let owner = Owner { user: "Admin".to_owned(), organization: None };
         self.root.call(&mut self.agenda, |root, now, random| {
-            let applications = match root.create_applications(now, random, "Admin", vec![request.clone()]) {
+            let applications = match root.create_applications(now, random, &owner, vec![request.clone()]) {
                 Ok(created) => created,
                 // It was stored, but the answer got lost.
                 Err(oak_control::root::Refusal::ApplicationExists { .. }) => root
@@ -254,6 +278,13 @@ impl World {
         }
     }
 
+    /// The service of a workload, and how many instances of it are wanted.
+    pub(crate) fn workload(&self, name: &str) -> Option<(usize, ServiceId, usize)> {
+        let index = self.scenario.workloads.iter().position(|workload| workload.name.as_str() == name)?;
+        let wish = self.users.wishes.get(index).filter(|wish| !wish.deleted)?;
+        Some((index, wish.service?, wish.instances))
+    }
+
     /// Name of a service of the scenario, or its identifier.
     pub(crate) fn service_name(&self, service: ServiceId) -> String {
         let workload = self.users.workload_of.get(&service);
@@ -274,5 +305,13 @@ pub(crate) fn application_request(name: Name, services: Vec<ServiceRequest>) -> 
 }
 
 pub(crate) fn service_request(name: Name, spec: ServiceSpec) -> ServiceRequest {
-    ServiceRequest { namespace: name.clone(), name, spec, document: serde_json::Map::new() }
+    let document = serde_json::Map::new();
+    ServiceRequest {
+        namespace: name.clone(),
+        name,
+        spec,
+        replicas: None,
+        update: UpdatePolicy::default(),
+        document,
+    }
 }

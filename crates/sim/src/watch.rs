@@ -44,6 +44,8 @@ pub(crate) struct Watch {
     holds: HashMap<Holder, Ipv4Addr>,
     /// Instances for which the root knows no cluster.
     pub(crate) waiting: BTreeSet<InstanceKey>,
+    /// Workloads all instances of which ran at the same time, since another number was wanted.
+    pub(crate) complete: HashMap<ServiceId, usize>,
     /// Instances with more than one process.
     pub(crate) doubles: BTreeSet<InstanceKey>,
 }

@@ -224,6 +224,7 @@ impl World {
             Event::Table { worker, epoch, version, table } => {
                 self.table_taken(worker, epoch, version, *table);
             }
+            Event::Probed { worker, epoch, key, attempt } => self.probe_ends(worker, epoch, key, attempt),
             Event::CheckTable { worker, epoch } => self.check_table(worker, epoch),
             Event::LeaseEnds { worker, process } => self.lease_ends(worker, process),
             Event::Exit { worker, process } => self.process_ends(worker, process),

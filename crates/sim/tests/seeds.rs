@@ -48,3 +48,23 @@ fn a_root_that_loses_its_disk_gets_everything_back() {
 fn a_full_system_survives_faults_and_explains_what_waits() {
     survives("mixed-full.toml", 100);
 }
+
+#[test]
+fn updates_come_to_an_end_under_faults() {
+    survives("mixed-updates.toml", 100);
+}
+
+#[test]
+fn updates_cost_no_more_instances_than_they_may() {
+    survives("updates.toml", 20);
+}
+
+#[test]
+fn updates_survive_a_root_that_loses_its_disk() {
+    survives("lost-root-updates.toml", 30);
+}
+
+#[test]
+fn updates_survive_a_root_that_is_restored() {
+    survives("restored-root-updates.toml", 30);
+}

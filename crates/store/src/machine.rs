@@ -32,14 +32,23 @@ impl Hosted for oak_control::cluster::Cluster {}
 impl Hosted for oak_control::worker::Worker {
     fn concern(effect: &Self::Effect) -> Concern {
         use oak_control::worker::Effect;
+        use oak_model::RestartPolicy;
         use oak_model::message::WorkerToCluster;
 
         match effect {
+            // Must not be done again after a crash, so it must be on disk that it was done.
+            Effect::Start { key, assignment, .. }
+                if assignment.desired.spec.restart == RestartPolicy::Never =>
+            {
+                Concern::News(key.to_string())
+            }
             Effect::Prepare { key, .. } | Effect::Start { key, .. } | Effect::Stop { key, .. } => {
                 Concern::Work(key.to_string())
             }
             // Carries its own number; the newest wins.
             Effect::Network { .. } | Effect::ReportUsage => Concern::Nothing,
+            // A question; whoever answers too late is not heard.
+            Effect::Probe { .. } => Concern::Nothing,
             // Its moment only moves on, and it must not come late.
             Effect::Lease { .. } => Concern::Nothing,
             Effect::ToCluster(message) => match message {

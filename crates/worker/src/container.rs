@@ -2,14 +2,18 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use oak_image::Image;
-use oak_model::InstanceKey;
+use oak_model::container::HOSTPATH_DRIVER;
 use oak_model::message::Assignment;
+use oak_model::{AddedFile, InstanceKey, Volume};
 use oak_runtime::{
-    BindMount, CgroupParent, ContainerId, ContainerRequest, InvalidRequest, Limits, LogConfig,
+    BindMount, CgroupParent, ContainerId, ContainerRequest, FolderMount, InvalidRequest, Limits, LogConfig,
 };
+
+use crate::secrets::Provided;
 
 /// Processes and threads an instance may have. Far above what services use, far below what would hurt the node.
 const MAX_PIDS: u32 = 4096;
@@ -27,6 +31,8 @@ pub(crate) struct Places {
     pub(crate) logs: PathBuf,
     /// Files shown inside.
     pub(crate) files: PathBuf,
+    /// Folders of volumes, if it offers any.
+    pub(crate) volumes: Option<PathBuf>,
     /// Cgroup of all containers of this worker.
     pub(crate) cgroup: CgroupParent,
 }
@@ -53,6 +59,8 @@ pub(crate) enum RequestError {
     NoCommand,
     #[error("the descriptor cannot be turned into a container")]
     Invalid(#[from] InvalidRequest),
+    #[error("this worker does not offer volume driver {driver}")]
+    NoDriver { driver: String },
     #[error("cannot write {path}")]
     File { path: PathBuf, source: std::io::Error },
 }
@@ -64,6 +72,7 @@ pub(crate) fn request(
     address: Ipv4Addr,
     namespace: &Path,
     places: &Places,
+    secrets: Provided,
 ) -> Result<ContainerRequest, RequestError> {
     let desired = &assignment.desired;
     let spec = &desired.spec;
@@ -89,8 +98,15 @@ pub(crate) fn request(
         memory_bytes: some_if_set(u64::from(spec.resources.memory_mib) << 20),
         cpu_millis: some_if_set(u64::from(spec.resources.cpu_millis)),
         pids: Some(MAX_PIDS),
+        storage_bytes: some_if_set(u64::from(spec.resources.storage_mib) << 20),
     };
-    request.mounts = mounts(&places.file_directory(desired.key), &hostname, address)?;
+    let files = places.file_directory(desired.key);
+    request.folders = folders(&spec.volumes, places)?;
+    request.mounts = mounts(&files, &hostname, address)?;
+    request.mounts.extend(added_files(&files, &spec.added_files)?);
+    request.files_for_user = secrets.mounts.iter().map(|mount| mount.source.clone()).collect();
+    request.mounts.extend(secrets.mounts);
+    request.environment_file = secrets.environment;
     request.hostname = hostname;
     request.privileged = spec.privileged;
     if !image.config.stop_signal.is_empty() {
@@ -117,20 +133,49 @@ fn environment(image: &[String], hostname: &str, descriptor: &[String]) -> Vec<S
     entries
 }
 
+/// The folders of volumes, outer ones first, so that they do not hide inner ones.
+fn folders(volumes: &[Volume], places: &Places) -> Result<Vec<FolderMount>, RequestError> {
+    let mut folders = Vec::with_capacity(volumes.len());
+    for volume in volumes {
+        let root = places.volumes.clone().filter(|_| volume.driver == HOSTPATH_DRIVER);
+        let Some(root) = root else { return Err(RequestError::NoDriver { driver: volume.driver.clone() }) };
+        folders.push(FolderMount {
+            root,
+            folder: volume.folder().into(),
+            target: (&volume.mount_path).into(),
+        });
+    }
+    folders.sort_by(|one, other| one.target.cmp(&other.target));
+    Ok(folders)
+}
+
+/// Writes a file that is shown inside. Not anew for every restart: flash wears out, and a full disk takes nothing.
+fn write(path: PathBuf, content: &[u8]) -> Result<PathBuf, RequestError> {
+    if fs::read(&path).is_ok_and(|present| present == content) {
+        return Ok(path);
+    }
+    let made = path.parent().map_or(Ok(()), fs::create_dir_all);
+    made.and_then(|()| fs::write(&path, content))
+        // Programs of every user read it.
+        .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o444)))
+        .map_err(|source| RequestError::File { path: path.clone(), source })?;
+    Ok(path)
+}
+
+/// The files of the descriptor.
+fn added_files(directory: &Path, files: &[AddedFile]) -> Result<Vec<BindMount>, RequestError> {
+    let mut mounts = Vec::with_capacity(files.len());
+    for (number, file) in files.iter().enumerate() {
+        let source = write(directory.join("added").join(number.to_string()), file.content())?;
+        mounts.push(BindMount { source, target: file.path().into(), read_only: true });
+    }
+    Ok(mounts)
+}
+
 /// Name resolution inside: the servers of the host, and the instance's own name.
 fn mounts(directory: &Path, hostname: &str, address: Ipv4Addr) -> Result<Vec<BindMount>, RequestError> {
     let hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n{address}\t{hostname}\n");
-    let write = |name: &str, text: &str| -> Result<PathBuf, RequestError> {
-        let path = directory.join(name);
-        // Not written anew for every restart: flash wears out, and a full disk takes nothing.
-        if fs::read(&path).is_ok_and(|present| present == text.as_bytes()) {
-            return Ok(path);
-        }
-        fs::create_dir_all(directory)
-            .and_then(|()| fs::write(&path, text))
-            .map_err(|source| RequestError::File { path: path.clone(), source })?;
-        Ok(path)
-    };
+    let write = |name: &str, text: &str| write(directory.join(name), text.as_bytes());
     Ok(vec![
         BindMount { source: write("hosts", &hosts)?, target: "/etc/hosts".into(), read_only: true },
         BindMount {

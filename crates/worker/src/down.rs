@@ -27,6 +27,7 @@ pub async fn take_down(directory: &Path, bridge: &str, table: &str) -> Result<()
     if let Err(error) = containers(directory, &mut problems).await {
         problems.push(chain(&error));
     }
+    crate::secrets::remove_all(directory);
     match oak_net::teardown(&directory.join("network"), bridge, table).await {
         Ok(()) => {}
         Err(error @ NetworkError::Busy { .. }) => {

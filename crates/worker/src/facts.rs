@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 
+use oak_model::container::HOSTPATH_DRIVER;
 use oak_model::{Architecture, Resources, WorkerFacts};
 
 use crate::WorkerConfig;
@@ -34,6 +35,7 @@ pub(crate) fn worker_facts(config: &WorkerConfig, gpus: u32) -> WorkerFacts {
         labels: config.labels.clone(),
         addons: config.addons.clone(),
         position: config.position,
+        csi_drivers: config.volumes_root.iter().map(|_| HOSTPATH_DRIVER.to_owned()).collect(),
     }
 }
 

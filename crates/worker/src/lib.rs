@@ -14,6 +14,7 @@
 mod container;
 mod demo;
 mod down;
+mod exec;
 mod facts;
 mod garbage;
 mod gpus;
@@ -21,6 +22,8 @@ mod logs;
 mod network;
 mod operations;
 mod ports;
+mod probe;
+mod secrets;
 mod start;
 mod uplink;
 mod usage;
@@ -53,6 +56,8 @@ pub struct WorkerConfig {
     pub name: String,
     /// Address other machines reach it at; `None`: the one that leads to the cluster.
     pub address: Option<IpAddr>,
+    /// Where the folders of volumes are; `None`: this worker offers none.
+    pub volumes_root: Option<PathBuf>,
     /// Memory kept back for the machine itself, MiB.
     pub reserve_memory_mib: u32,
     /// CPU kept back for the machine itself, thousandths of a core.
@@ -88,6 +93,9 @@ pub enum WorkerError {
     /// Its certificates are not usable.
     #[error("cannot use the certificates of this worker")]
     Pki(#[from] oak_link::PkiError),
+    /// The key of secrets is not usable.
+    #[error("cannot use the key of secrets")]
+    Secrets(#[from] oak_store::SealError),
     /// Its state cannot be read or written.
     #[error("cannot use the state of this worker")]
     Store(#[from] StoreError),

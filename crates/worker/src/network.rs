@@ -35,11 +35,18 @@ pub(crate) struct Network {
     settings: NetworkSettings,
     open: Mutex<Option<Arc<NodeNetwork>>>,
     table: watch::Sender<(TableVersion, NetworkTable)>,
+    /// The newest table the kernel was given, successfully or not.
+    reached: watch::Sender<TableVersion>,
 }
 
 impl Network {
     pub(crate) fn new(settings: NetworkSettings) -> Self {
-        Self { settings, open: Mutex::new(None), table: watch::Sender::default() }
+        Self {
+            settings,
+            open: Mutex::new(None),
+            table: watch::Sender::default(),
+            reached: watch::Sender::default(),
+        }
     }
 
     /// Sets what shall be reachable; the newest wish wins, in whatever order they come.
@@ -51,6 +58,15 @@ impl Network {
             }
             is_newer
         });
+    }
+
+    /// Waits until the kernel has this table or a newer one, for a while.
+    pub(crate) async fn reached(&self, version: TableVersion) {
+        let mut reached = self.reached.subscribe();
+        let wait = reached.wait_for(|reached| *reached >= version);
+        if tokio::time::timeout(PATIENCE, wait).await.is_err() {
+            warn!(version = version.0, "an instance is stopped although the network still leads to it");
+        }
     }
 
     /// The open network. Another subnet than before means another cluster: instances get new addresses then.
@@ -92,6 +108,7 @@ impl Network {
             if let Some(problem) = &problem {
                 error!(problem, "the network is not as it should be");
             }
+            operations.network.reached.send_replace(version);
             operations.post(move |worker, _, _| worker.network_applied(version, problem.as_deref())).await;
         }
         Ok(())

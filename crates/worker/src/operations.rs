@@ -8,13 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use oak_control::worker::{Attempt, Effect, Exit, SHORTEST_RUN, Worker};
-use oak_image::{Image, ImageReference, ImageStore, PullPhase, PullProgress};
+use oak_image::{Credentials, Image, ImageReference, ImageStore, PullPhase, PullProgress};
 use oak_link::ChildSender;
 use oak_model::message::Assignment;
-use oak_model::{InstanceKey, Moment, chain};
+use oak_model::{InstanceKey, Moment, Probe, chain};
 use oak_runtime::{BootMoment, ExitObserver, ExitStatus, LEASE_GRACE, Runtime, Signal};
 use oak_store::{Engine, SystemClock};
-use tokio::sync::{Notify, SetOnce, watch};
+use tokio::sync::{Notify, Semaphore, SetOnce, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
@@ -22,6 +22,7 @@ use crate::container::{GPU_LABEL, Places, container_id, request};
 use crate::gpus::{self, Gpus};
 use crate::network::Network;
 use crate::ports::HostPorts;
+use crate::secrets::Secrets;
 use crate::{demo, encode};
 
 /// A start that takes longer is given up, so that a stop never waits for it for ever.
@@ -40,6 +41,9 @@ pub(crate) struct Operations {
     pub(crate) clock: SystemClock,
     pub(crate) places: Places,
     pub(crate) gpus: Gpus,
+    pub(crate) secrets: Secrets,
+    /// Programs run inside instances.
+    pub(crate) execs: Arc<Semaphore>,
     /// The operation under way for each workload.
     pub(crate) running: Mutex<HashMap<InstanceKey, Running>>,
     /// For each process that was started or adopted: whether it has ended.
@@ -48,7 +52,12 @@ pub(crate) struct Operations {
     pub(crate) report_usage: Notify,
     /// Poked when the image store may have grown.
     pub(crate) pulled: Notify,
+    /// Who has one tries a health check.
+    pub(crate) probes: Semaphore,
 }
+
+/// Health checks tried at the same time; others wait. Each is about one instance, so there are never more than those.
+pub(crate) const PROBES: usize = 16;
 
 // Nothing is started that the runtime would ask to stop, or refuse to execute, at once.
 const _: () = assert!(SHORTEST_RUN.as_millis() > LEASE_GRACE.as_millis());
@@ -106,9 +115,17 @@ impl Operations {
                 self.leases.set(key, Some(until));
                 self.renew(key, until);
             }
-            Effect::Stop { key, attempt, grace, forget } => {
+            Effect::Probe { key, attempt, probe, address, timeout } => {
                 let operations = Arc::clone(self);
-                self.begin(key, false, async move { operations.stop(key, attempt, grace, forget).await });
+                tokio::spawn(async move { operations.probe(key, attempt, &probe, address, timeout).await });
+            }
+            Effect::Stop { key, attempt, after, linger, grace, forget } => {
+                let operations = Arc::clone(self);
+                self.begin(key, false, async move {
+                    operations.network.reached(after).await;
+                    tokio::time::sleep(linger).await;
+                    operations.stop(key, attempt, grace, forget).await;
+                });
             }
         }
     }
@@ -184,7 +201,8 @@ impl Operations {
         let reference: ImageReference = image.parse().map_err(|error| format!("image `{image}`: {error}"))?;
         demo::install(&self.images, &reference).await.map_err(|error| chain(&error))?;
         let (progress, mut changes) = watch::channel(None);
-        let pull = self.images.ensure(&reference, move |now| {
+        let login = self.login(key).await?;
+        let pull = self.images.ensure_with(&reference, login, move |now| {
             progress.send_replace(Some(describe(now)));
         });
         let follow = async {
@@ -200,6 +218,16 @@ impl Operations {
             image = pull => image.map_err(|error| chain(&error)),
             () = follow => Err("the pull was interrupted".to_owned()),
         }
+    }
+
+    /// The stored credentials for the registry of an instance's image.
+    async fn login(&self, key: InstanceKey) -> Result<Option<Credentials>, String> {
+        let engine = self.engine.wait().await;
+        let material = engine.call(move |worker, _, _| {
+            worker.workload(key).map(|workload| workload.assignment().desired.material.clone())
+        });
+        let material = material.await.map_err(|error| error.to_string())?.unwrap_or_default();
+        self.secrets.login(&material).map_err(|error| chain(&error))
     }
 
     async fn start(
@@ -244,7 +272,8 @@ impl Operations {
         self.runtime.delete(&id).await.map_err(|error| chain(&error))?;
         let attach = oak_net::Attach { id: key.to_string(), address };
         let attached = network.attach(attach).await.map_err(|error| chain(&error))?;
-        let mut request = request(assignment, &image, address, &attached.namespace, &self.places)
+        let secrets = self.secrets.provide(&assignment.desired).map_err(|error| chain(&error))?;
+        let mut request = request(assignment, &image, address, &attached.namespace, &self.places, secrets)
             .map_err(|error| chain(&error))?;
         let given = self.gpus.assign(key, spec.resources.gpus).map_err(|error| error.to_string())?;
         if !given.is_empty() {
@@ -259,6 +288,22 @@ impl Operations {
         }
         info!(instance = %key, service = %assignment.desired.job_name, pid = started.pid, "instance runs");
         Ok(observer)
+    }
+
+    async fn probe(
+        &self,
+        key: InstanceKey,
+        attempt: Attempt,
+        probe: &Probe,
+        address: Ipv4Addr,
+        limit: Duration,
+    ) {
+        let Ok(_turn) = self.probes.acquire().await else { return };
+        let outcome = crate::probe::attempt(self.runtime.as_ref(), key, probe, address, limit).await;
+        if let Err(why) = &outcome {
+            tracing::debug!(instance = %key, %probe, why, "health check failed");
+        }
+        self.post(move |worker, now, entropy| worker.probed(now, entropy, key, attempt, outcome)).await;
     }
 
     /// Tells the state machine when a process ends.
@@ -299,6 +344,7 @@ impl Operations {
         {
             problems.push(chain(&error));
         }
+        self.secrets.forget(key);
         let logs = forget.then(|| self.places.log_directory(key));
         for directory in [self.places.file_directory(key)].into_iter().chain(logs) {
             if let Err(error) = tokio::fs::remove_dir_all(&directory).await

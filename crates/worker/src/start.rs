@@ -12,7 +12,7 @@ use oak_model::message::EnrolAttributes;
 use oak_model::{InstanceKey, Now, chain};
 use oak_runtime::{AdoptedState, ExitObserver, OciConfig, OciRuntime};
 use oak_store::{Engine, FileStore, StoreError, SystemClock};
-use tokio::sync::{Notify, SetOnce};
+use tokio::sync::{Notify, Semaphore, SetOnce};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -20,8 +20,9 @@ use tracing::{error, info, warn};
 use crate::container::{GPU_LABEL, INSTANCE_LABEL, Places};
 use crate::gpus::Gpus;
 use crate::network::{Network, NetworkSettings};
-use crate::operations::{Leases, Operations, exit};
+use crate::operations::{Leases, Operations, PROBES, exit};
 use crate::ports::HostPorts;
+use crate::secrets::Secrets;
 use crate::{WorkerConfig, WorkerError, encode, facts, garbage, uplink, usage};
 
 /// A worker that has joined but does nothing yet.
@@ -114,7 +115,7 @@ impl BoundWorker {
         let runtime = OciRuntime::open(OciConfig::new(containers.clone()))
             .map_err(|source| WorkerError::Runtime { path: containers, source })?;
         let images = ImageStoreConfig { directory: directory.join("images"), ..self.config.images.clone() };
-        let places = places(directory)?;
+        let places = Places { volumes: self.config.volumes_root.clone(), ..places(directory)? };
         Ok(Operations {
             engine: SetOnce::new(),
             to_cluster: OnceLock::new(),
@@ -131,10 +132,13 @@ impl BoundWorker {
             clock,
             ports: HostPorts::new(self.config.claimed_ports.clone()),
             places,
+            secrets: Secrets::open(directory)?,
+            execs: Arc::new(Semaphore::new(crate::exec::CONCURRENT)),
             running: Mutex::new(HashMap::new()),
             ended: Mutex::new(HashMap::new()),
             report_usage: Notify::new(),
             pulled: Notify::new(),
+            probes: Semaphore::new(PROBES),
         })
     }
 }
@@ -147,6 +151,7 @@ pub(crate) fn places(directory: &Path) -> Result<Places, WorkerError> {
     let places = Places {
         logs: directory.join("logs"),
         files: directory.join("files"),
+        volumes: None,
         cgroup: oak_runtime::CgroupParent::default(),
     };
     create(&places.logs)?;
@@ -223,6 +228,7 @@ async fn sweep(operations: &Operations, machine: &Worker, survivors: &Survivors,
             warn!(instance = %key, error = chain(&error), "cannot remove a leftover container");
         }
     }
+    operations.secrets.sweep(|key| is_wanted(&key));
     let Some(subnet) = machine.subnet() else { return };
     let network = match operations.network.get(subnet).await {
         Ok(network) => network,

@@ -5,18 +5,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use oak_control::worker::Worker;
 use oak_link::{
-    ChildConfig, ChildEvent, ChildHandle, ChildLink, Credentials, PkiError, SessionGate, system_clock,
+    BulkOffer, ChildConfig, ChildEvent, ChildHandle, ChildLink, Credentials, PkiError, SessionGate,
+    system_clock,
 };
 use oak_model::WorkerFacts;
-use oak_model::message::{ClusterToWorker, WorkerHello, WorkerWelcome};
+use oak_model::message::{BulkRequest, ClusterToWorker, WorkerHello, WorkerWelcome};
 use oak_store::{Engine, StoreError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::container::Places;
 use crate::operations::Operations;
-use crate::{encode, logs};
+use crate::{encode, exec, logs};
 
 /// Events of the link that may wait; when full, the link waits.
 const EVENTS: usize = 256;
@@ -28,7 +28,7 @@ pub(crate) fn start(
     credentials: &Arc<Credentials>,
     facts: WorkerFacts,
     engine: Engine<Worker>,
-    operations: &Operations,
+    operations: &Arc<Operations>,
 ) -> Result<ChildHandle, PkiError> {
     let (events, inbox) = mpsc::channel(EVENTS);
     let child = ChildConfig::new(cluster, Arc::clone(credentials), system_clock());
@@ -49,7 +49,7 @@ pub(crate) fn start(
     let handle = ChildLink::spawn(child, hello, events)?;
     // Set once: this function is called once per start.
     let _ = operations.to_cluster.set(handle.sender());
-    tasks.spawn(run(inbox, engine, gate, operations.places.clone(), cluster.to_owned()));
+    tasks.spawn(run(inbox, engine, gate, Arc::clone(operations), cluster.to_owned()));
     Ok(handle)
 }
 
@@ -57,14 +57,17 @@ async fn run(
     mut inbox: mpsc::Receiver<ChildEvent>,
     engine: Engine<Worker>,
     gate: SessionGate,
-    places: Places,
+    operations: Arc<Operations>,
     cluster: String,
 ) -> Result<(), StoreError> {
     while let Some(event) = inbox.recv().await {
         let outcome = match event {
             ChildEvent::Connected { welcome, .. } => {
                 match serde_json::from_slice::<WorkerWelcome>(&welcome) {
-                    Ok(welcome) => {
+                    Ok(mut welcome) => {
+                        for assignment in &mut welcome.assignments {
+                            operations.secrets.protect(&mut assignment.desired);
+                        }
                         info!(cluster, instances = welcome.assignments.len(), subnet = %welcome.subnet, "connected to the cluster");
                         gate.open(engine.post(move |worker, now, _| worker.welcome(now, welcome))).await
                     }
@@ -76,7 +79,10 @@ async fn run(
             }
             ChildEvent::Message { payload, .. } => {
                 match serde_json::from_slice::<ClusterToWorker>(&payload) {
-                    Ok(message) => {
+                    Ok(mut message) => {
+                        if let Some(wish) = message.wishes_mut() {
+                            operations.secrets.protect(wish);
+                        }
                         let handle = engine.post(move |worker, now, _| worker.message(now, message));
                         gate.message(handle).await.unwrap_or(Ok(()))
                     }
@@ -87,7 +93,7 @@ async fn run(
                 }
             }
             ChildEvent::OpenBulk(offer) => {
-                tokio::spawn(logs::serve(offer, places.clone()));
+                serve(offer, &operations);
                 Ok(())
             }
             ChildEvent::Disconnected { reason, .. } => {
@@ -109,4 +115,22 @@ async fn run(
         }
     }
     Ok(())
+}
+
+/// Answers a wish for a stream in a task of its own.
+fn serve(offer: BulkOffer, operations: &Arc<Operations>) {
+    match serde_json::from_slice::<BulkRequest>(offer.request()) {
+        Ok(BulkRequest::Logs { key, tail, follow }) => {
+            let wanted = logs::Wanted { tail, follow, since: None, timestamps: false };
+            tokio::spawn(logs::serve(offer, key, wanted, operations.places.clone()));
+        }
+        Ok(BulkRequest::TimedLogs { key, tail, follow, since, timestamps }) => {
+            let wanted = logs::Wanted { tail, follow, since, timestamps };
+            tokio::spawn(logs::serve(offer, key, wanted, operations.places.clone()));
+        }
+        Ok(BulkRequest::Exec { key, command, terminal }) => {
+            tokio::spawn(exec::serve(offer, key, command, terminal, Arc::clone(operations)));
+        }
+        Err(_) => offer.refuse("the worker is too old for this request: upgrade it"),
+    }
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use oak_control::worker::{Phase, Worker};
+use oak_control::worker::{Attempt, Phase, Worker, Workload};
 use oak_model::InstanceKey;
 use oak_model::message::{InstanceUsage, LOG_TAIL_BYTES, NodeUsage, UsageReport, WorkerToCluster};
 use oak_runtime::log_tail;
@@ -43,12 +43,18 @@ pub(crate) async fn run(operations: Arc<Operations>, engine: Engine<Worker>) -> 
             }
         }
         let Ok(present) = engine.call(|worker, _, _| present(worker)).await else { return Ok(()) };
-        seen.retain(|key, _| present.iter().any(|(other, _)| other == key));
+        seen.retain(|key, _| present.iter().any(|other| other.key == *key));
         let mut report = UsageReport::default();
-        for (key, runs) in present {
-            if let Some(usage) = sample(&operations, key, runs, &mut seen).await {
-                report.instances.push(usage);
+        for Present { key, runs, attempt, storage } in present {
+            let Some((usage, is_news)) = sample(&operations, key, runs, &mut seen).await else { continue };
+            let written = usage.disk_bytes;
+            if storage.is_some_and(|limit| runs && written > limit) {
+                let tell = move |worker: &mut Worker, now, entropy: &mut dyn oak_control::Entropy| {
+                    worker.overfull(now, entropy, key, attempt, written);
+                };
+                operations.post(tell).await;
             }
+            report.instances.extend(is_news.then_some(usage));
         }
         report.nodes.extend(node.sample());
         if !report.nodes.is_empty() || !report.instances.is_empty() {
@@ -57,19 +63,35 @@ pub(crate) async fn run(operations: Arc<Operations>, engine: Engine<Worker>) -> 
     }
 }
 
-fn present(worker: &Worker) -> Vec<(InstanceKey, bool)> {
-    worker
-        .workloads()
-        .map(|workload| (workload.key(), matches!(workload.phase(), Phase::Running { .. })))
-        .collect()
+/// An instance of this worker.
+struct Present {
+    key: InstanceKey,
+    runs: bool,
+    attempt: Attempt,
+    /// Bytes it may write, if there is a limit.
+    storage: Option<u64>,
 }
 
+fn present(worker: &Worker) -> Vec<Present> {
+    let present = |workload: &Workload| {
+        let limit = u64::from(workload.assignment().desired.spec.resources.storage_mib) << 20;
+        Present {
+            key: workload.key(),
+            runs: matches!(workload.phase(), Phase::Running { .. }),
+            attempt: workload.attempt(),
+            storage: (limit > 0).then_some(limit),
+        }
+    };
+    worker.workloads().map(present).collect()
+}
+
+/// Measures an instance; true when it differs enough from what was sent last.
 async fn sample(
     operations: &Operations,
     key: InstanceKey,
     runs: bool,
     seen: &mut HashMap<InstanceKey, Seen>,
-) -> Option<InstanceUsage> {
+) -> Option<(InstanceUsage, bool)> {
     let stats = if runs { operations.runtime.stats(&container_id(key).ok()?).await.ok() } else { None };
     let now = Instant::now();
     let log_directory = operations.places.log_directory(key);
@@ -97,7 +119,7 @@ async fn sample(
         earlier.map_or_else(|| usage.clone(), |earlier| earlier.sent.clone())
     };
     seen.insert(key, Seen { cpu, at: now, log_written, sent });
-    news.then_some(usage)
+    Some((usage, news))
 }
 
 /// Whether a measurement differs enough from the last one that was sent.

@@ -18,10 +18,16 @@ const EVERY: Duration = Duration::from_millis(20);
 /// A request without answer is given up after this, as by an impatient client that tries again.
 const PATIENCE: Duration = Duration::from_millis(300);
 
+/// A client that counts failures waits for this long: a slow answer on a busy machine is not a lost one.
+const LONG_PATIENCE: Duration = Duration::from_secs(5);
+/// Failures kept word for word.
+const KEPT: usize = 20;
+
 /// A client on one machine that asks one address with a new connection each time. Ends when dropped.
 #[derive(Debug)]
 pub struct Watch {
     answers: Arc<Mutex<Vec<Answer>>>,
+    failures: Arc<Mutex<Vec<String>>>,
     stop: Arc<AtomicBool>,
     started: Instant,
     thread: Option<JoinHandle<()>>,
@@ -42,27 +48,54 @@ impl Watch {
     /// # Errors
     /// The machine is off.
     pub fn start(host: &Host, address: Ipv4Addr, port: u16) -> anyhow::Result<Self> {
+        Self::with_patience(host, address, port, PATIENCE)
+    }
+
+    /// As [`Watch::start`], but each request may take seconds: for counting those that fail.
+    ///
+    /// # Errors
+    /// The machine is off.
+    pub fn patiently(host: &Host, address: Ipv4Addr, port: u16) -> anyhow::Result<Self> {
+        Self::with_patience(host, address, port, LONG_PATIENCE)
+    }
+
+    fn with_patience(host: &Host, address: Ipv4Addr, port: u16, patience: Duration) -> anyhow::Result<Self> {
         let network = host.network()?;
         let (answers, stop) = (Arc::<Mutex<Vec<Answer>>>::default(), Arc::new(AtomicBool::new(false)));
-        let (kept, stopped) = (Arc::clone(&answers), Arc::clone(&stop));
+        let failures = Arc::<Mutex<Vec<String>>>::default();
+        let (kept, failed, stopped) = (Arc::clone(&answers), Arc::clone(&failures), Arc::clone(&stop));
         let thread = std::thread::Builder::new().name("watch".to_owned()).spawn(move || {
             if move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).is_err() {
                 return;
             }
             while !stopped.load(Ordering::Relaxed) {
-                if let Ok(served_by) = ask((address, port).into()) {
-                    let answer = Answer { at: Instant::now(), served_by };
-                    kept.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
+                match ask((address, port).into(), patience) {
+                    Ok(served_by) => {
+                        let answer = Answer { at: Instant::now(), served_by };
+                        kept.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
+                    }
+                    Err(error) => {
+                        let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                        if failed.len() < KEPT {
+                            failed.push(format!("{error:#}"));
+                        }
+                    }
                 }
                 let_pass(EVERY);
             }
         });
         let thread = Some(thread.context("no thread for a watch")?);
-        Ok(Self { answers, stop, started: Instant::now(), thread })
+        Ok(Self { answers, failures, stop, started: Instant::now(), thread })
     }
 
     fn answers(&self) -> MutexGuard<'_, Vec<Answer>> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many requests were answered so far, and the first ones that were not.
+    pub fn counted(&self) -> (usize, Vec<String>) {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        (self.answers().len(), failures)
     }
 
     /// The first answer of a container since a moment.
@@ -106,10 +139,10 @@ impl Drop for Watch {
 }
 
 /// One request; returns the header `X-Served-By` of a successful answer, empty without one.
-fn ask(address: SocketAddr) -> anyhow::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+fn ask(address: SocketAddr, patience: Duration) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, patience).context("no connection")?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

@@ -15,6 +15,9 @@ use crate::variant::{Variant, push};
 use crate::{Host, Oak, cgroup};
 
 const REGISTRY_PORT: u16 = 5000;
+const PRIVATE_PORT: u16 = 5001;
+/// Of `hunter3`, by bcrypt.
+const PASSWORD_HASH: &str = "$2b$05$abcdefghijklmnopqrstuu1cSQmXltMZdCm6kweO057j1TtIrg35W";
 
 /// What the machines of a scenario share.
 #[derive(Debug)]
@@ -134,9 +137,29 @@ impl World {
         ensure!(self.registry.is_none(), "the registry runs already");
         let target = self.switch.pid().to_string();
         let prefix = ["nsenter", "--target", &target, "--net", "--"].map(Into::into).to_vec();
-        let options = Options { listen: self.registry_address(), command_prefix: prefix };
+        let options =
+            Options { listen: self.registry_address(), command_prefix: prefix, ..Options::default() };
         self.registry = Some(Registry::start_with(&target_directory().join("e2e/registry"), &options)?);
         self.switch.wait_for_port(self.registry_address())
+    }
+
+    /// Starts a second registry with the same images that asks `puller` for the password `hunter3`. Returns it with its
+    /// address; it ends when it is dropped.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn private_registry(&self) -> anyhow::Result<(Registry, SocketAddr)> {
+        let target = self.switch.pid().to_string();
+        let prefix = ["nsenter", "--target", &target, "--net", "--"].map(Into::into).to_vec();
+        let options = Options {
+            listen: SocketAddr::from((self.switch.address(), PRIVATE_PORT)),
+            command_prefix: prefix,
+            storage: Some(target_directory().join("e2e/registry/storage")),
+            users: Some(format!("puller:{PASSWORD_HASH}\n")),
+        };
+        let registry = Registry::start_with(&self.directory.join("private"), &options)?;
+        self.switch.wait_for_port(options.listen)?;
+        Ok((registry, options.listen))
     }
 
     /// Stops the registry.
@@ -187,7 +210,8 @@ impl World {
             ("OAK_LOG_FILTER", filter),
             ("OAK_DATA_DIR", data.to_string_lossy().into_owned()),
             ("OAK_IMAGES_MIRRORS", format!("docker.io={registry}")),
-            ("OAK_IMAGES_PLAIN_HTTP", registry),
+            ("OAK_IMAGES_PLAIN_HTTP", format!("{registry},{}:{PRIVATE_PORT}", self.switch.address())),
+            ("OAK_WORKER_VOLUMES_ROOT", host.directory().join("volumes").to_string_lossy().into_owned()),
             ("RUST_BACKTRACE", "1".to_owned()),
         ];
         let environment = environment.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();

@@ -172,6 +172,7 @@ fn speak_as(identity: &std::path::Path, cluster: &str, key: InstanceKey) -> anyh
         status: Status::Failed,
         detail: "forged".to_owned(),
         address: None,
+        ended: false,
     };
     let facts = WorkerFacts {
         name: "worker-a".to_owned(),
@@ -183,6 +184,7 @@ fn speak_as(identity: &std::path::Path, cluster: &str, key: InstanceKey) -> anyh
         labels: Vec::new(),
         addons: Vec::new(),
         position: None,
+        csi_drivers: Vec::new(),
     };
     let hello = WorkerHello { facts, workloads: (0..5).map(report).collect() };
     let hello = bytes_of(&hello)?;

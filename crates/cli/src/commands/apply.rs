@@ -1,7 +1,7 @@
 //! `oak apply`: from a descriptor to running instances, as often as one likes.
 //!
-//! Nothing that exists is changed or made twice. What exists but differs from the descriptor is reported as a
-//! failure, because the root cannot change a service yet and a silent difference would be worse.
+//! Nothing is made twice. A service that differs from the descriptor is changed; the root replaces its instances one
+//! after the other.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -44,24 +44,31 @@ impl Arguments {
         if self.dry_run {
             return self.plan(client, &document, output).await;
         }
-        let mut differences = Vec::new();
         for request in &document.applications {
             let application = ensure_application(client, &document, request, output).await?;
             let services = ensure_services(client, &document, request, &application, output).await?;
-            for (wanted, present) in &services {
-                differences.extend(difference(wanted, present));
-                self.ensure_instances(client, present, output).await?;
+            for (wanted, present) in services {
+                let differences = differences(wanted, &present);
+                if !differences.is_empty() {
+                    let mut alike = ApplicationRequest { services: vec![wanted.clone()], ..request.clone() };
+                    alike.application_id = application.id.parse().ok();
+                    let changed = client.change_service(&present.id, &alone(&document, alike)).await?;
+                    tell(&changed, &differences, output)?;
+                }
+                let is_kept = wanted.replicas.is_some() || present.other.contains_key("replicas");
+                match is_kept {
+                    // The root creates what is missing by itself.
+                    true if differences.is_empty() => {
+                        let count = present.instances.len();
+                        let name = &present.job_name;
+                        output.line(format_args!("service {name}: {count} instances, unchanged"))?;
+                    }
+                    true => {}
+                    false => self.ensure_instances(client, &present, output).await?,
+                }
             }
         }
-        if differences.is_empty() {
-            return Ok(());
-        }
-        let mut failure =
-            Failure::new(EXIT_FAILURE, "services exist with other settings and were left as they are");
-        for difference in differences {
-            failure = failure.cause(difference);
-        }
-        Err(failure.hint("delete the service with `oak delete service NAME` and apply again"))
+        Ok(())
     }
 
     /// Asks the root what it would do with the applications that do not exist yet.
@@ -220,29 +227,54 @@ fn alone(document: &SlaDocument, application: ApplicationRequest) -> Value {
     SlaDocument { applications: vec![application], ..document.clone() }.to_value()
 }
 
-/// Compares what is stored with what is wanted, as placement and workers would understand both.
-fn difference(wanted: &ServiceRequest, present: &Service) -> Option<String> {
-    let Ok(Value::Object(mut stored)) = serde_json::to_value(present) else { return None };
-    // Identity of the stored service, not part of what it is asked to be.
-    stored.insert("microserviceID".to_owned(), Value::from(""));
-    let document = Map::from_iter([("microservices".to_owned(), Value::Array(vec![Value::Object(stored)]))]);
-    // A record that today's rules refuse was stored by another release: nothing can be said about it.
-    let stored = sla::parse_services(Value::Object(document).to_string().as_bytes()).ok()?;
-    let stored = stored.services.into_iter().next()?;
-    if stored.spec == wanted.spec {
-        return None;
-    }
-    let fields = |request: &ServiceRequest| match serde_json::to_value(&request.spec) {
-        Ok(Value::Object(fields)) => fields,
-        _ => Map::new(),
+fn tell(changed: &Service, differences: &[String], output: &mut Output<'_>) -> Result<(), Failure> {
+    let name = &changed.job_name;
+    let what = match &changed.rollout {
+        Some(rollout) if rollout.state == "running" => {
+            format!("updating {} instances to revision {}", rollout.total, rollout.revision)
+        }
+        _ => "changed".to_owned(),
     };
-    let (stored, asked) = (fields(&stored), fields(wanted));
-    let changed: Vec<String> = asked
-        .iter()
-        .filter(|(key, value)| stored.get(*key) != Some(value))
-        .map(|(key, value)| format!("{key} is {}, wanted {value}", stored.get(key).unwrap_or(&Value::Null)))
-        .collect();
-    Some(format!("{}: {}", present.job_name, changed.join("; ")))
+    output.line(format_args!("service {name}: {what}: {}", differences.join("; ")))?;
+    Ok(())
+}
+
+/// Compares what is stored with what is wanted, field by field. A number of instances that the descriptor leaves out
+/// stays as it is.
+fn differences(wanted: &ServiceRequest, present: &Service) -> Vec<String> {
+    let Some(stored) = stored(present) else {
+        // A record that today's rules refuse was stored by another release.
+        return vec!["it was stored by another release".to_owned()];
+    };
+    // A record always has a port; in a descriptor an empty text and none are the same.
+    let filled = |value: Option<&Value>| value.filter(|value| value.as_str() != Some("")).cloned();
+    let differs = |key: &&String| {
+        let (stored, wanted) = (stored.document.get(*key), wanted.document.get(*key));
+        filled(stored) != filled(wanted)
+            && key.as_str() != "microserviceID"
+            && (wanted.is_some() || *key != "replicas")
+    };
+    let mut keys: Vec<_> = wanted.document.keys().chain(stored.document.keys()).filter(differs).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let shown = |value: Option<&Value>| value.map_or_else(|| "absent".to_owned(), Value::to_string);
+    let field = |key: &String| {
+        let (stored, wanted) = (stored.document.get(key), wanted.document.get(key));
+        format!("{key} is {}, wanted {}", shown(stored), shown(wanted))
+    };
+    keys.into_iter().map(field).collect()
+}
+
+/// The record of a service as the request it could have come from.
+fn stored(present: &Service) -> Option<ServiceRequest> {
+    let Ok(Value::Object(mut stored)) = serde_json::to_value(present) else { return None };
+    // Identity of the stored service, and what the client adds when it reads a record: not part of what was sent.
+    for key in ["microserviceID", "image"] {
+        stored.shift_remove(key);
+    }
+    let document = Map::from_iter([("microservices".to_owned(), Value::Array(vec![Value::Object(stored)]))]);
+    let stored = sla::parse_services(Value::Object(document).to_string().as_bytes()).ok()?;
+    stored.services.into_iter().next()
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {

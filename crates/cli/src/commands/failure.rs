@@ -33,6 +33,11 @@ impl Failure {
         Self { message: message.into(), causes: Vec::new(), hint: None, code, closed_pipe: false }
     }
 
+    /// Ends with a code and says nothing: a program that was run has said what there is to say.
+    pub(super) fn silent(code: u8) -> Self {
+        Self::new(code, "")
+    }
+
     /// The arguments make no sense.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self::new(EXIT_USAGE, message)
@@ -72,6 +77,9 @@ impl Failure {
 
     /// Writes the message for people.
     pub(crate) fn write(&self, to: &mut dyn Write) -> io::Result<()> {
+        if self.message.is_empty() {
+            return Ok(());
+        }
         writeln!(to, "error: {}", clean(&self.message))?;
         for cause in &self.causes {
             writeln!(to, "  {}", clean(cause))?;

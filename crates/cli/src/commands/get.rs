@@ -94,13 +94,14 @@ impl Arguments {
         let list = self.matching_services(client, &[]).await?;
         self.finish(output, &list, "service", |list| {
             let mut table =
-                Table::new(&["NAME", "APPLICATION", "RUNNING", "STATUS", "ADDRESS", "ID", "DETAIL"]);
+                Table::new(&["NAME", "APPLICATION", "RUNNING", "REV", "STATUS", "ADDRESS", "ID", "DETAIL"]);
             for one in list {
                 let running = one.instances.iter().filter(|instance| instance.status == "RUNNING").count();
                 table.row([
                     (&one.name).into(),
                     (&one.application_name).into(),
                     format!("{running}/{}", one.instances.len()).into(),
+                    revision_cell(one),
                     status_cell(&one.status),
                     (&one.address).into(),
                     (&one.id).into(),
@@ -306,6 +307,20 @@ fn status_cell(status: &str) -> Cell {
         _ => Tone::Bad,
     };
     Cell::toned(status, tone)
+}
+
+/// The revision, and while instances are being replaced how many are.
+fn revision_cell(service: &Service) -> Cell {
+    match &service.rollout {
+        Some(rollout) if matches!(rollout.state.as_str(), "running" | "rolling-back") => {
+            let (revision, updated, total) = (rollout.revision, rollout.updated, rollout.total);
+            Cell::toned(format!("{revision} ({updated}/{total})"), Tone::Pending)
+        }
+        Some(rollout) if rollout.state == "rolled-back" => {
+            Cell::toned(format!("{} (back)", service.revision), Tone::Bad)
+        }
+        _ => service.revision.into(),
+    }
 }
 
 fn connected_cell(connected: bool) -> Cell {

@@ -18,12 +18,23 @@ pub(crate) struct Arguments {
     /// Only the last lines
     #[arg(long, value_name = "LINES")]
     tail: Option<u32>,
+    /// Only what was written since then: 90s, 10m, 2h, 1d or a time such as 2026-11-24T16:00:00Z
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Begin each line with its time
+    #[arg(long)]
+    timestamps: bool,
 }
 
 impl Arguments {
     pub(super) async fn run(self, client: &Client, output: &mut Output<'_>) -> Result<(), Failure> {
         let (service, instance) = find::instance(client, &self.instance).await?;
-        let options = LogOptions { tail: self.tail, follow: self.follow };
+        let options = LogOptions {
+            tail: self.tail,
+            follow: self.follow,
+            since: self.since,
+            timestamps: self.timestamps,
+        };
         let mut stream = client.logs(&service.id, instance.number, options).await?;
         while let Some(piece) = stream.next().await? {
             // As it is: the reader may be a program, and programs colour their output on purpose.

@@ -6,6 +6,8 @@ mod backup;
 mod config;
 mod delete;
 mod duration;
+mod events;
+mod exec;
 mod explain;
 mod failure;
 mod find;
@@ -14,6 +16,8 @@ mod local;
 mod logs;
 mod maintenance;
 mod restore;
+mod scale;
+mod secret;
 mod sim;
 #[cfg(test)]
 mod tests;
@@ -95,14 +99,26 @@ impl ServerArguments {
 /// Commands that speak to a root.
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum UserCommand {
-    /// Create what a descriptor asks for: application, services, instances; does nothing twice
+    /// Create or change what a descriptor asks for: application, services, instances; does nothing twice
     Apply(apply::Arguments),
     /// List applications, services, instances, clusters or workers
     Get(get::Arguments),
     /// Tell why an instance is where it is, or nowhere, and what would help
     Explain(explain::Arguments),
+    /// Set how many instances a service keeps
+    Scale(scale::Scale),
+    /// Call the update of a service off, or take the last one back
+    Rollback(scale::Rollback),
     /// Print the output of an instance
     Logs(logs::Arguments),
+    /// Tell what happened
+    Events(events::Arguments),
+    /// Run a program inside an instance
+    Exec(exec::Arguments),
+    /// Store secrets for services
+    Secret(secret::SecretArguments),
+    /// Store credentials of image registries
+    Registry(secret::RegistryArguments),
     /// Delete an application, a service or an instance
     Delete(delete::Arguments),
     /// Close a worker: it keeps what it has and gets nothing new
@@ -148,7 +164,13 @@ impl UserCommand {
             Self::Apply(arguments) => arguments.run(&client, output).await,
             Self::Get(arguments) => arguments.run(&client, output).await,
             Self::Explain(arguments) => arguments.run(&client, output).await,
+            Self::Scale(arguments) => arguments.run(&client, output).await,
+            Self::Rollback(arguments) => arguments.run(&client, output).await,
             Self::Logs(arguments) => arguments.run(&client, output).await,
+            Self::Events(arguments) => arguments.run(&client, output).await,
+            Self::Exec(arguments) => arguments.run(&client, output).await,
+            Self::Secret(arguments) => arguments.run(&client, output).await,
+            Self::Registry(arguments) => arguments.run(&client, output).await,
             Self::Delete(arguments) => arguments.run(&client, output).await,
             Self::Cordon(worker) => worker.set(&client, Availability::Cordoned, output).await,
             Self::Uncordon(worker) => worker.set(&client, Availability::Open, output).await,

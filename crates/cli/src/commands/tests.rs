@@ -67,6 +67,38 @@ async fn create_services(State(root): State<Shared>, Json(body): Json<Value>) ->
     Json(json!({"job_id": "x", "deployed_services": [], "failed_services": []}))
 }
 
+async fn change_service(
+    State(root): State<Shared>,
+    Path(id): Path<String>,
+    Json(body): Json<Value>,
+) -> Json<Value> {
+    let mut root = root.lock().expect("no panic");
+    let service = root.service(&id).expect("a known service");
+    for (key, value) in body["applications"][0]["microservices"][0].as_object().expect("a service") {
+        if key != "microserviceID" {
+            service[key] = value.clone();
+        }
+    }
+    let revision = service["revision"].as_u64().unwrap_or(0) + 1;
+    service["revision"] = json!(revision);
+    service["rollout"] = json!({ "state": "running", "revision": revision, "updated": 0, "total": 1 });
+    Json(service.clone())
+}
+
+async fn scale(State(root): State<Shared>, Path(id): Path<String>, Json(body): Json<Value>) -> Json<Value> {
+    root.lock().expect("no panic").service(&id).expect("a known service")["replicas"] =
+        body["replicas"].clone();
+    Json(json!({ "replicas": body["replicas"], "created": [1, 2], "removed": [] }))
+}
+
+async fn roll_back(State(root): State<Shared>, Path(id): Path<String>) -> Json<Value> {
+    let mut root = root.lock().expect("no panic");
+    let service = root.service(&id).expect("a known service");
+    service["revision"] = json!(0);
+    service["rollout"] = json!({ "state": "rolled-back", "revision": 0 });
+    Json(service.clone())
+}
+
 async fn delete_service(State(root): State<Shared>, Path(id): Path<String>) -> Json<Value> {
     root.lock().expect("no panic").services.retain(|service| service["microserviceID"] != id.as_str());
     Json(json!({"message": "Job deleted"}))
@@ -134,7 +166,9 @@ impl World {
             .route("/api/application/", post(create_application))
             .route("/api/applications/", get(applications))
             .route("/api/service/", post(create_services))
-            .route("/api/service/{id}", axum::routing::delete(delete_service))
+            .route("/api/service/{id}", axum::routing::delete(delete_service).put(change_service))
+            .route("/api/service/{id}/scale", axum::routing::put(scale))
+            .route("/api/service/{id}/update", axum::routing::delete(roll_back))
             .route("/api/services/", get(services))
             .route("/api/services/{id}", get(services))
             .route("/api/service/{id}/instance", post(deploy))
@@ -221,20 +255,49 @@ async fn apply_does_nothing_twice() {
 }
 
 #[tokio::test]
-async fn apply_adds_missing_services_and_reports_differences() {
+async fn apply_adds_missing_services_and_updates_what_differs() {
     let world = World::start().await;
     let file = descriptor(|value| {
         value["applications"][0]["microservices"].as_array_mut().expect("a list").truncate(1);
     });
     world.oak(&["apply", "-f", file.path().to_str().expect("text")]).await.expect("applied");
     let file = descriptor(|value| value["applications"][0]["microservices"][0]["memory"] = json!(200));
-    let failure =
-        world.oak(&["apply", "-f", file.path().to_str().expect("text")]).await.expect_err("differs");
-    assert_eq!(failure.code(), 1);
-    let message = text(&failure);
-    assert!(message.contains("clientsrvr.test.curl.test: resources is"), "{message}");
-    assert!(!message.contains("nginx"), "{message}");
-    assert_eq!(world.root.lock().expect("no panic").services.len(), 2, "nginx was added");
+    let path = file.path().to_str().expect("text");
+    let second = world.oak(&["apply", "-f", path]).await.expect("applied");
+    assert_eq!(
+        second,
+        "application clientsrvr.test exists\n\
+         added to application clientsrvr: nginx\n\
+         service clientsrvr.test.curl.test: updating 1 instances to revision 1: memory is 100, wanted 200\n\
+         service clientsrvr.test.curl.test: 1 instances, unchanged\n\
+         service clientsrvr.test.nginx.test: 1 of 1 instances deployed\n"
+    );
+    assert_eq!(world.root.lock().expect("no panic").services[0]["memory"], 200);
+    let services = world.oak(&["get", "services"]).await.expect("listed");
+    assert!(services.contains("1 (0/1)"), "{services}");
+    let third = world.oak(&["apply", "-f", path]).await.expect("applied");
+    assert!(!third.contains("updating"), "{third}");
+}
+
+#[tokio::test]
+async fn scales_and_rolls_back_by_name() {
+    let world = World::start().await;
+    let file = descriptor(|_| {});
+    let path = file.path().to_str().expect("text");
+    world.oak(&["apply", "-f", path]).await.expect("applied");
+    assert_eq!(
+        world.oak(&["scale", "nginx", "3"]).await.expect("scaled"),
+        "service clientsrvr.test.nginx.test: 3 instances, 2 created, 0 taken down\n"
+    );
+    // What the root keeps by itself is not deployed one by one, and the number is left alone.
+    let again = world.oak(&["apply", "-f", path, "--deploy", "5"]).await.expect("applied");
+    assert!(again.contains("nginx.test: 1 instances, unchanged"), "{again}");
+    assert_eq!(
+        world.oak(&["rollback", "nginx"]).await.expect("rolled back"),
+        "service clientsrvr.test.nginx.test: going back to revision 0\n"
+    );
+    assert!(world.oak(&["get", "services"]).await.expect("listed").contains("0 (back)"));
+    assert_eq!(world.oak(&["scale", "none", "3"]).await.expect_err("no such").code(), 3);
 }
 
 #[tokio::test]

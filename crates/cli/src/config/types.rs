@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use super::kinds::{ByteSize, Endpoint, Identifier, Interval, LogFormat, Mtu, PlaceName, Secret};
+use super::kinds::{
+    ByteSize, Endpoint, Identifier, Interval, LogFormat, MailSecurity, Mtu, PlaceName, Port, PublicUrl,
+    Secret,
+};
 use super::machine::{DeviceNodes, Labels, Place};
 
 /// Everything that can be configured.
@@ -16,6 +19,8 @@ pub(crate) struct Config {
     pub(crate) log: LogConfig,
     /// The root role.
     pub(crate) root: RootConfig,
+    /// Mails of the root.
+    pub(crate) mail: MailConfig,
     /// The cluster role.
     pub(crate) cluster: ClusterConfig,
     /// The worker role.
@@ -57,8 +62,29 @@ pub(crate) struct RootConfig {
     pub(crate) dashboard: Option<SocketAddr>,
     /// Host names and addresses in the HTTPS certificate; `localhost` is always among them.
     pub(crate) advertise: Vec<String>,
+    /// Address at which users reach this root, for links in mails.
+    pub(crate) public_url: Option<PublicUrl>,
     /// How long a cluster may be away until its instances are placed in other clusters; `None`: for ever.
     pub(crate) cluster_lost_after: Option<Interval<10, 604_800>>,
+}
+
+/// Mails of the root, to users who forgot their password.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct MailConfig {
+    /// The mail server; `None`: no mails are sent.
+    pub(crate) host: Option<String>,
+    /// Its port; `None`: the usual one for `security`.
+    pub(crate) port: Option<Port>,
+    /// How the connection is protected.
+    pub(crate) security: MailSecurity,
+    /// Name for the server.
+    pub(crate) user: Option<String>,
+    /// Password for the server.
+    pub(crate) password: Option<Secret>,
+    /// File with the password.
+    pub(crate) password_file: Option<PathBuf>,
+    /// Sender.
+    pub(crate) sender: Option<String>,
 }
 
 /// The cluster role.
@@ -97,6 +123,8 @@ pub(crate) struct WorkerConfig {
     pub(crate) address: Option<IpAddr>,
     /// One-time token for the first start.
     pub(crate) token: Option<Secret>,
+    /// Where the folders of volumes are; `None`: this worker offers none.
+    pub(crate) volumes_root: Option<PathBuf>,
     /// Memory kept back for the machine itself, MiB.
     pub(crate) reserve_memory_mib: u32,
     /// CPU kept back for the machine itself, thousandths of a core.
@@ -145,8 +173,10 @@ impl Default for Config {
                 listen: everywhere(10000),
                 dashboard: Some(everywhere(80)),
                 advertise: Vec::new(),
+                public_url: None,
                 cluster_lost_after: Some(Interval::of_seconds(300)),
             },
+            mail: MailConfig::default(),
             cluster: ClusterConfig {
                 name: PlaceName::literal("local"),
                 location: String::new(),
@@ -164,6 +194,7 @@ impl Default for Config {
                 cluster: Endpoint::this_machine(),
                 address: None,
                 token: None,
+                volumes_root: Some(PathBuf::from("/mnt/oakestra/hostpath")),
                 reserve_memory_mib: 128,
                 reserve_cpu_millis: 100,
                 labels: Labels::default(),

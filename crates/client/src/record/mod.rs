@@ -13,6 +13,6 @@ pub use explanation::{
     ExplainedCluster, ExplainedWorker, Explanation, Place, Plan, PlannedInstance, PlannedService, Reason,
     Suggestion,
 };
-pub use service::{FailedService, Instance, Service, ServicesCreated};
+pub use service::{FailedService, Instance, Rollout, Scaled, Service, ServicesCreated};
 pub use token::{JoinToken, TokenRole};
 pub use worker::{InstanceOnWorker, Worker, WorkerDetails, WorkerFacts};

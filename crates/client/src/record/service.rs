@@ -45,12 +45,50 @@ pub struct Service {
     /// One line for people.
     #[serde(deserialize_with = "or_default")]
     pub status_detail: String,
+    /// Revision it has now.
+    #[serde(deserialize_with = "or_default")]
+    pub revision: u32,
+    /// The update under way, or the last one.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "or_default")]
+    pub rollout: Option<Rollout>,
     /// Its instances.
     #[serde(rename = "instance_list", deserialize_with = "or_default")]
     pub instances: Vec<Instance>,
     /// Everything else, descriptor fields included.
     #[serde(flatten)]
     pub other: Map<String, Value>,
+}
+
+/// How far the update of a service is, or how the last one ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rollout {
+    /// `running`, `rolling-back`, `done` or `rolled-back`.
+    pub state: String,
+    /// Revision it leads to, or has come to.
+    pub revision: u32,
+    /// Revision it comes from.
+    pub from_revision: Option<u32>,
+    /// Instances of that revision that run.
+    pub updated: u32,
+    /// Instances there shall be.
+    pub total: u32,
+    /// One line for people.
+    pub detail: String,
+    /// Why it was rolled back.
+    pub reason: String,
+}
+
+/// What scaling did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Scaled {
+    /// Instances the service keeps from now on.
+    pub replicas: u32,
+    /// Numbers of the instances that were created.
+    pub created: Vec<u32>,
+    /// Numbers of the instances that were taken down.
+    pub removed: Vec<u32>,
 }
 
 /// One instance of a service.

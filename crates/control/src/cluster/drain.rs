@@ -64,7 +64,7 @@ impl Cluster {
     pub(super) fn start_move(&mut self, now: Now, key: InstanceKey, from: WorkerId) -> bool {
         let Some(placed) = self.placed.get(&key) else { return false };
         let Some(place) = placed.placement.filter(|place| place.worker == from) else { return false };
-        let finishes_by_itself = placed.desired.spec.one_shot;
+        let finishes_by_itself = placed.desired.spec.finishes_by_itself();
         if placed.successor.is_some() || placed.removing || placed.completed || finishes_by_itself {
             return false;
         }

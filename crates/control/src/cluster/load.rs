@@ -45,7 +45,11 @@ impl Cluster {
                 | Table::Cluster
                 | Table::User
                 | Table::Organization
-                | Table::Workload => {}
+                | Table::Workload
+                | Table::Event
+                | Table::Secret
+                | Table::Quota
+                | Table::Audit => {}
             }
         }
         let grace = now.moment + cluster.settings.start_grace;

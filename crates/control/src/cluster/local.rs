@@ -9,6 +9,7 @@ use oak_model::message::DesiredInstance;
 use oak_model::sla::ApplicationRequest;
 use oak_model::{
     Application, ApplicationId, Generation, InstanceKey, JobName, Now, Service, ServiceId, Surroundings,
+    Upkeep,
 };
 
 use super::records::{Extent, KnownApplication};
@@ -141,16 +142,18 @@ impl Cluster {
     ) -> Result<ApplicationId, LocalRefusal> {
         let id = ApplicationId::new(now.wall, entropy.next_u64());
         let mut services = Vec::new();
-        for service in &request.services {
+        for service_request in &request.services {
             let address = pool.allocate().ok_or(LocalRefusal::AddressesExhausted)?;
             let service = Service {
                 id: ServiceId::new(now.wall, entropy.next_u64()),
                 application: id,
-                job_name: job_name(&request, service),
-                spec: Arc::new(service.spec.clone()),
-                document: service.document.clone(),
+                job_name: job_name(&request, service_request),
+                spec: Arc::new(service_request.spec.clone()),
+                document: service_request.document.clone(),
                 address,
                 next_number: 0,
+                // There is no root to keep a number of instances; the one that takes over does.
+                upkeep: Upkeep::new(service_request.replicas, service_request.update),
             };
             services.push(service.id);
             self.meta.local_addresses.insert(address);
@@ -160,6 +163,7 @@ impl Cluster {
         let application = Application {
             id,
             owner: LOCAL_OWNER.to_owned(),
+            organization: None,
             name: request.name,
             namespace: request.namespace,
             description: request.description,
@@ -194,6 +198,7 @@ impl Cluster {
             service_addresses: vec![found.address],
             instance_address: address,
             surroundings: Surroundings::default(),
+            material: Vec::new(),
         };
         let desired = DesiredInstance { surroundings: self.local_surroundings(service), ..desired };
         self.meta.local_addresses.insert(address);

@@ -235,6 +235,7 @@ pub(super) fn request(desired: &DesiredInstance, avoid: Option<WorkerId>) -> Req
         service: desired.key.service,
         resources: desired.spec.resources,
         architectures: &desired.spec.architectures,
+        volumes: &desired.spec.volumes,
         ports: &desired.spec.ports,
         target: &desired.spec.target,
         surroundings: &desired.surroundings,

@@ -1,7 +1,7 @@
 //! What the instances of this cluster belong to: kept so that a root that lost its disk can be told again, and so that
 //! applications can be deployed here while there is no root.
 
-use oak_model::message::{ClusterToRoot, ClusterWelcome, HeldInstance, Holdings};
+use oak_model::message::{ClusterToRoot, ClusterWelcome, DesiredInstance, HeldInstance, Holdings};
 use oak_model::{Application, ApplicationId, InstanceKey, Service, ServiceId};
 use serde::{Deserialize, Serialize};
 
@@ -91,7 +91,9 @@ impl Cluster {
             .filter(|placed| !placed.removing)
             .filter_map(|placed| {
                 let report = self.instance_report(placed.desired.key)?;
-                Some(HeldInstance { desired: placed.desired.clone(), report })
+                // Values are for its workers only; a root that lost them is told them by their owner.
+                let desired = DesiredInstance { material: Vec::new(), ..placed.desired.clone() };
+                Some(HeldInstance { desired, report })
             })
             .collect();
         let holdings = Holdings { applications, services, instances };

@@ -117,19 +117,25 @@ impl Cluster {
     }
 
     /// The root wants something else of an instance that is here, or counts it under a newer generation.
-    fn change_desired(&mut self, desired: DesiredInstance) {
+    fn change_desired(&mut self, mut desired: DesiredInstance) {
         let key = desired.key;
         let Some(placed) = self.placed.get_mut(&key) else { return };
+        desired.keep_material_of(&placed.desired.material);
         placed.wanted_again = placed.removing;
         // What is around it may have changed; that is no reason to restart it.
         let same = DesiredInstance {
             generation: desired.generation,
             surroundings: desired.surroundings.clone(),
+            material: desired.material.clone(),
             ..placed.desired.clone()
         } == desired;
         if same {
+            let is_supplied_anew = placed.desired.material != desired.material;
             placed.desired = desired;
             self.watch_bounds(key);
+            if is_supplied_anew {
+                self.supply_anew(key);
+            }
         } else {
             self.replace_desired(key, desired);
         }
@@ -153,6 +159,16 @@ impl Cluster {
         }
         if renews {
             self.renew(key);
+        }
+    }
+
+    /// Gives the workers changed secrets for the next start of the container; what runs goes on.
+    fn supply_anew(&mut self, key: InstanceKey) {
+        let Some(placed) = self.placed.get(&key).filter(|placed| !placed.removing) else { return };
+        let places = placed.placement.into_iter().chain(placed.successor);
+        let orders: Vec<_> = places.map(|place| (place.worker, placed.assignment(place))).collect();
+        for (worker, assignment) in orders {
+            self.send_to_worker(worker, ClusterToWorker::Assign(assignment));
         }
     }
 

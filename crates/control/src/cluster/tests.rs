@@ -48,6 +48,7 @@ fn desired(number: u32, generation: u64, memory_mib: u32) -> DesiredInstance {
         service_addresses: vec![Ipv4Addr::new(10, 30, 0, 1)],
         instance_address: Ipv4Addr::new(10, 30, high + 1, low),
         surroundings: Surroundings::default(),
+        material: Vec::new(),
     }
 }
 
@@ -148,6 +149,7 @@ impl Fixture {
             labels: Vec::new(),
             addons: Vec::new(),
             position: None,
+            csi_drivers: Vec::new(),
         };
         self.cluster.worker_opened(now, id, session, "192.0.2.1", WorkerHello { facts, workloads });
         self.commit();
@@ -198,7 +200,14 @@ impl Fixture {
     /// The worker says that the incarnation at a place has this status.
     fn reports(&mut self, number: u32, place: Placement, status: Status, detail: &str) {
         let (key, detail) = (key(number), detail.to_owned());
-        let report = WorkloadReport { key, incarnation: place.incarnation, status, detail, address: None };
+        let report = WorkloadReport {
+            key,
+            incarnation: place.incarnation,
+            status,
+            detail,
+            address: None,
+            ended: false,
+        };
         self.says(place.worker, 1, WorkerToCluster::Workload(report));
     }
 
@@ -253,7 +262,14 @@ impl Fixture {
     /// A report of the worker that has the instance, about the incarnation it has.
     fn report(&self, number: u32, status: Status) -> WorkloadReport {
         let incarnation = self.placement(number).unwrap().incarnation;
-        WorkloadReport { key: key(number), incarnation, status, detail: status.to_string(), address: None }
+        WorkloadReport {
+            key: key(number),
+            incarnation,
+            status,
+            detail: status.to_string(),
+            address: None,
+            ended: false,
+        }
     }
 }
 

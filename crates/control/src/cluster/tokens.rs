@@ -80,6 +80,7 @@ impl Cluster {
                 labels: Vec::new(),
                 addons: Vec::new(),
                 position: None,
+                csi_drivers: Vec::new(),
             },
             subnet: None,
             availability: Availability::Open,

@@ -214,13 +214,13 @@ impl Cluster {
         placed.status = report.status;
         placed.detail = report.detail;
         self.pending.remove(key);
-        if report.status == Status::Completed && !placed.completed {
+        if (report.ended || report.status == Status::Completed) && !placed.completed {
             self.complete(key, place);
         }
         self.report_instance(key);
     }
 
-    /// A one-shot instance ended well: it keeps its place, but no capacity.
+    /// An instance has ended for good: it keeps its place, but no capacity.
     fn complete(&mut self, key: InstanceKey, place: Placement) {
         self.abandon_move(key);
         let Some(placed) = self.placed.get_mut(&key) else { return };

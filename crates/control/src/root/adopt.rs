@@ -15,6 +15,8 @@ use std::time::Duration;
 use oak_model::message::{ClusterHello, HeldInstance, Holdings, InstanceReport, Lineage, RootToCluster};
 use oak_model::{Application, ApplicationId, ClusterId, InstanceKey, JobName, Name, Now, Service, ServiceId};
 
+use super::events::Before;
+use super::tenants::FullName;
 use super::{Cluster, Instance, Root};
 use crate::{Entropy, Table};
 
@@ -22,27 +24,30 @@ use crate::{Entropy, Table};
 const LARGEST_NUMBER: u32 = 1 << 31;
 
 /// How long a restored root waits for a cluster if clusters are never given up.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub(super) const PATIENCE: Duration = Duration::from_secs(300);
 
 impl Root {
     /// Gives this root a number when it starts for the first time, and another life when it was put back to an
     /// older state.
-    pub fn begin_life(&mut self, entropy: &mut dyn Entropy, was_restored: bool) {
+    /// Events are numbered anew in a new life.
+    pub fn begin_life(&mut self, now: Now, entropy: &mut dyn Entropy, was_restored: bool) {
         let lineage = match self.meta.lineage {
             Some(lineage) if was_restored => Lineage { restored: lineage.restored + 1, ..lineage },
             Some(_) => return,
             None => Lineage { root: entropy.next_u64(), restored: 0 },
         };
         self.meta.lineage = Some(lineage);
+        self.history.begin_life(now.wall, &mut self.outbox);
         self.save_meta();
     }
 
     /// Whether a cluster followed another life of the root and holds what this one may not know.
-    pub(super) fn must_take_over(&mut self, id: ClusterId, hello: &ClusterHello) -> bool {
+    pub(super) fn must_take_over(&mut self, now: Now, id: ClusterId, hello: &ClusterHello) -> bool {
         let (Some(theirs), Some(ours)) = (hello.lineage, self.meta.lineage) else { return false };
         if theirs == ours && hello.generation > self.meta.generation {
             // Nobody said so, but this disk is older than what the cluster was told.
             self.meta.lineage = Some(Lineage { restored: ours.restored + 1, ..ours });
+            self.history.begin_life(now.wall, &mut self.outbox);
             self.save_meta();
         }
         let ours = self.meta.lineage;
@@ -86,6 +91,7 @@ impl Root {
         if everything {
             cluster.taken_over = self.meta.lineage;
             cluster.known_in = self.meta.lineage;
+            self.took_over = Some(now.moment);
             self.import(now, id, holdings, &BTreeSet::new());
             self.save_cluster(id);
             let generation = self.next_generation();
@@ -163,6 +169,7 @@ impl Root {
             self.import_instance(now, id, held);
         }
         self.save_meta();
+        self.look_at_all(now);
         self.retry_soon(now);
     }
 
@@ -174,17 +181,15 @@ impl Root {
         application.services.clear();
         let wanted = application.name.clone();
         let mut number = 2;
-        let key = |application: &Application| {
-            (application.owner.clone(), application.name.clone(), application.namespace.clone())
-        };
-        while self.application_names.contains_key(&key(&application)) {
+        self.tenants.house(&mut application);
+        while self.application_names.contains_key(&FullName::of(&application)) {
             match numbered(&wanted, number) {
                 Some(name) => application.name = name,
                 None => return,
             }
             number += 1;
         }
-        self.application_names.insert(key(&application), application.id);
+        self.application_names.insert(FullName::of(&application), application.id);
         self.outbox.put(Table::Application, application.id, &application);
         self.applications.insert(application.id, application);
     }
@@ -192,10 +197,22 @@ impl Root {
     fn import_service(&mut self, mut service: Service) {
         service.next_number = service.next_number.min(LARGEST_NUMBER);
         if let Some(known) = self.services.get_mut(&service.id) {
+            if known.upkeep.highest < service.upkeep.highest && service.upkeep.highest < LARGEST_NUMBER {
+                // It was updated after the state of this root was saved.
+                let present = known.present();
+                known.spec = service.spec;
+                known.document = service.document;
+                known.upkeep = service.upkeep;
+                if known.upkeep.other(present.number).is_none() && present.number != known.upkeep.revision {
+                    known.upkeep.former.push(present);
+                }
+                self.outbox.put(Table::Service, service.id, &*known);
+            }
             if known.next_number < service.next_number {
                 known.next_number = service.next_number;
-                self.outbox.put(Table::Service, service.id, known);
+                self.outbox.put(Table::Service, service.id, &*known);
             }
+            self.know_links_again(service.id);
             return;
         }
         let Some(application) = self.applications.get_mut(&service.application) else { return };
@@ -228,7 +245,8 @@ impl Root {
             } else if known.cluster != Some(id) && known.address != desired.instance_address {
                 // Two sides have given the same number to different instances; the other one stays, and this one
                 // is deployed anew.
-                let _ = self.deploy(now, key.service);
+                let revision = known.revision;
+                let _ = self.create_instance(now, key.service, revision);
             }
             return;
         }
@@ -239,7 +257,8 @@ impl Root {
         }
         let claimed = self.addresses.claim(desired.instance_address).then_some(desired.instance_address);
         let Some(address) = claimed.or_else(|| self.addresses.allocate()) else { return };
-        let instance = Instance::new(key, self.meta.generation, address, now.wall);
+        let revision = self.revision_of_held(key, &desired.spec);
+        let instance = Instance::new(key, revision, self.meta.generation, address, now);
         self.instances.insert(key, instance);
         self.found_at(now, key, id, report);
     }
@@ -268,12 +287,14 @@ impl Root {
         let Some(instance) = self.instances.get_mut(&key) else { return };
         instance.generation = generation;
         instance.cluster = Some(id);
-        instance.observe(report, now.wall);
+        let before = Before::of(instance);
+        instance.observe(report, now);
         if let Some(cluster) = self.clusters.get_mut(&id) {
             cluster.instances.insert(key);
         }
         self.count(key, worker);
         self.save_instance(key);
+        self.tell_report(now.wall, key, &before);
     }
 }
 

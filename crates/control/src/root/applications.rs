@@ -5,9 +5,12 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use oak_model::sla::{ApplicationRequest, ServiceRequest};
-use oak_model::{ApplicationId, InstanceKey, JobName, Name, Now, ServiceId};
+use oak_model::{
+    ApplicationId, EventKind, InstanceKey, JobName, MAX_REPLICAS, Name, Now, Purpose, ServiceId, Upkeep,
+};
 
-use super::{Application, Root, Service};
+use super::tenants::FullName;
+use super::{Application, Consumption, OverQuota, Owner, Root, Service};
 use crate::{Entropy, Table};
 
 /// Why the root does not do what it was asked; nothing was changed.
@@ -45,9 +48,56 @@ pub enum Refusal {
         /// Who has it.
         holder: String,
     },
+    /// The organisation may not ask for more.
+    #[error(transparent)]
+    OverQuota(#[from] OverQuota),
+    /// The organisation was deleted meanwhile.
+    #[error("the organisation does not exist any more")]
+    OrganizationGone,
+    /// The user was deleted meanwhile.
+    #[error("the user `{0}` does not exist any more")]
+    OwnerGone(String),
+    /// Its organisation does not have it.
+    #[error("there is no {0} in this organisation: store it first (`oak secret set`, `oak registry login`)")]
+    UnknownSecret(Purpose),
     /// The address pool is empty.
     #[error("all service addresses of 10.30.0.0/16 are in use: delete services that are not needed")]
     AddressesExhausted,
+    /// A service keeps as many instances as it can.
+    #[error("a service can keep at most {MAX_REPLICAS} instances: split the work over several services")]
+    TooManyReplicas,
+    /// The names of a service are part of its addresses and its identity.
+    #[error("the service is `{present}` and cannot be renamed to `{wanted}`: create another service")]
+    Renamed {
+        /// Its names.
+        present: Box<JobName>,
+        /// Those sent.
+        wanted: Box<JobName>,
+    },
+    /// The service address is what others know it by.
+    #[error(
+        "the service address is {present} and cannot become {wanted}: leave `addresses.rr_ip` out, or create \
+         another service"
+    )]
+    AddressFixed {
+        /// What it is.
+        present: Ipv4Addr,
+        /// What was asked for.
+        wanted: Ipv4Addr,
+    },
+    /// One update at a time.
+    #[error(
+        "service `{service}` is being updated to revision {revision}: wait for its end, or roll it back first"
+    )]
+    UpdateRunning {
+        /// Which.
+        service: Box<JobName>,
+        /// Where it is going.
+        revision: u32,
+    },
+    /// There is no revision to go back to.
+    #[error("service `{0}` has no update that could be rolled back")]
+    NothingToRollBack(Box<JobName>),
 }
 
 impl Root {
@@ -59,7 +109,7 @@ impl Root {
         &mut self,
         now: Now,
         entropy: &mut dyn Entropy,
-        owner: &str,
+        owner: &Owner,
         requests: Vec<ApplicationRequest>,
     ) -> Result<Vec<ApplicationId>, Refusal> {
         self.check_applications(owner, &requests)?;
@@ -68,16 +118,17 @@ impl Root {
             let id = ApplicationId::new(now.wall, entropy.next_u64());
             let application = Application {
                 id,
-                owner: owner.to_owned(),
+                owner: owner.user.clone(),
+                organization: owner.organization,
                 name: request.name,
                 namespace: request.namespace,
                 description: request.description,
                 other: request.other,
                 services: Vec::new(),
             };
-            let key = (owner.to_owned(), application.name.clone(), application.namespace.clone());
-            self.application_names.insert(key, id);
+            self.application_names.insert(FullName::of(&application), id);
             self.applications.insert(id, application);
+            self.tell_application(now.wall, EventKind::ApplicationCreated, id);
             self.insert_services(now, entropy, id, request.services);
             created.push(id);
         }
@@ -87,12 +138,13 @@ impl Root {
     /// Checks names and addresses of new applications against what exists and against each other.
     pub(super) fn check_applications(
         &self,
-        owner: &str,
+        owner: &Owner,
         requests: &[ApplicationRequest],
     ) -> Result<(), Refusal> {
+        self.tenants.check(owner)?;
         let mut names = HashSet::new();
         for request in requests {
-            let key = (owner.to_owned(), request.name.clone(), request.namespace.clone());
+            let key = FullName::new(owner, &request.name, &request.namespace);
             if self.application_names.contains_key(&key) || !names.insert(key) {
                 return Err(Refusal::ApplicationExists {
                     name: request.name.clone(),
@@ -104,7 +156,9 @@ impl Root {
             .iter()
             .map(|request| (&request.name, &request.namespace, &[][..], &request.services[..]))
             .collect::<Vec<_>>();
-        self.check_services(&prepared)
+        self.check_services(&prepared)?;
+        self.check_quota(owner.organization, &Consumption::of_applications(requests))?;
+        Ok(())
     }
 
     /// Adds services to an application: all of them, or none.
@@ -121,6 +175,7 @@ impl Root {
         let existing = self.applications.get(&application).ok_or(Refusal::UnknownApplication(application))?;
         let checked = (&existing.name, &existing.namespace, &existing.services[..], &requests[..]);
         self.check_services(&[checked])?;
+        self.check_quota(existing.organization, &Consumption::of_services(&requests))?;
         Ok(self.insert_services(now, entropy, application, requests))
     }
 
@@ -144,8 +199,10 @@ impl Root {
         for service in services {
             self.delete_service(now, service)?;
         }
+        self.tell_application(now.wall, EventKind::ApplicationDeleted, id);
         if let Some(application) = self.applications.remove(&id) {
-            self.application_names.remove(&(application.owner, application.name, application.namespace));
+            self.forget_history_of(&application);
+            self.application_names.remove(&FullName::of(&application));
             self.outbox.delete(Table::Application, id);
         }
         Ok(())
@@ -159,12 +216,12 @@ impl Root {
         if !self.services.contains_key(&id) {
             return Err(Refusal::UnknownService(id));
         }
-        let keys: Vec<_> = self.instances_of(id).map(|instance| instance.key).collect();
-        for key in keys {
-            self.undeploy(now, key)?;
-        }
+        self.remove_instances(now, id);
+        self.tell_service(now.wall, EventKind::ServiceDeleted, id);
         let Some(service) = self.services.remove(&id) else { return Ok(()) };
         self.linked.remove(&id);
+        self.forget_history_of_service(service.application, id);
+        self.looks.forget(id);
         self.addresses.release(service.address);
         self.outbox.delete(Table::Service, id);
         if let Some(application) = self.applications.get_mut(&service.application) {
@@ -198,7 +255,7 @@ impl Root {
                     return Err(Refusal::AddressTaken { address, holder: self.holder(address) });
                 }
                 names.insert(job_name);
-                wanted += 1;
+                wanted += 1 + request.replicas.unwrap_or(0) as usize;
             }
         }
         if wanted > self.addresses.free() {
@@ -248,17 +305,23 @@ impl Root {
                 document: request.document,
                 address,
                 next_number: 0,
+                upkeep: Upkeep::new(request.replicas, request.update),
             };
             parent.services.push(id);
             self.outbox.put(Table::Service, id, &service);
             self.know_links(&service);
             self.services.insert(id, service);
+            self.tell_service(now.wall, EventKind::ServiceCreated, id);
             created.push(id);
         }
         if let Some(parent) = self.applications.get(&application) {
             self.outbox.put(Table::Application, application, parent);
         }
         self.save_meta();
+        // Those that keep a number of instances by themselves.
+        for id in &created {
+            self.look_after(now, *id);
+        }
         created
     }
 }

@@ -9,7 +9,8 @@ use oak_model::{
 };
 
 use super::state::desired;
-use super::{Cluster, Root};
+use super::tenants::FullName;
+use super::{Cluster, Owner, Root};
 
 /// Instances in other clusters that count for a bound; a service that is bound to more is not kept close by anybody.
 const MOST_PLACES: usize = 1_000;
@@ -19,7 +20,7 @@ impl Root {
     pub(super) fn wish(&self, key: InstanceKey) -> Option<DesiredInstance> {
         let (instance, service) = (self.instances.get(&key)?, self.services.get(&key.service)?);
         let cluster = instance.cluster.and_then(|id| self.clusters.get(&id));
-        let surroundings = self.surroundings(service, cluster);
+        let surroundings = self.surroundings(&service.at_revision(instance.revision), cluster);
         Some(desired(service, instance, surroundings))
     }
 
@@ -29,6 +30,16 @@ impl Root {
             self.linked.remove(&service.id);
         } else {
             self.linked.insert(service.id);
+        }
+    }
+
+    /// The same, when what a service asks for was changed in place.
+    pub(super) fn know_links_again(&mut self, id: ServiceId) {
+        let is_linked = self.services.get(&id).is_some_and(|service| !service.spec.connectivity.is_empty());
+        if is_linked {
+            self.linked.insert(id);
+        } else {
+            self.linked.remove(&id);
         }
     }
 
@@ -140,14 +151,16 @@ impl Root {
         let own = self.applications.get(&service.application)?;
         if let Ok(id) = target.parse::<ServiceId>() {
             let found = self.services.get(&id)?;
-            let owner = &self.applications.get(&found.application)?.owner;
-            return (*owner == own.owner).then_some(found);
+            let other = self.applications.get(&found.application)?;
+            let is_same = (other.organization, &other.owner) == (own.organization, &own.owner);
+            return is_same.then_some(found);
         }
         let Some((application, rest)) = target.split_once('.') else {
             return self.named(&own.services, |found| found.job_name.service.as_str() == target);
         };
         let (namespace, _) = rest.split_once('.')?;
-        let name = (own.owner.clone(), application.parse().ok()?, namespace.parse().ok()?);
+        let owner = Owner { user: own.owner.clone(), organization: own.organization };
+        let name = FullName::new(&owner, &application.parse().ok()?, &namespace.parse().ok()?);
         let application = self.applications.get(self.application_names.get(&name)?)?;
         self.named(&application.services, |found| found.job_name.to_string() == target)
     }

@@ -6,9 +6,12 @@ use oak_model::message::{
     ClusterHello, ClusterToRoot, ClusterWelcome, DesiredInstance, InstanceReport, RootToCluster, UsageReport,
     WorkerSummary, WorkerToken,
 };
-use oak_model::{Availability, ClusterId, Generation, InstanceKey, Now, Status, WorkerId};
+use oak_model::{
+    Availability, ClusterId, EventKind, Generation, InstanceKey, Now, Status, WallTime, WorkerId,
+};
 use oak_placement::{Fleet, WorkerState};
 
+use super::events::{Before, availability_word};
 use super::state::{HistorySample, push_sample};
 use super::{Effect, Root};
 use crate::Table;
@@ -43,12 +46,13 @@ impl Root {
         if !self.clusters.contains_key(&id) {
             return Err(Attention::UnknownCluster(id));
         }
-        let take_over = self.must_take_over(id, &hello);
+        let take_over = self.must_take_over(now, id, &hello);
         self.settle_blocks(id, &hello);
         let lineage = self.meta.lineage;
         let Some(cluster) = self.clusters.get_mut(&id) else {
             return Err(Attention::UnknownCluster(id));
         };
+        let is_new = cluster.last_seen == WallTime(0) && cluster.lost_since.is_none();
         cluster.session = Some(session);
         cluster.asked_for_holdings = take_over;
         if !take_over {
@@ -61,12 +65,21 @@ impl Root {
         address.clone_into(&mut cluster.address);
         cluster.port = hello.port;
         cluster.fleet = Fleet::new();
-        cluster.workers.clear();
+        // After a start of this root nothing is known of them, and what was there before is no event.
+        let known = std::mem::take(&mut cluster.workers);
         cluster.usage.clear();
         let members: Vec<_> = cluster.instances.iter().copied().collect();
         self.continue_above(&members, &hello);
+        if !is_new {
+            self.tell_cluster(now.wall, EventKind::ClusterBack, id, " is connected");
+        }
         for worker in hello.workers {
+            let news = if known.is_empty() { Vec::new() } else { news_of(known.get(&worker.id), &worker) };
+            let worker_id = worker.id;
             self.update_worker(id, worker);
+            for (kind, what) in news {
+                self.tell_worker(now, kind, id, worker_id, what);
+            }
         }
         for key in &members {
             let worker = self.instances.get_mut(key).and_then(|instance| {
@@ -75,6 +88,8 @@ impl Root {
             });
             self.count(*key, worker);
         }
+        // What was not known while the cluster was away is known now.
+        members.iter().for_each(|key| self.look_soon(now, key.service));
         let reported: HashSet<InstanceKey> = hello.instances.iter().map(|report| report.key).collect();
         for report in hello.instances {
             self.instance_reported(now, id, report);
@@ -126,6 +141,10 @@ impl Root {
             .filter_map(|key| self.instances.get(key))
             .filter(|instance| !instance.moving)
             .filter_map(|instance| self.wish(instance.key))
+            .map(|mut desired| {
+                self.supply(&mut desired);
+                desired
+            })
             .collect();
         let (applications, services) = self.records_of(instances.iter().map(|desired| desired.key));
         let tokens = self
@@ -157,6 +176,7 @@ impl Root {
             cluster.session = None;
             cluster.lost_since = Some(now.moment);
             cluster.asked_for_holdings = false;
+            self.tell_cluster(now.wall, EventKind::ClusterLost, id, " is not connected");
             self.forget_questions_to(id);
         }
     }
@@ -207,17 +227,27 @@ impl Root {
             }
             ClusterToRoot::Workers(workers) => {
                 for worker in workers {
-                    self.update_worker(id, worker);
+                    self.worker_changed(now, id, worker);
                 }
                 self.retry_soon(now);
             }
-            ClusterToRoot::WorkerRemoved(worker) => self.worker_removed(id, worker),
+            ClusterToRoot::WorkerRemoved(worker) => self.worker_removed(now, id, worker),
             ClusterToRoot::Usage(usage) => self.usage_reported(now, id, usage),
             ClusterToRoot::TokenStored { id } => self.outbox.emit(Effect::TokenReady { id }),
             ClusterToRoot::Holdings(holdings) => self.holdings_received(now, id, holdings),
             ClusterToRoot::NeedsNodeBlock => return self.add_node_block(id),
         }
         Ok(())
+    }
+
+    fn worker_changed(&mut self, now: Now, id: ClusterId, worker: WorkerSummary) {
+        let former = self.clusters.get(&id).and_then(|cluster| cluster.workers.get(&worker.id));
+        let news = news_of(former, &worker);
+        let worker_id = worker.id;
+        self.update_worker(id, worker);
+        for (kind, what) in news {
+            self.tell_worker(now, kind, id, worker_id, what);
+        }
     }
 
     fn update_worker(&mut self, id: ClusterId, worker: WorkerSummary) {
@@ -237,7 +267,8 @@ impl Root {
         self.availability_reported(reported, availability);
     }
 
-    fn worker_removed(&mut self, id: ClusterId, worker: WorkerId) {
+    fn worker_removed(&mut self, now: Now, id: ClusterId, worker: WorkerId) {
+        self.tell_worker(now, EventKind::WorkerRemoved, id, worker, " was removed");
         let Some(cluster) = self.clusters.get_mut(&id) else { return };
         cluster.workers.remove(&worker);
         cluster.usage.remove(&worker);
@@ -261,12 +292,15 @@ impl Root {
         }
         let (worker, status) = (report.worker, report.status);
         let moved = instance.counted_on != worker;
-        let changed = instance.observe(report, now.wall);
+        let before = Before::of(instance);
+        let changed = instance.observe(report, now);
         if moved && worker.is_some() {
             self.count(key, worker);
         }
         if changed {
             self.save_instance(key);
+            self.tell_report(now.wall, key, &before);
+            self.look_soon(now, key.service);
         }
         let refused = worker.is_none()
             && matches!(
@@ -332,4 +366,19 @@ impl Root {
             self.outbox.put(Table::Cluster, id, cluster);
         }
     }
+}
+
+/// What is new about a worker.
+fn news_of(former: Option<&WorkerSummary>, worker: &WorkerSummary) -> Vec<(EventKind, &'static str)> {
+    let Some(former) = former else { return vec![(EventKind::WorkerJoined, " joined")] };
+    let mut news = Vec::new();
+    match (former.connected, worker.connected) {
+        (true, false) => news.push((EventKind::WorkerLost, " is not connected")),
+        (false, true) => news.push((EventKind::WorkerBack, " is connected")),
+        (true, true) | (false, false) => {}
+    }
+    if former.availability != worker.availability {
+        news.push((EventKind::WorkerAvailability, availability_word(worker.availability)));
+    }
+    news
 }

@@ -7,10 +7,11 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use oak_model::sla::ApplicationRequest;
-use oak_model::{ApplicationId, ClusterId, InstanceKey, JobName, Now, Service, ServiceId, WorkerId};
+use oak_model::{ApplicationId, ClusterId, InstanceKey, JobName, Now, Service, ServiceId, Upkeep, WorkerId};
 
 use super::applications::job_name;
-use super::{Application, Explanation, Instance, Refusal, Root};
+use super::tenants::FullName;
+use super::{Application, Explanation, Instance, Owner, Refusal, Root};
 use crate::Entropy;
 
 /// Instances of one plan: each of them is explained if it finds no place.
@@ -67,30 +68,30 @@ struct Draft {
 }
 
 impl Root {
-    /// Plans the applications of a descriptor with `count` instances of each service. Nothing is changed.
+    /// Plans the applications of a descriptor with all instances of each service: as many as it keeps by itself, otherwise
+    /// `count`. Nothing is changed.
     ///
     /// # Errors
-    /// What [`Root::create_applications`] would refuse, or too many instances.
+    /// What [`Root::create_applications`], or deploying the instances, would refuse; or too many instances.
     pub fn plan(
         &mut self,
         now: Now,
         entropy: &mut dyn Entropy,
-        owner: &str,
-        requests: Vec<ApplicationRequest>,
-        count: impl Fn(&oak_model::ServiceSpec) -> u32,
+        owner: &Owner,
+        mut requests: Vec<ApplicationRequest>,
+        count: u32,
     ) -> Result<Vec<PlannedService>, PlanRefusal> {
         self.check_applications(owner, &requests)?;
-        let services = requests.iter().flat_map(|request| &request.services);
-        let total = services
-            .clone()
-            .map(|service| usize::try_from(count(&service.spec)).unwrap_or(usize::MAX))
-            .fold(0_usize, usize::saturating_add);
+        let mut total = 0_usize;
+        for service in requests.iter_mut().flat_map(|request| &mut request.services) {
+            let wanted = *service.replicas.get_or_insert(count);
+            total = total.saturating_add(usize::try_from(wanted).unwrap_or(usize::MAX));
+        }
         if total > MOST_PLANNED {
             return Err(PlanRefusal::TooMany(total));
         }
-        if services.count() + total > self.addresses.free() {
-            return Err(Refusal::AddressesExhausted.into());
-        }
+        // Addresses and quota of the instances.
+        self.check_applications(owner, &requests)?;
         let mut draft = Draft::default();
         for request in requests {
             self.draft_application(now, entropy, owner, request, &mut draft);
@@ -98,7 +99,7 @@ impl Root {
         let mut plan = Vec::with_capacity(draft.services.len());
         for id in draft.services.clone() {
             let Some(service) = self.services.get(&id) else { continue };
-            let (job_name, count) = (service.job_name.clone(), count(&service.spec));
+            let (job_name, count) = (service.job_name.clone(), service.upkeep.replicas.unwrap_or(count));
             let keys = (0..count).map(|number| InstanceKey { service: id, number });
             let instances = keys.filter_map(|key| self.draft_instance(now, key, &mut draft)).collect();
             plan.push(PlannedService { job_name, instances });
@@ -111,14 +112,15 @@ impl Root {
         &mut self,
         now: Now,
         entropy: &mut dyn Entropy,
-        owner: &str,
+        owner: &Owner,
         request: ApplicationRequest,
         draft: &mut Draft,
     ) {
         let id = ApplicationId::new(now.wall, entropy.next_u64());
         let mut application = Application {
             id,
-            owner: owner.to_owned(),
+            owner: owner.user.clone(),
+            organization: owner.organization,
             name: request.name,
             namespace: request.namespace,
             description: request.description,
@@ -134,14 +136,14 @@ impl Root {
                 document: request.document,
                 address: Ipv4Addr::UNSPECIFIED,
                 next_number: 0,
+                upkeep: Upkeep::new(request.replicas, request.update),
             };
             application.services.push(service.id);
             draft.services.push(service.id);
             self.know_links(&service);
             self.services.insert(service.id, service);
         }
-        let name = (owner.to_owned(), application.name.clone(), application.namespace.clone());
-        self.application_names.insert(name, id);
+        self.application_names.insert(FullName::of(&application), id);
         self.applications.insert(id, application);
         draft.applications.push(id);
     }
@@ -154,7 +156,8 @@ impl Root {
             Ok((cluster, worker)) => Ok(self.planned_place(cluster, worker)?),
         };
         if let Ok(place) = &outcome {
-            let mut instance = Instance::new(key, self.meta.generation, Ipv4Addr::UNSPECIFIED, now.wall);
+            let (revision, address) = (service.upkeep.revision, Ipv4Addr::UNSPECIFIED);
+            let mut instance = Instance::new(key, revision, self.meta.generation, address, now);
             instance.cluster = Some(place.cluster);
             self.instances.insert(key, instance);
             self.count(key, Some(place.worker));
@@ -184,7 +187,7 @@ impl Root {
         }
         for id in draft.applications {
             if let Some(application) = self.applications.remove(&id) {
-                self.application_names.remove(&(application.owner, application.name, application.namespace));
+                self.application_names.remove(&FullName::of(&application));
             }
         }
     }

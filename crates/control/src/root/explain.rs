@@ -106,17 +106,20 @@ impl Root {
     ) -> Result<Explanation, Refusal> {
         let Some(number) = number else {
             let service = self.services.get(&service).ok_or(Refusal::UnknownService(service))?;
-            return Ok(self.explain_one_more(now, service));
+            // While it is being updated, one more is what is known to work.
+            let service = service.at_revision(service.upkeep.proven_revision());
+            return Ok(self.explain_one_more(now, &service));
         };
         let key = InstanceKey { service, number };
         let instance = self.instances.get(&key).ok_or(Refusal::UnknownInstance(key))?;
         let (place, counted_on) = (instance.cluster.zip(instance.worker), instance.counted_on);
-        let (status, detail) = (instance.status, instance.detail.clone());
+        let (status, detail, revision) = (instance.status, instance.detail.clone(), instance.revision);
         // Its own reservation is no argument against its place.
         self.count(key, None);
         let explained = self.services.get(&service).ok_or(Refusal::UnknownService(service)).map(|service| {
-            let clusters = self.ask_clusters(service, place, Some(key));
-            let changes = if place.is_none() { self.proposals(service, &clusters) } else { Vec::new() };
+            let service = service.at_revision(revision);
+            let clusters = self.ask_clusters(&service, place, Some(key));
+            let changes = if place.is_none() { self.proposals(&service, &clusters) } else { Vec::new() };
             Explanation {
                 job_name: service.job_name.clone(),
                 number: Some(number),

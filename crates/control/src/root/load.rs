@@ -2,7 +2,8 @@
 
 use oak_model::Now;
 
-use super::{Application, Cluster, Departure, Instance, Meta, Root, Service, Settings};
+use super::tenants::{FullName, QuotaRow};
+use super::{Application, Cluster, Departure, Instance, Meta, Root, Secret, Service, Settings};
 use crate::token::Token;
 use crate::{CorruptRow, Row, Table};
 
@@ -19,7 +20,8 @@ impl Root {
         if let Some(cursor) = root.meta.address_cursor {
             root.addresses.set_cursor(cursor);
         }
-        for instance in root.instances.values() {
+        for instance in root.instances.values_mut() {
+            instance.observed_at_start(now.moment);
             match instance.cluster.and_then(|id| root.clusters.get_mut(&id)) {
                 Some(cluster) => {
                     cluster.instances.insert(instance.key);
@@ -37,6 +39,7 @@ impl Root {
         for cluster in root.clusters.values_mut() {
             cluster.lost_since = Some(now.moment);
         }
+        root.look_at_all(now);
         root.retry_soon(now);
         Ok(root)
     }
@@ -46,9 +49,7 @@ impl Root {
             Table::Meta => self.meta = row.parse::<Meta>()?,
             Table::Application => {
                 let application: Application = row.parse()?;
-                let name =
-                    (application.owner.clone(), application.name.clone(), application.namespace.clone());
-                self.application_names.insert(name, application.id);
+                self.application_names.insert(FullName::of(&application), application.id);
                 self.applications.insert(application.id, application);
             }
             Table::Service => {
@@ -81,8 +82,22 @@ impl Root {
                 let token: Token = row.parse()?;
                 self.tokens.insert(token.id.clone(), token);
             }
+            Table::Event => self.history.load(row),
+            Table::Secret => {
+                let secret: Secret = row.parse()?;
+                self.secrets.insert((secret.owner.clone(), secret.purpose.clone()), secret);
+            }
+            Table::Quota => {
+                let row: QuotaRow = row.parse()?;
+                self.quotas.insert(row.organization, row.quota);
+            }
             // Kept by the shell or by other machines.
-            Table::User | Table::Organization | Table::Worker | Table::Placement | Table::Workload => {}
+            Table::User
+            | Table::Organization
+            | Table::Audit
+            | Table::Worker
+            | Table::Placement
+            | Table::Workload => {}
         }
         Ok(())
     }

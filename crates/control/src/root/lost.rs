@@ -61,6 +61,7 @@ impl Root {
             return Moved::NotNow;
         };
         let Some(service) = self.services.get(&key.service) else { return Moved::NotNow };
+        let service = service.at_revision(instance.revision);
         let name = self.clusters.get(&from).map(|cluster| cluster.name.clone()).unwrap_or_default();
         if service.spec.at_most_one {
             self.say(
@@ -70,10 +71,10 @@ impl Root {
             );
             return Moved::NotNow;
         }
-        if instance.status == oak_model::Status::Completed {
+        if instance.ended || instance.status == oak_model::Status::Completed {
             return Moved::NotNow;
         }
-        match self.choose(service, Some(from)) {
+        match self.choose(&service, Some(from)) {
             Ok((to, worker)) if to != from => {
                 self.forget_in_cluster(from, key);
                 self.assign(now, key, to, worker);

@@ -1,7 +1,9 @@
 //! Choosing the cluster of an instance, and trying again when none could take it.
 
 use oak_model::message::RootToCluster;
-use oak_model::{ClusterId, InstanceKey, Moment, Now, ServiceSpec, Status, Surroundings, WorkerId};
+use oak_model::{
+    ClusterId, EventKind, InstanceKey, Moment, Now, ServiceSpec, Status, Surroundings, WorkerId,
+};
 use oak_placement::{Refusal as NoWorker, Request};
 
 use super::{Cluster, Root, Service};
@@ -17,7 +19,7 @@ impl Root {
     /// When [`Root::tick`] has something to do.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Moment> {
-        self.pending.deadline().into_iter().chain(self.next_loss()).min()
+        self.pending.deadline().into_iter().chain(self.next_loss()).chain(self.looks.next()).min()
     }
 
     /// Tries waiting instances again when their time has come.
@@ -25,6 +27,7 @@ impl Root {
         if self.next_loss().is_some_and(|at| at <= now.moment) {
             self.give_up_clusters(now);
         }
+        self.look_after_services(now);
         let Some(waiting) = self.pending.begin_pass(now.moment) else { return };
         for key in waiting {
             self.schedule(now, key);
@@ -43,7 +46,12 @@ impl Root {
     pub(super) fn schedule(&mut self, now: Now, key: InstanceKey) {
         let Some(instance) = self.instances.get(&key) else { return };
         let Some(service) = self.services.get(&key.service) else { return };
-        match self.decide(now, service, instance.avoid) {
+        let service = service.at_revision(instance.revision);
+        if self.is_superseded(&service, instance) && self.may_have_it_already(now, &service).is_none() {
+            self.remove_instance(now, key);
+            return;
+        }
+        match self.decide(now, &service, instance.avoid) {
             Ok((cluster, worker)) => self.assign(now, key, cluster, worker),
             Err(refusal) => self.wait(now, key, refusal),
         }
@@ -69,7 +77,9 @@ impl Root {
     /// Gives an instance to a cluster.
     pub(super) fn assign(&mut self, now: Now, key: InstanceKey, cluster: ClusterId, worker: WorkerId) {
         let generation = self.next_generation();
+        let mut left = None;
         if let Some(mut instance) = self.instances.remove(&key) {
+            left = instance.cluster;
             if let Some(former) = instance.cluster {
                 self.uncount(&mut instance, former);
             }
@@ -77,7 +87,7 @@ impl Root {
             instance.changed = now.wall;
             instance.cluster = Some(cluster);
             instance.worker = None;
-            instance.status = Status::ClusterScheduled;
+            instance.set_status(Status::ClusterScheduled, now.moment);
             "waiting for the cluster to choose a worker".clone_into(&mut instance.detail);
             self.instances.insert(key, instance);
         }
@@ -90,6 +100,7 @@ impl Root {
             is_first
         });
         self.count(key, Some(worker));
+        self.tell_assignment(now, key, left);
         if is_first {
             self.send_records(cluster, &[key]);
         }
@@ -105,10 +116,16 @@ impl Root {
         self.pending.due_by(now.moment + self.settings.retry_interval);
         let Some(instance) = self.instances.get_mut(&key) else { return };
         if instance.status != refusal.status || instance.detail != refusal.detail {
-            instance.status = refusal.status;
+            // The numbers in a refusal change with every placement elsewhere; that is no event.
+            let is_news = instance.status != refusal.status;
+            let detail = if is_news { refusal.detail.clone() } else { String::new() };
+            instance.set_status(refusal.status, now.moment);
             instance.detail = refusal.detail;
             instance.changed = now.wall;
             self.save_instance(key);
+            if is_news {
+                self.tell_instance(now.wall, EventKind::InstanceWaiting, key, detail);
+            }
         }
     }
 
@@ -123,7 +140,8 @@ impl Root {
         let (Some(current), Some(service)) = (instance.cluster, self.services.get(&key.service)) else {
             return;
         };
-        let other = self.choose(service, Some(current)).ok().map(|(other, _)| other);
+        let service = service.at_revision(instance.revision);
+        let other = self.choose(&service, Some(current)).ok().map(|(other, _)| other);
         if other.is_none_or(|other| other == current) {
             self.tell_surroundings(now, key, current);
             return;
@@ -214,6 +232,7 @@ pub(super) fn request<'a>(service: &'a Service, surroundings: &'a Surroundings) 
         service: service.id,
         resources: service.spec.resources,
         architectures: &service.spec.architectures,
+        volumes: &service.spec.volumes,
         ports: &service.spec.ports,
         target: &service.spec.target,
         surroundings,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 use oak_model::message::{DesiredInstance, InstanceReport, Lineage, NodeUsage, WorkerSummary};
 use oak_model::{
-    ApplicationId, ClusterId, Generation, InstanceKey, Moment, Position, Service, Status, Surroundings,
+    ApplicationId, ClusterId, Generation, InstanceKey, Moment, Now, Position, Service, Status, Surroundings,
     WallTime, WorkerId,
 };
 use oak_placement::Fleet;
@@ -33,8 +33,23 @@ pub struct Instance {
     /// Address of that worker.
     #[serde(default)]
     pub host_address: String,
+    /// It has ended for good.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
     /// Last change of the status.
     pub changed: WallTime,
+    /// Revision of the service it runs, for its whole life.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub revision: u32,
+    /// Since when it runs or has completed, as far as this root has seen.
+    #[serde(skip)]
+    pub(super) ready_since: Option<Moment>,
+    /// Since when it does not run; the start of the root if that was before.
+    #[serde(skip)]
+    pub(super) unready_since: Moment,
+    /// How often it failed.
+    #[serde(skip)]
+    pub(super) failures: u32,
     /// Worker on which the root counts it: the real one, or a guess until the cluster has decided.
     #[serde(skip)]
     pub(super) counted_on: Option<WorkerId>,
@@ -54,7 +69,13 @@ pub struct Instance {
 
 impl Instance {
     /// An instance that looks for a place.
-    pub(super) fn new(key: InstanceKey, generation: Generation, address: Ipv4Addr, now: WallTime) -> Self {
+    pub(super) fn new(
+        key: InstanceKey,
+        revision: u32,
+        generation: Generation,
+        address: Ipv4Addr,
+        now: Now,
+    ) -> Self {
         Self {
             key,
             generation,
@@ -64,7 +85,12 @@ impl Instance {
             detail: "waiting for a placement decision".to_owned(),
             worker: None,
             host_address: String::new(),
-            changed: now,
+            changed: now.wall,
+            revision,
+            ready_since: None,
+            unready_since: now.moment,
+            failures: 0,
+            ended: false,
             counted_on: None,
             avoid: None,
             offered: None,
@@ -74,19 +100,45 @@ impl Instance {
     }
 
     /// Takes over what its cluster says; true when that is news.
-    pub(super) fn observe(&mut self, report: InstanceReport, now: WallTime) -> bool {
+    pub(super) fn observe(&mut self, report: InstanceReport, now: Now) -> bool {
         let changed = self.status != report.status
             || self.detail != report.detail
             || self.worker != report.worker
-            || self.host_address != report.host_address;
+            || self.host_address != report.host_address
+            || self.ended != report.ended;
         if changed {
-            self.status = report.status;
+            self.set_status(report.status, now.moment);
             self.detail = report.detail;
             self.worker = report.worker;
             self.host_address = report.host_address;
-            self.changed = now;
+            self.changed = now.wall;
+            self.ended = report.ended;
         }
         changed
+    }
+
+    /// Changes the status and remembers since when it can be relied on.
+    pub(super) fn set_status(&mut self, status: Status, now: Moment) {
+        let is_up = |status: Status| matches!(status, Status::Running | Status::Completed);
+        let has_failed = |status: Status| matches!(status, Status::Failed | Status::Dead);
+        match (is_up(self.status), is_up(status)) {
+            (false, true) => self.ready_since = Some(now),
+            (true, false) => {
+                self.ready_since = None;
+                self.unready_since = now;
+            }
+            (true, true) | (false, false) => {}
+        }
+        if has_failed(status) && !has_failed(self.status) {
+            self.failures = self.failures.saturating_add(1);
+        }
+        self.status = status;
+    }
+
+    /// What was observed before counts from the start of this root.
+    pub(super) fn observed_at_start(&mut self, now: Moment) {
+        self.unready_since = now;
+        self.ready_since = matches!(self.status, Status::Running | Status::Completed).then_some(now);
     }
 }
 
@@ -223,6 +275,11 @@ impl Cluster {
         self.location.parse().ok()
     }
 
+    /// Whether it was learned what it has, in this life of the root.
+    pub(super) fn is_known_in(&self, lineage: Lineage) -> bool {
+        self.known_in == Some(lineage)
+    }
+
     /// Average CPU and memory load of its workers, percent.
     #[must_use]
     pub fn average_load(&self) -> (f32, f32) {
@@ -236,6 +293,11 @@ impl Cluster {
     }
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 /// What a cluster is told about an instance.
 #[must_use]
 pub(super) fn desired(service: &Service, instance: &Instance, surroundings: Surroundings) -> DesiredInstance {
@@ -244,9 +306,10 @@ pub(super) fn desired(service: &Service, instance: &Instance, surroundings: Surr
         generation: instance.generation,
         application: service.application,
         job_name: service.job_name.clone(),
-        spec: Arc::clone(&service.spec),
+        spec: Arc::clone(service.spec_of(instance.revision)),
         service_addresses: vec![service.address],
         instance_address: instance.address,
         surroundings,
+        material: Vec::new(),
     }
 }

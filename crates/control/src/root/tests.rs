@@ -1,6 +1,7 @@
 //! The rules of the root, one by one.
 
 mod placing;
+mod updates;
 
 use std::sync::Arc;
 
@@ -17,6 +18,14 @@ use crate::{Row, SeededEntropy};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
+fn owner(user: &str) -> Owner {
+    Owner { user: user.to_owned(), organization: None }
+}
+
+fn admin() -> Owner {
+    owner("Admin")
+}
+
 fn at(ms: u64) -> Now {
     Now { moment: Moment(ms), wall: WallTime(1_000_000 + ms) }
 }
@@ -31,6 +40,8 @@ fn request(name: &str, spec: ServiceSpec) -> ServiceRequest {
         name: name.parse().unwrap(),
         namespace: "test".parse().unwrap(),
         spec,
+        replicas: None,
+        update: oak_model::UpdatePolicy::default(),
         document: serde_json::Map::new(),
     }
 }
@@ -67,7 +78,7 @@ impl Fixture {
             match effect {
                 Effect::Send { cluster, message, .. } => self.sent.push((cluster, message)),
                 Effect::Welcome { welcome, .. } => self.welcomes.push(welcome),
-                Effect::TokenReady { .. } | Effect::AvailabilityConfirmed { .. } => {}
+                Effect::TokenReady { .. } | Effect::AvailabilityConfirmed { .. } | Effect::Events(_) => {}
             }
         }
     }
@@ -96,7 +107,7 @@ impl Fixture {
             other: serde_json::Map::new(),
         };
         let created =
-            self.root.create_applications(at(0), &mut self.entropy, "Admin", vec![request]).unwrap();
+            self.root.create_applications(at(0), &mut self.entropy, &admin(), vec![request]).unwrap();
         self.root.application(created[0]).unwrap().services[0]
     }
 
@@ -168,6 +179,7 @@ fn summary(number: u64, memory_mib: u32) -> WorkerSummary {
             labels: Vec::new(),
             addons: Vec::new(),
             position: None,
+            csi_drivers: Vec::new(),
         },
         reserved: Resources::ZERO,
         instances: 0,
@@ -186,6 +198,7 @@ fn running(key: InstanceKey, generation: Generation) -> InstanceReport {
         detail: "running".into(),
         worker: Some(WorkerId::from_parts(1, 1)),
         host_address: "192.0.2.9".into(),
+        ended: false,
     }
 }
 
@@ -453,12 +466,13 @@ fn a_descriptor_is_taken_whole_or_not_at_all() {
     let outcome = fixture.root.create_applications(
         at(0),
         &mut fixture.entropy,
-        "Admin",
+        &admin(),
         vec![again("new"), again("web")],
     );
     assert!(matches!(outcome, Err(Refusal::ApplicationExists { .. })));
     assert_eq!((fixture.root.applications().count(), fixture.root.services().count()), (1, 1));
-    let others = fixture.root.create_applications(at(0), &mut fixture.entropy, "Other", vec![again("web")]);
+    let others =
+        fixture.root.create_applications(at(0), &mut fixture.entropy, &owner("Other"), vec![again("web")]);
     assert!(others.is_ok(), "names are unique per owner");
 }
 

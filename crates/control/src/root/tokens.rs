@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use oak_model::message::{RootToCluster, WorkerToken};
-use oak_model::{ClusterId, Now, WallTime};
+use oak_model::{ClusterId, EventKind, Now, WallTime};
 use oak_placement::Fleet;
 
 use super::{Cluster, Root};
@@ -46,6 +46,7 @@ impl Root {
                 WorkerToken { id: id.clone(), secret_hash: secret_hash.clone(), valid_for_ms: life_ms };
             self.send(cluster, RootToCluster::Token(token));
         }
+        self.tell_token_created(now, &role, life);
         let token = Token { id: id.clone(), secret_hash, role, expires, used_by: None };
         self.outbox.put(Table::Token, &id, &token);
         self.tokens.insert(id, token);
@@ -79,6 +80,7 @@ impl Root {
             (None, Some(former)) => former,
             (None, None) => ClusterId::new(now.wall, entropy.next_u64()),
         };
+        let is_new = !self.clusters.contains_key(&id);
         self.clusters.entry(id).or_insert_with(|| Cluster {
             id,
             name: candidate.name.to_owned(),
@@ -104,6 +106,9 @@ impl Root {
             instances: BTreeSet::new(),
         });
         self.save_cluster(id);
+        if is_new {
+            self.tell_cluster(now.wall, EventKind::ClusterJoined, id, " joined");
+        }
         if let Some(token) = self.tokens.get_mut(candidate.token_id) {
             let identity = id.to_string();
             token.used_by =

@@ -131,7 +131,8 @@ impl Root {
             .flat_map(|cluster| cluster.instances.iter());
         members
             .filter_map(|key: &InstanceKey| self.instances.get(key))
-            .filter(move |instance| instance.worker == Some(worker) && instance.status != Status::Completed)
+            .filter(move |instance| instance.worker == Some(worker))
+            .filter(|instance| !instance.ended && instance.status != Status::Completed)
     }
 }
 

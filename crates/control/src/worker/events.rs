@@ -3,43 +3,12 @@
 use std::time::Duration;
 
 use oak_model::message::{Assignment, ClusterToWorker, WorkerToCluster, WorkerWelcome};
-use oak_model::{Incarnation, InstanceKey, Now, Status};
+use oak_model::{Incarnation, InstanceKey, Now, RestartPolicy, Status};
 
-use super::{Attempt, Effect, Phase, Stored, TableVersion, Worker, Workload, clock_text};
+use super::health::Health;
+use super::{Attempt, Effect, Phase, Stored, Worker, Workload};
 use crate::address::AddressPool;
 use crate::{Entropy, Table};
-
-/// How a process ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Exit {
-    /// Exit code, if it ended by itself.
-    pub code: Option<i32>,
-    /// Signal that ended it.
-    pub signal: Option<i32>,
-    /// The kernel ended it because it used more memory than it may.
-    pub out_of_memory: bool,
-    /// The runtime ended it because it may run only with permission, and the permission was not renewed.
-    pub lease_ended: bool,
-}
-
-impl Exit {
-    pub(super) const fn is_success(self) -> bool {
-        matches!(self.code, Some(0)) && !self.out_of_memory && !self.lease_ended
-    }
-
-    fn describe(self, memory_mib: u32) -> String {
-        if self.lease_ended {
-            return "stopped, because the cluster could not renew its permission and at most one may run"
-                .to_owned();
-        }
-        match (self.out_of_memory, self.signal, self.code) {
-            (true, ..) => format!("out of memory: killed at its limit of {memory_mib} MiB"),
-            (false, Some(signal), _) => format!("killed by signal {signal}"),
-            (false, None, Some(code)) => format!("exited with code {code}"),
-            (false, None, None) => "ended in an unknown way".to_owned(),
-        }
-    }
-}
 
 impl Worker {
     /// The cluster answered with everything this worker shall run.
@@ -97,7 +66,7 @@ impl Worker {
         self.update_network();
     }
 
-    fn assign(&mut self, now: Now, assignment: Assignment) {
+    fn assign(&mut self, now: Now, mut assignment: Assignment) {
         let key = assignment.desired.key;
         let Some(workload) = self.workloads.get_mut(&key) else {
             self.insert(now, assignment);
@@ -106,6 +75,7 @@ impl Worker {
         if assignment.incarnation < workload.newest_incarnation() {
             return;
         }
+        assignment.desired.keep_material_of(&workload.stored.assignment.desired.material);
         if workload.stored.removing {
             let newer = assignment.incarnation > workload.incarnation();
             if newer {
@@ -134,7 +104,7 @@ impl Worker {
     fn insert(&mut self, now: Now, assignment: Assignment) {
         let key = assignment.desired.key;
         let address = self.addresses.as_mut().and_then(AddressPool::allocate);
-        let stored = Stored { assignment, address, removing: false, completed: false, restarts: 0 };
+        let stored = Stored::new(assignment, address);
         let workload = Workload {
             stored,
             phase: Phase::Waiting { until: now.moment },
@@ -142,6 +112,8 @@ impl Worker {
             failures: 0,
             next: None,
             opening: None,
+            health: None,
+            after_stop: None,
             leased_until: None,
             status: Status::NodeScheduled,
             detail: String::new(),
@@ -184,16 +156,27 @@ impl Worker {
 
     pub(super) fn stop(&mut self, now: Now, key: InstanceKey, forget: bool) {
         let attempt = self.next_attempt();
-        let deadline = now.moment + self.settings.stop_timeout;
-        let grace = self.settings.stop_grace;
         let Some(workload) = self.workloads.get_mut(&key) else { return };
+        let grace = workload.stored.assignment.desired.spec.stop_grace_s;
+        let grace = grace.map_or(self.settings.stop_grace, |grace| Duration::from_secs(grace.into()));
+        let served = workload.serves() && workload.is_reachable();
+        let linger = if served { self.settings.linger } else { Duration::ZERO };
+        let deadline = now.moment + linger + grace + self.settings.stop_timeout;
+        let finishes = match workload.phase {
+            Phase::Running { .. } => true,
+            Phase::Stopping { finishes, .. } => finishes,
+            _ => false,
+        };
         workload.attempt = attempt;
-        workload.phase = Phase::Stopping { deadline };
-        self.outbox.emit(Effect::Stop { key, attempt, grace, forget });
+        workload.phase = Phase::Stopping { deadline, finishes };
+        workload.after_stop = None;
+        // First nothing new comes, then the process is asked to end.
         self.update_network();
+        let after = self.network_version;
+        self.outbox.emit(Effect::Stop { key, attempt, after, linger, grace, forget });
     }
 
-    fn current(&mut self, key: InstanceKey, attempt: Attempt) -> Option<&mut Workload> {
+    pub(super) fn current(&mut self, key: InstanceKey, attempt: Attempt) -> Option<&mut Workload> {
         self.workloads.get_mut(&key).filter(|workload| workload.attempt == attempt)
     }
 
@@ -229,9 +212,15 @@ impl Worker {
             self.failed(now, &mut NoJitter, key, attempt, "all addresses of the node's subnet are in use");
             return;
         };
+        // From here on it may have run, whatever becomes of this program.
+        let runs_once = workload.stored.assignment.desired.spec.restart == RestartPolicy::Never;
+        let begins = !std::mem::replace(&mut workload.stored.begun, runs_once) && runs_once;
         workload.attempt = attempt;
         workload.phase = Phase::Starting { deadline };
         let assignment = Box::new(workload.stored.assignment.clone());
+        if begins {
+            self.save(key);
+        }
         self.outbox.emit(Effect::Start { key, attempt, assignment, address, lease });
         self.set_status(key, Status::Creating, "creating the container".to_owned());
     }
@@ -254,44 +243,13 @@ impl Worker {
             return;
         }
         workload.phase = Phase::Running { since: now.moment };
-        self.update_network();
-        let version = self.network_version;
-        if let Some(workload) = self.workloads.get_mut(&key) {
-            workload.opening = Some(version);
-        }
-        if version > self.network_applied {
-            self.set_status(key, Status::Creating, "opening its addresses".to_owned());
+        let check = workload.stored.assignment.desired.spec.healthcheck.as_ref();
+        workload.health = check.map(|check| Health::of_new(check, now.moment));
+        if workload.health.is_some() {
+            self.update_network();
+            self.set_status(key, Status::Created, "waiting for its health check".to_owned());
         } else {
-            self.opened(None);
-        }
-    }
-
-    /// The kernel has this table now, or could not be given it: then `problem` says why, and what runs is reported
-    /// as running with that remark.
-    pub fn network_applied(&mut self, version: TableVersion, problem: Option<&str>) {
-        self.network_applied = self.network_applied.max(version);
-        self.opened(problem);
-    }
-
-    fn opened(&mut self, problem: Option<&str>) {
-        let applied = self.network_applied;
-        let open: Vec<_> = self
-            .workloads
-            .values_mut()
-            .filter(|workload| workload.opening.is_some_and(|version| version <= applied))
-            .filter_map(|workload| {
-                workload.opening = None;
-                matches!(workload.phase, Phase::Running { .. })
-                    .then_some((workload.key(), workload.stored.restarts))
-            })
-            .collect();
-        for (key, restarts) in open {
-            let detail = match (problem, restarts) {
-                (Some(problem), _) => format!("running, but its addresses do not work: {problem}"),
-                (None, 0) => "running".to_owned(),
-                (None, restarts) => format!("running, restarted {restarts} times"),
-            };
-            self.set_status(key, Status::Running, detail);
+            self.open(key);
         }
     }
 
@@ -308,55 +266,12 @@ impl Worker {
         if !matches!(workload.phase, Phase::Preparing { .. } | Phase::Starting { .. }) {
             return;
         }
-        self.wait(now, entropy, key, Status::Failed, why);
-    }
-
-    /// The process ended.
-    pub fn exited(
-        &mut self,
-        now: Now,
-        entropy: &mut dyn Entropy,
-        key: InstanceKey,
-        attempt: Attempt,
-        exit: Exit,
-    ) {
-        let healthy_after = self.settings.healthy_after;
-        let Some(workload) = self.current(key, attempt) else { return };
-        let Phase::Running { since } = workload.phase else { return };
-        if now.moment - since >= healthy_after || exit.lease_ended {
-            workload.failures = 0;
-        }
-        workload.stored.restarts = workload.stored.restarts.saturating_add(1);
-        let spec = &workload.stored.assignment.desired.spec;
-        let text = exit.describe(spec.resources.memory_mib);
-        if spec.one_shot && exit.is_success() {
-            workload.stored.completed = true;
-            workload.phase = Phase::Completed;
+        let begun = std::mem::take(&mut workload.stored.begun);
+        if begun {
+            // Its program was not executed.
             self.save(key);
-            self.update_network();
-            self.set_status(key, Status::Completed, format!("{text} at {}", clock_text(now.wall)));
-            return;
         }
-        let status = match (exit.lease_ended, exit.is_success()) {
-            (true, _) => Status::NodeScheduled,
-            (false, true) => Status::Dead,
-            (false, false) => Status::Failed,
-        };
-        self.wait(now, entropy, key, status, &text);
-        self.update_network();
-    }
-
-    fn wait(&mut self, now: Now, entropy: &mut dyn Entropy, key: InstanceKey, status: Status, why: &str) {
-        let Some(workload) = self.workloads.get_mut(&key) else { return };
-        let delay = self.settings.restart.delay(workload.failures, entropy);
-        workload.failures = workload.failures.saturating_add(1);
-        workload.phase = Phase::Waiting { until: now.moment + delay };
-        // Results of the ended attempt are history now.
-        workload.attempt = Attempt::default();
-        let next =
-            clock_text(oak_model::WallTime(now.wall.0 + u64::try_from(delay.as_millis()).unwrap_or(0)));
-        let detail = format!("{why}; next attempt at {next} (in {})", seconds(delay));
-        self.set_status(key, status, detail);
+        self.wait(now, entropy, key, Status::Failed, why);
     }
 
     /// Nothing of the container is left.
@@ -379,13 +294,17 @@ impl Worker {
                 self.insert(now, assignment);
             }
         } else {
-            if let Some(assignment) = next {
-                workload.stored.assignment = assignment;
-                workload.stored.completed = false;
-                workload.failures = 0;
-                self.save(key);
+            let after = workload.after_stop.take();
+            match (next, after) {
+                (Some(assignment), _) => {
+                    workload.stored = Stored::new(assignment, address);
+                    workload.failures = 0;
+                    self.save(key);
+                    self.prepare(now, key);
+                }
+                (None, Some(after)) => self.after_stop(now, key, after),
+                (None, None) => self.prepare(now, key),
             }
-            self.prepare(now, key);
         }
         self.update_network();
     }
@@ -414,18 +333,23 @@ impl Worker {
                     self.stop(now, key, false);
                 }
                 Phase::Stopping { .. } => {
-                    let forget = self.workloads.get(&key).is_some_and(|workload| workload.stored.removing);
+                    let Some(workload) = self.workloads.get_mut(&key) else { continue };
+                    let (forget, after) = (workload.stored.removing, workload.after_stop.take());
+                    if let Phase::Stopping { finishes, .. } = &mut workload.phase {
+                        // It had its time.
+                        *finishes = false;
+                    }
                     self.stop(now, key, forget);
+                    if let Some(workload) = self.workloads.get_mut(&key) {
+                        workload.after_stop = after;
+                    }
                 }
                 Phase::AwaitingLease | Phase::Running { .. } | Phase::Completed => {}
             }
         }
+        self.try_health(now, entropy);
         self.ask_when_due(now);
     }
-}
-
-fn seconds(delay: Duration) -> String {
-    format!("{:.0} s", delay.as_secs_f64().ceil())
 }
 
 /// For a delay whose exact length does not matter.

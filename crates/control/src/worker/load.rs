@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use oak_model::{InstanceKey, Now, Status};
 
+use super::ends::Verdict;
+use super::health::Health;
 use super::{Attempt, Exit, Meta, Phase, Settings, Stored, Worker, Workload};
 use crate::address::AddressPool;
 use crate::{CorruptRow, Row, Table};
@@ -15,6 +17,29 @@ pub enum Found {
     Running,
     /// It ended while nobody watched.
     Exited(Exit),
+}
+
+impl Stored {
+    /// Whether its process ended for good while nobody watched; then that is noted.
+    fn ended_unseen(&mut self, found: Option<Found>) -> bool {
+        let spec = &self.assignment.desired.spec;
+        let (verdict, text) = match found {
+            Some(Found::Exited(exit)) => (exit.verdict(spec), exit.describe(spec.resources.memory_mib)),
+            None if self.begun => {
+                (Verdict::Failed, "its end was not seen; perhaps the machine was restarted".to_owned())
+            }
+            Some(Found::Running) | None => return false,
+        };
+        let ending = match verdict {
+            Verdict::Again => return false,
+            Verdict::Completed => text,
+            Verdict::Failed => format!("{text}; not started again, because its restart policy is never"),
+        };
+        self.failed = verdict == Verdict::Failed;
+        self.ending = ending;
+        self.completed = true;
+        true
+    }
 }
 
 impl Worker {
@@ -47,17 +72,19 @@ impl Worker {
                 pool.claim(address);
             }
             let key = stored.assignment.desired.key;
-            let ended_well = match found.get(&key) {
-                Some(Found::Exited(exit)) => exit.is_success(),
-                Some(Found::Running) | None => false,
-            };
-            let newly_completed = ended_well && stored.assignment.desired.spec.one_shot && !stored.completed;
-            stored.completed |= newly_completed;
+            let newly_completed = !stored.completed && stored.ended_unseen(found.get(&key).copied());
             let completed = stored.completed;
             let runs = found.get(&key) == Some(&Found::Running) && !completed;
             let attempt = worker.next_attempt();
             let (phase, status, detail) = match (completed, runs) {
-                (true, _) => (Phase::Completed, Status::Completed, "completed"),
+                (true, _) => {
+                    let status = if stored.failed { Status::Failed } else { Status::Completed };
+                    (
+                        Phase::Completed,
+                        status,
+                        if stored.ending.is_empty() { "completed" } else { &stored.ending },
+                    )
+                }
                 (false, true) => (Phase::Running { since: now.moment }, Status::Running, "running"),
                 (false, false) => {
                     let until = now.moment + worker.settings.boot_grace;
@@ -68,6 +95,9 @@ impl Worker {
                 adopted.insert(key, attempt);
             }
             let removing = stored.removing;
+            let detail = detail.to_owned();
+            let check = stored.assignment.desired.spec.healthcheck.as_ref().filter(|_| runs);
+            let health = check.map(|check| Health::of_adopted(check, now.moment));
             let workload = Workload {
                 stored,
                 phase,
@@ -75,9 +105,11 @@ impl Worker {
                 failures: 0,
                 next: None,
                 opening: None,
+                health,
+                after_stop: None,
                 leased_until: None,
                 status,
-                detail: detail.to_owned(),
+                detail,
             };
             worker.workloads.insert(key, workload);
             if newly_completed {

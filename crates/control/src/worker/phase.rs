@@ -26,13 +26,15 @@ pub enum Phase {
     Stopping {
         /// After this the stop is tried again.
         deadline: Moment,
+        /// Its process ran, and may finish the connections it has.
+        finishes: bool,
     },
     /// It failed or ended and waits for the next attempt.
     Waiting {
         /// When it is tried again.
         until: Moment,
     },
-    /// A one-shot workload that ended well. Final.
+    /// It has ended and is not started again. Final.
     Completed,
 }
 
@@ -41,7 +43,7 @@ impl Phase {
     #[must_use]
     pub const fn deadline(&self) -> Option<Moment> {
         match self {
-            Self::Preparing { deadline } | Self::Starting { deadline } | Self::Stopping { deadline } => {
+            Self::Preparing { deadline } | Self::Starting { deadline } | Self::Stopping { deadline, .. } => {
                 Some(*deadline)
             }
             Self::Waiting { until } => Some(*until),

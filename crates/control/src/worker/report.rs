@@ -3,7 +3,7 @@
 use oak_model::message::WorkerToCluster;
 use oak_model::{InstanceKey, Status};
 
-use super::{Effect, NetworkTable, Phase, Worker};
+use super::{Effect, NetworkTable, Phase, TableVersion, Worker};
 
 impl Worker {
     pub(super) fn set_status(&mut self, key: InstanceKey, status: Status, detail: String) {
@@ -23,7 +23,54 @@ impl Worker {
         }
     }
 
-    /// Emits the network table when it changed: only running instances get traffic.
+    /// It can serve. It counts as running once its addresses lead to it.
+    pub(super) fn open(&mut self, key: InstanceKey) {
+        self.update_network();
+        let version = self.network_version;
+        let Some(workload) = self.workloads.get_mut(&key) else { return };
+        workload.opening = Some(version);
+        let status = if workload.health.is_some() { Status::Created } else { Status::Creating };
+        if version > self.network_applied {
+            self.set_status(key, status, "opening its addresses".to_owned());
+        } else {
+            self.opened(None);
+        }
+    }
+
+    /// The kernel has this table now, or could not be given it: then `problem` says why, and what runs is reported
+    /// as running with that remark.
+    pub fn network_applied(&mut self, version: TableVersion, problem: Option<&str>) {
+        self.network_applied = self.network_applied.max(version);
+        self.opened(problem);
+    }
+
+    fn opened(&mut self, problem: Option<&str>) {
+        let applied = self.network_applied;
+        let open: Vec<_> = self
+            .workloads
+            .values_mut()
+            .filter(|workload| workload.opening.is_some_and(|version| version <= applied))
+            .filter_map(|workload| {
+                workload.opening = None;
+                workload.serves().then_some(workload.key())
+            })
+            .collect();
+        for key in open {
+            self.say_it_runs(key, problem);
+        }
+    }
+
+    pub(super) fn say_it_runs(&mut self, key: InstanceKey, problem: Option<&str>) {
+        let restarts = self.workloads.get(&key).map_or(0, |workload| workload.stored.restarts);
+        let detail = match (problem, restarts) {
+            (Some(problem), _) => format!("running, but its addresses do not work: {problem}"),
+            (None, 0) => "running".to_owned(),
+            (None, restarts) => format!("running, restarted {restarts} times"),
+        };
+        self.set_status(key, Status::Running, detail);
+    }
+
+    /// Emits the network table when it changed: only instances that can serve get new connections.
     pub(super) fn update_network(&mut self) {
         let mut table = NetworkTable::default();
         for workload in self.workloads.values() {
@@ -34,10 +81,14 @@ impl Worker {
                 table.services.entry(*address).or_default();
             }
             let Some(address) = workload.stored.address else { continue };
-            if !matches!(workload.phase, Phase::Running { .. }) {
+            let finishes = matches!(workload.phase, Phase::Stopping { finishes: true, .. });
+            if finishes || matches!(workload.phase, Phase::Running { .. }) {
+                // Connections of an address that is nowhere in the table are cut.
+                table.instances.insert(desired.instance_address, address);
+            }
+            if !workload.serves() {
                 continue;
             }
-            table.instances.insert(desired.instance_address, address);
             for service_address in &desired.service_addresses {
                 table.services.entry(*service_address).or_default().push(address);
             }

@@ -1,5 +1,7 @@
 //! The rules of the worker, one by one.
 
+mod ends;
+mod health;
 mod leases;
 
 use std::sync::Arc;
@@ -43,6 +45,7 @@ fn assignment(number: u32, incarnation: u64) -> Assignment {
             service_addresses: vec![Ipv4Addr::new(10, 30, 0, 1)],
             instance_address: Ipv4Addr::new(10, 30, 1, last),
             surroundings: Surroundings::default(),
+            material: Vec::new(),
         },
     }
 }

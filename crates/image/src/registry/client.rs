@@ -211,8 +211,8 @@ impl RegistryClient {
         if endpoint.is_loopback() { &self.loopback } else { &self.remote }
     }
 
-    fn credentials(&self, endpoint: &Endpoint) -> Option<&Credentials> {
-        self.config.credentials.get(&endpoint.name)
+    fn credentials<'a>(&'a self, endpoint: &'a Endpoint) -> Option<&'a Credentials> {
+        endpoint.credentials.as_ref().or_else(|| self.config.credentials.get(&endpoint.name))
     }
 
     fn known_authorization(&self, endpoint: &Endpoint, repository: &str) -> Option<HeaderValue> {

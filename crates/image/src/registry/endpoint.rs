@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::config::ImageStoreConfig;
+use crate::config::{Credentials, ImageStoreConfig};
 use crate::error::OpenError;
 use crate::reference::{DEFAULT_REGISTRY, check_registry};
 
@@ -18,6 +18,8 @@ pub(crate) struct Endpoint {
     pub(crate) authority: String,
     /// Whether it is asked without TLS.
     pub(crate) plain_http: bool,
+    /// Given for this pull; otherwise those of the settings count.
+    pub(crate) credentials: Option<Credentials>,
 }
 
 impl Endpoint {
@@ -42,6 +44,7 @@ pub(crate) fn endpoints(config: &ImageStoreConfig, registry: &str) -> Vec<Endpoi
         name: registry.to_owned(),
         authority: host.to_owned(),
         plain_http: is_plain(config, registry),
+        credentials: None,
     });
     endpoints
 }
@@ -69,7 +72,7 @@ fn mirror_endpoint(config: &ImageStoreConfig, mirror: &str) -> Endpoint {
         None => is_plain(config, host),
     };
     let authority = if host == DEFAULT_REGISTRY { DEFAULT_REGISTRY_HOST } else { host };
-    Endpoint { name: host.to_owned(), authority: authority.to_owned(), plain_http }
+    Endpoint { name: host.to_owned(), authority: authority.to_owned(), plain_http, credentials: None }
 }
 
 #[derive(Clone, Copy)]

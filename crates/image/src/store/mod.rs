@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 pub use garbage::GarbageReport;
 pub use local::{LocalFile, LocalSource};
 
-use crate::config::ImageStoreConfig;
+use crate::config::{Credentials, ImageStoreConfig};
 use crate::digest::Digest;
 use crate::error::{Failure, OpenError, PullError};
 use crate::image::{Image, PullPhase, PullProgress};
@@ -65,7 +65,7 @@ struct Shared {
     registry: RegistryClient,
     /// Held for a few lines, or for the renames that have to happen together with a change of it.
     state: Mutex<State>,
-    images: SingleFlight<ImageReference, PullTracker, Result<Arc<Image>, PullError>>,
+    images: SingleFlight<(ImageReference, Option<Credentials>), PullTracker, Result<Arc<Image>, PullError>>,
     layers: SingleFlight<LayerSource, LayerTracker, Result<LayerContents, Failure>>,
     pull_permits: Semaphore,
     unpack_permits: Arc<Semaphore>,
@@ -118,14 +118,30 @@ impl ImageStore {
         reference: &ImageReference,
         progress: impl Fn(PullProgress) + Send + Sync,
     ) -> Result<Arc<Image>, PullError> {
+        self.ensure_with(reference, None, progress).await
+    }
+
+    /// As [`ImageStore::ensure`], with credentials for the image's own registry; they are not kept, and mirrors do not
+    /// get them. Without any, those of the settings are used.
+    ///
+    /// # Errors
+    /// As [`ImageStore::ensure`].
+    pub async fn ensure_with(
+        &self,
+        reference: &ImageReference,
+        credentials: Option<Credentials>,
+        progress: impl Fn(PullProgress) + Send + Sync,
+    ) -> Result<Arc<Image>, PullError> {
         if let Some(image) = self.shared.use_local(reference) {
             return Ok(image);
         }
         if reference.is_local_only() {
             return Err(PullError::NotInstalled { image: reference.clone() });
         }
-        let joined = self.shared.images.join(reference.clone(), PullTracker::default, |tracker| {
-            pull::pull(Arc::clone(&self.shared), reference.clone(), tracker)
+        // Whoever comes with other credentials makes an attempt of its own: the registry may answer it differently.
+        let key = (reference.clone(), credentials.clone());
+        let joined = self.shared.images.join(key, PullTracker::default, |tracker| {
+            pull::pull(Arc::clone(&self.shared), reference.clone(), credentials, tracker)
         });
         let (tracker, mut pulled) = (joined.tracker, joined.attempt);
         let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);

@@ -12,6 +12,7 @@ use super::flight::Joined;
 use super::layer::{LayerTracker, Origin, join_layer};
 use super::record::{ImageRecord, LayerKey, SCHEMA};
 use super::resolve::{Resolved, resolve};
+use crate::config::Credentials;
 use crate::error::{Failure, PullError};
 use crate::image::{Image, PullPhase, PullProgress};
 use crate::manifest::Descriptor;
@@ -72,6 +73,7 @@ impl Drop for Pins {
 pub(super) async fn pull(
     shared: Arc<Shared>,
     reference: ImageReference,
+    credentials: Option<Credentials>,
     tracker: Arc<PullTracker>,
 ) -> Result<Arc<Image>, PullError> {
     // The semaphore is never closed.
@@ -82,7 +84,7 @@ pub(super) async fn pull(
     }
     tracker.resolving.store(true, Ordering::Relaxed);
     let started = std::time::Instant::now();
-    let pulled = pull_layers(&shared, &reference, &tracker).await;
+    let pulled = pull_layers(&shared, &reference, credentials.as_ref(), &tracker).await;
     let seconds = started.elapsed().as_secs_f32();
     match &pulled {
         Ok(image) => tracing::info!(image = %reference, digest = %image.digest, seconds, "image pulled"),
@@ -94,9 +96,10 @@ pub(super) async fn pull(
 async fn pull_layers(
     shared: &Arc<Shared>,
     reference: &ImageReference,
+    credentials: Option<&Credentials>,
     tracker: &PullTracker,
 ) -> Result<Arc<Image>, Failure> {
-    let resolved = resolve(shared, reference).await?;
+    let resolved = resolve(shared, reference, credentials).await?;
     let keys: Vec<LayerKey> = resolved.layers.iter().map(|layer| LayerKey::of_blob(&layer.digest)).collect();
     let pins = Pins::new(shared, keys.clone());
     fetch_layers(shared, reference, &resolved, tracker).await?;

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::Shared;
+use crate::config::Credentials;
 use crate::digest::Digest;
 use crate::error::Failure;
 use crate::image::ImageConfig;
@@ -28,8 +29,16 @@ pub(super) struct Resolved {
 }
 
 /// Asks one endpoint after the other; the failure is that of the last, the registry itself, with a note on its mirrors.
-pub(super) async fn resolve(shared: &Shared, reference: &ImageReference) -> Result<Resolved, Failure> {
+pub(super) async fn resolve(
+    shared: &Shared,
+    reference: &ImageReference,
+    credentials: Option<&Credentials>,
+) -> Result<Resolved, Failure> {
     let mut endpoints = shared.registry.endpoints(reference.registry());
+    // Mirrors belong to somebody else.
+    for endpoint in endpoints.iter_mut().filter(|endpoint| endpoint.name == reference.registry()) {
+        endpoint.credentials = credentials.cloned();
+    }
     let mut mirrors = String::new();
     let mut last = Failure::unsupported("no registry is known for it");
     for index in 0..endpoints.len() {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::{ApplicationId, Name, ServiceSpec};
+use crate::{ApplicationId, Name, ServiceSpec, UpdatePolicy};
 
 use super::errors::SlaWarning;
 
@@ -48,10 +48,25 @@ pub struct ServiceRequest {
     pub namespace: Name,
     /// What placement and workers act on.
     pub spec: ServiceSpec,
+    /// Instances the service shall keep by itself.
+    pub replicas: Option<u32>,
+    /// How its instances are replaced when it changes.
+    pub update: UpdatePolicy,
     /// The microservice object as sent, in today's spelling: `vcpus`, `environment`, `code`, `virtualization` is
     /// `docker`, whole numbers are integers, fields owned by the server are absent. This is what the API stores and
     /// shows, unknown fields included.
     pub document: Map<String, Value>,
+}
+
+/// What a service shall be from now on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceChange {
+    /// Application the document puts it into: identifier if given, name, namespace. Absent for a service alone.
+    pub application: Option<(Option<ApplicationId>, Name, Name)>,
+    /// The service.
+    pub service: ServiceRequest,
+    /// What was accepted but is probably a mistake.
+    pub warnings: Vec<SlaWarning>,
 }
 
 /// A list of services without an application around it (`{"microservices": […]}`, the file form of the dashboard).

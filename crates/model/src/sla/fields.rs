@@ -58,6 +58,22 @@ impl<'a> Fields<'a> {
         expect_with(value, self.path.key(key), allowed, findings, in_range).unwrap_or(0)
     }
 
+    /// An optional integer within bounds; `None` when absent or wrong.
+    pub(super) fn integer_within(
+        &self,
+        key: &str,
+        range: std::ops::RangeInclusive<u32>,
+        unit: &str,
+        findings: &mut Findings,
+    ) -> Option<u32> {
+        let value = self.map.get(key)?;
+        let allowed = format_args!("an integer from {} to {} ({unit})", range.start(), range.end());
+        let in_range = |value: &Value| {
+            whole(value).and_then(|number| u32::try_from(number).ok()).filter(|n| range.contains(n))
+        };
+        expect_with(value, self.path.key(key), allowed, findings, in_range)
+    }
+
     /// An optional boolean; false when absent.
     pub(super) fn flag(&self, key: &str, findings: &mut Findings) -> bool {
         let Some(value) = self.map.get(key) else { return false };
@@ -95,6 +111,16 @@ pub(super) fn whole(value: &Value) -> Option<i64> {
     let number = value.as_f64().filter(|number| number.fract() == 0.0 && number.abs() <= LARGEST)?;
     #[allow(clippy::cast_possible_truncation, reason = "checked above: no fraction and within 2^53")]
     Some(number as i64)
+}
+
+/// Refuses members that this release does not know, where an unknown one cannot be meant for anybody else.
+pub(super) fn refuse_unknown(fields: Fields<'_>, known: &[&str], findings: &mut Findings) {
+    for (key, value) in fields.map {
+        if !known.contains(&key.as_str()) {
+            let reason = format_args!("is not known here: use {}", known.join(", "));
+            findings.refused(fields.path.key(key), reason, value, "remove it");
+        }
+    }
 }
 
 fn expect_with<'a, T>(

@@ -7,22 +7,28 @@
 
 mod application;
 mod bounds;
+mod change;
 mod command;
 mod connectivity;
 mod constraints;
 mod document;
 mod errors;
 mod fields;
+mod health;
 mod json;
 mod path;
 mod port;
+mod secrets;
 mod service;
 mod spelling;
 #[cfg(test)]
 mod tests;
 mod unsupported;
+mod upkeep;
+mod volume;
 
 pub use application::{parse, parse_services, parse_value};
-pub use document::{ApplicationRequest, ServiceRequest, SlaDocument, SlaServices};
+pub use change::parse_change;
+pub use document::{ApplicationRequest, ServiceChange, ServiceRequest, SlaDocument, SlaServices};
 pub use errors::{MAX_LISTED_PROBLEMS, SlaErrorKind, SlaErrors, SlaProblem, SlaWarning};
 pub use json::MAX_DOCUMENT_BYTES;

@@ -11,7 +11,7 @@ use super::errors::Findings;
 use super::fields::{Fields, whole};
 use super::path::Path;
 use super::spelling::Vocabulary;
-use super::{command, connectivity, constraints, port, unsupported};
+use super::{command, connectivity, constraints, health, port, secrets, unsupported, upkeep, volume};
 
 /// Rule for names, as it is shown to people.
 pub(super) const NAME_RULE: &str = "a text of 1 to 30 letters and digits (a-z, A-Z, 0-9)";
@@ -36,6 +36,8 @@ const INTEGERS: &[&str] = &[
     "bandwidth_out",
     "storage",
     "max_instances_per_node",
+    "replicas",
+    "stop_grace_s",
 ];
 
 const SERVICE: Vocabulary = Vocabulary {
@@ -64,12 +66,19 @@ const SERVICE: Vocabulary = Vocabulary {
         "addresses",
         "volumes",
         "added_files",
+        "healthcheck",
+        "restart",
+        "stop_grace_s",
         "args",
         "constraints",
         "connectivity",
         "max_instances_per_node",
         "arch",
         "description",
+        "secrets",
+        "registry_credentials",
+        "replicas",
+        "update",
     ],
     older: &[
         ("vcpu", "vcpus"),
@@ -94,6 +103,8 @@ const SERVICE: Vocabulary = Vocabulary {
         "instance_list",
         "status",
         "status_detail",
+        "revision",
+        "rollout",
     ],
 };
 
@@ -121,6 +132,7 @@ pub(super) fn read(value: &Value, path: Path<'_>, findings: &mut Findings) -> Op
         gpus: fields.integer("vgpus", MAX_GPUS, "GPUs", findings),
     };
     let addresses = normal_addresses(fields, findings);
+    let (volumes, added_files) = volume::read(fields, findings);
     let spec = ServiceSpec {
         image: image.unwrap_or_default(),
         command: command::read_command(fields, findings),
@@ -134,7 +146,16 @@ pub(super) fn read(value: &Value, path: Path<'_>, findings: &mut Findings) -> Op
         architectures: read_architectures(fields, findings),
         target: constraints::read(fields, findings),
         connectivity: connectivity::read(fields, findings),
+        secrets: secrets::read(fields, findings),
+        registry_credentials: secrets::read_registry(fields, findings),
+        volumes,
+        added_files,
+        healthcheck: health::read_healthcheck(fields, findings),
+        restart: health::read_restart(fields, findings),
+        stop_grace_s: health::read_stop_grace(fields, findings),
     };
+    let replicas = upkeep::read_replicas(fields, findings);
+    let update = upkeep::read_policy(fields, spec.at_most_one, findings);
     for informational in ["state", "description"] {
         fields.text(informational, findings);
     }
@@ -145,7 +166,7 @@ pub(super) fn read(value: &Value, path: Path<'_>, findings: &mut Findings) -> Op
         document.insert("addresses".to_owned(), Value::Object(addresses));
     }
     store_normal_values(&mut document);
-    Some(ServiceRequest { name: name?, namespace: namespace?, spec, document })
+    Some(ServiceRequest { name: name?, namespace: namespace?, spec, replicas, update, document })
 }
 
 fn check_id(fields: Fields<'_>, findings: &mut Findings) {

@@ -11,7 +11,6 @@ use super::fields::{Fields, whole};
 enum Form {
     Integer,
     Text,
-    Texts,
     List,
 }
 
@@ -38,13 +37,6 @@ const SERVICE: &[Unsupported] = &[
     ),
     unsupported("bandwidth_in", Form::Integer, BANDWIDTH, "set it to 0 or remove it"),
     unsupported("bandwidth_out", Form::Integer, BANDWIDTH, "set it to 0 or remove it"),
-    unsupported("volumes", Form::List, "this release does not mount volumes", "remove the list"),
-    unsupported(
-        "added_files",
-        Form::Texts,
-        "this release does not add files to an image",
-        "remove the list and put the files into the image",
-    ),
     unsupported(
         "target_node",
         Form::Text,
@@ -98,7 +90,6 @@ fn check(fields: Fields<'_>, table: &[Unsupported], findings: &mut Findings) {
             Form::Integer => ("an integer", whole(value).is_some(), whole(value) != Some(0)),
             Form::Text => ("a text", value.is_string(), value.as_str() != Some("")),
             Form::List => ("a list", value.is_array(), !is_empty_list(value)),
-            Form::Texts => ("a list of texts", is_list_of_texts(value), !is_empty_list(value)),
         };
         if !has_form {
             findings.expected(path, allowed, value);
@@ -110,8 +101,4 @@ fn check(fields: Fields<'_>, table: &[Unsupported], findings: &mut Findings) {
 
 fn is_empty_list(value: &Value) -> bool {
     value.as_array().is_some_and(Vec::is_empty)
-}
-
-fn is_list_of_texts(value: &Value) -> bool {
-    value.as_array().is_some_and(|items| items.iter().all(Value::is_string))
 }

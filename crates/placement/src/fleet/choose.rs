@@ -146,6 +146,7 @@ impl Fleet {
         // The columns decide everything else.
         let has_more_rules = !target.workers.is_empty()
             || !target.needs.is_empty()
+            || !request.volumes.is_empty()
             || !request.ports.is_empty()
             || request.resources.gpus > 0
             || !problem.bounds.is_empty();

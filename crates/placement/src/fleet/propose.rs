@@ -46,6 +46,7 @@ impl Fleet {
                     resources: request.resources,
                     architecture: request.architectures.first().copied(),
                     labels: added.state.labels.clone(),
+                    volume_drivers: added.state.csi_drivers.clone(),
                     position,
                 };
                 changes(&added, &reasons, vec![addition])
@@ -62,6 +63,10 @@ impl Fleet {
         });
         let mut labels: Vec<String> = target.needs.iter().cloned().chain(areas).collect();
         labels.dedup();
+        let mut csi_drivers: Vec<String> =
+            request.volumes.iter().map(|volume| volume.driver.clone()).collect();
+        csi_drivers.sort_unstable();
+        csi_drivers.dedup();
         let state = WorkerState {
             name: target.workers.iter().find(is_new).cloned().unwrap_or_default(),
             architecture: request.architectures.first().copied().unwrap_or(Architecture::Amd64),
@@ -73,6 +78,7 @@ impl Fleet {
             cordoned: false,
             unreliable: false,
             labels,
+            csi_drivers,
             position,
             round_trip_us: Some(0),
         };
@@ -101,6 +107,7 @@ fn undo(details: &Details, reason: &Reason) -> Option<Change> {
         Reason::NotNamed if details.state.name.is_empty() => return None,
         Reason::NotNamed => Change::AllowWorker { worker: name() },
         Reason::Label { missing } => Change::RemoveNeed { label: missing.clone() },
+        Reason::VolumeDriver { missing } => Change::RemoveVolume { driver: missing.clone() },
         Reason::Architecture { has } => Change::AllowArchitecture { architecture: *has },
         Reason::Virtualization | Reason::Addresses { .. } => return None,
         // Descriptors ask for whole cores.

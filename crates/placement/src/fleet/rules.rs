@@ -85,6 +85,12 @@ fn kind(details: &Details, request: &Request<'_>, found: Found<'_>) -> ControlFl
     if !state.runs_containers {
         found(Reason::Virtualization)?;
     }
+    for (index, volume) in request.volumes.iter().enumerate() {
+        let is_told = request.volumes.iter().take(index).any(|other| other.driver == volume.driver);
+        if !is_told && !state.csi_drivers.contains(&volume.driver) {
+            found(Reason::VolumeDriver { missing: volume.driver.clone() })?;
+        }
+    }
     for missing in target.needs.iter().filter(|label| !state.has_label(label)) {
         found(Reason::Label { missing: missing.clone() })?;
     }

@@ -17,6 +17,7 @@ fn state(name: &str, cores: u32, memory_mib: u32) -> WorkerState {
         name: name.to_owned(),
         architecture: Architecture::Amd64,
         runs_containers: true,
+        csi_drivers: vec!["here".into()],
         capacity: Resources { cpu_millis: cores * 1000, memory_mib, storage_mib: 1000, gpus: 0 },
         reservable_cpu_millis: cores * 1000,
         addresses: 100,
@@ -34,6 +35,7 @@ fn request(service_number: u64, cores: u32, memory_mib: u32) -> Request<'static>
         service: service(service_number),
         resources: Resources { cpu_millis: cores * 1000, memory_mib, storage_mib: 0, gpus: 0 },
         architectures: &[],
+        volumes: &[],
         ports: &[],
         target: TargetConstraints::anywhere(),
         surroundings: Surroundings::none(),
@@ -142,6 +144,23 @@ fn silent_and_foreign_workers_are_not_chosen() {
             .status(),
         oak_model::Status::NoQualifiedWorkerFound
     );
+}
+
+#[test]
+fn a_worker_without_the_volume_driver_says_so() {
+    let fleet = fleet(&[("a", 4, 1000)]);
+    let volume = |driver: &str| {
+        [oak_model::Volume {
+            id: "v".into(),
+            driver: driver.into(),
+            mount_path: "/v".into(),
+            config: std::collections::BTreeMap::new(),
+        }]
+    };
+    assert_eq!(fleet.place(&Request { volumes: &volume("here"), ..request(1, 1, 1) }), Ok(worker(0)));
+    let refusal = fleet.place(&Request { volumes: &volume("nfs"), ..request(1, 1, 1) }).unwrap_err();
+    assert_eq!(refusal.to_string(), "a: does not offer volume driver nfs");
+    assert_eq!(refusal.status(), oak_model::Status::NoQualifiedWorkerFound);
 }
 
 #[derive(Clone, Debug)]

@@ -14,16 +14,17 @@ use super::body::{Descriptor, Object};
 use super::caller::Caller;
 use super::error::ApiError;
 use super::parameter::Parameter;
+use super::permission::Action;
 use super::record;
-use super::scope::Scope;
 
 /// Longest description, in bytes.
 const MAX_DESCRIPTION_BYTES: usize = 16 * 1024;
 
 /// `POST /api/application/`: creates everything a descriptor asks for, or nothing; answers all applications of the
-/// caller.
+/// caller, see [`mine`].
 ///
-/// With `?dry_run=true` nothing is created: the answer is the plan, with `instances` (1) of each service.
+/// With `?dry_run=true` nothing is created: the answer is the plan, with the `replicas` of each service, or `instances`
+/// (1) of it.
 pub(super) async fn create(
     State(api): State<Shared>,
     caller: Caller,
@@ -34,16 +35,20 @@ pub(super) async fn create(
         ApiError::bad_request("the query may hold dry_run=true and instances=<number of each service>")
     })?;
     let document = sla::parse(&body.0)?;
+    caller.require(Action::CreateApplications)?;
     if wanted.dry_run {
         return plan(&api, caller, document, wanted.instances.unwrap_or(1)).await;
     }
     for warning in &document.warnings {
         tracing::info!(user = caller.0.name, %warning, "descriptor accepted with a warning");
     }
-    let owner = caller.0.name;
+    let (owner, scope) = (caller.owner(), mine(&caller));
+    let secrets = caller.secret_owner();
     let all = api.parts.root.call(move |root, now, entropy| {
+        let services = document.applications.iter().flat_map(|application| &application.services);
+        root.check_secrets(&secrets, services.map(|service| &service.spec))?;
         root.create_applications(now, entropy, &owner, document.applications)?;
-        Ok::<_, oak_control::root::Refusal>(visible(root, &Scope::OwnedBy(owner)))
+        Ok::<_, oak_control::root::Refusal>(visible(root, scope))
     });
     list_answer(&all.await??)
 }
@@ -59,9 +64,11 @@ pub(super) struct Wanted {
 /// What a descriptor would do.
 async fn plan(api: &Shared, caller: Caller, document: SlaDocument, instances: u32) -> Answer {
     let warnings: Vec<_> = document.warnings.iter().map(ToString::to_string).collect();
-    let owner = caller.0.name;
+    let (owner, secrets) = (caller.owner(), caller.secret_owner());
     let planned = api.parts.root.call(move |root, now, entropy| {
-        root.plan(now, entropy, &owner, document.applications, |_| instances)
+        let services = document.applications.iter().flat_map(|application| &application.services);
+        root.check_secrets(&secrets, services.map(|service| &service.spec))?;
+        root.plan(now, entropy, &owner, document.applications, instances)
     });
     plain(&record::plan(&planned.await??, &warnings))
 }
@@ -72,7 +79,7 @@ pub(super) async fn show(
     caller: Caller,
     Parameter(id): Parameter<ApplicationId>,
 ) -> Answer {
-    let scope = caller.scope();
+    let scope = caller.view();
     let found = api.parts.root.call(move |root, _, _| scope.application(root, id).cloned()).await??;
     plain(&found.record())
 }
@@ -121,16 +128,16 @@ pub(super) async fn delete(
     let scope = caller.scope();
     let deleted = api.parts.root.call(move |root, now, _| {
         scope.application(root, id)?;
-        root.delete_application(now, id)
+        Ok::<_, ApiError>(root.delete_application(now, id)?)
     });
     deleted.await??;
     message("Application Deleted")
 }
 
-/// `GET /api/applications/`: all for admins, the own ones for others.
+/// `GET /api/applications/`: all that the caller may see.
 pub(super) async fn list(State(api): State<Shared>, caller: Caller) -> Answer {
-    let scope = caller.scope();
-    list_answer(&api.parts.root.call(move |root, _, _| visible(root, &scope)).await?)
+    let scope = caller.view();
+    list_answer(&api.parts.root.call(move |root, _, _| visible(root, |found| scope.contains(found))).await?)
 }
 
 /// `GET /api/applications/<user id>`: the caller's own.
@@ -142,12 +149,23 @@ pub(super) async fn list_of_user(
     if user != caller.0.user.to_string() {
         return Err(ApiError::new(StatusCode::UNAUTHORIZED, "this is not the id of the user who asks"));
     }
-    let scope = Scope::OwnedBy(caller.0.name);
-    list_answer(&api.parts.root.call(move |root, _, _| visible(root, &scope)).await?)
+    let scope = mine(&caller);
+    list_answer(&api.parts.root.call(move |root, _, _| visible(root, scope)).await?)
 }
 
-fn visible(root: &Root, scope: &Scope) -> Vec<Application> {
-    root.applications().filter(|application| scope.contains(application)).cloned().collect()
+/// What a user calls the own applications: those it created in the organisation it logged in to, and what it shares
+/// there with others.
+fn mine(caller: &Caller) -> impl Fn(&Application) -> bool + Send + 'static {
+    let (scope, owner, in_root) = (caller.view(), caller.owner(), caller.0.in_root);
+    move |application| {
+        application.organization == owner.organization
+            && (application.owner == owner.user || !in_root)
+            && scope.contains(application)
+    }
+}
+
+fn visible(root: &Root, is_meant: impl Fn(&Application) -> bool) -> Vec<Application> {
+    root.applications().filter(|application| is_meant(application)).cloned().collect()
 }
 
 fn list_answer(applications: &[Application]) -> Answer {

@@ -2,7 +2,6 @@
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use oak_control::root::Refusal;
 use oak_model::ServiceId;
 use serde::Deserialize;
 
@@ -49,11 +48,10 @@ async fn answer(
 ) -> Answer {
     let wanted = wanted.map_err(|_| ApiError::bad_request("the query may hold all=true or all=false"))?;
     let extent = if wanted.all { Extent::All } else { Extent::First };
-    let scope = caller.scope();
+    let scope = caller.view();
     let explained = api.parts.root.call(move |root, now, _| {
         scope.service(root, service)?;
-        root.explain(now, service, number)
+        Ok::<_, ApiError>(root.explain(now, service, number)?)
     });
-    let explained: Result<_, Refusal> = explained.await?;
-    plain(&explanation(&explained?, extent))
+    plain(&explanation(&explained.await??, extent))
 }

@@ -38,6 +38,8 @@ pub(super) async fn guard(State(api): State<Shared>, request: Request, next: Nex
             ApiError::unavailable("the request took too long; it may still take effect").into_response()
         }
     };
+    // The last part of that path is a secret.
+    let path = if path.starts_with("/resetPassword/") { "/resetPassword/" } else { &*path };
     debug!(%method, path, status = response.status().as_u16(), "request answered");
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -25,7 +25,7 @@ pub(super) async fn deploy(
     let scope = caller.scope();
     let deployed = api.parts.root.call(move |root, now, _| {
         scope.service(root, service)?;
-        root.deploy(now, service)
+        Ok::<_, ApiError>(root.deploy(now, service)?)
     });
     let key = deployed.await??;
     plain(&json!({ "message": "ok", "instance_number": key.number }))
@@ -42,17 +42,14 @@ pub(super) async fn undeploy(
     let scope = caller.scope();
     let undeployed = api.parts.root.call(move |root, now, _| {
         let next = scope.service(root, service)?.next_number;
-        let keys = match chosen {
-            Chosen::All => root.instances_of(service).map(|instance| instance.key).collect(),
-            Chosen::One(number) => vec![InstanceKey { service, number }],
+        let done = match chosen {
+            Chosen::All => root.undeploy_all(now, service),
+            Chosen::One(number) => match root.undeploy(now, InstanceKey { service, number }) {
+                Err(Refusal::UnknownInstance(key)) if key.number < next => Ok(()),
+                other => other,
+            },
         };
-        for key in keys {
-            match root.undeploy(now, key) {
-                Err(Refusal::UnknownInstance(key)) if key.number < next => {}
-                other => other?,
-            }
-        }
-        Ok::<_, Refusal>(())
+        done.map_err(ApiError::from)
     });
     undeployed.await??;
     message("ok")

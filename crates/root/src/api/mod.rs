@@ -1,13 +1,14 @@
 //! The REST API of the root (client contract, sections 1.1 to 1.5), one file per group of endpoints.
 //!
 //! ```text
-//! request → guard (CORS, limits, panics) → disk → router → extractors (body, caller) → handler → engine → record → answer
+//! request → guard (CORS, limits, panics) → trail (audit log) → disk → router → extractors (body, caller) → handler → engine → record → answer
 //! ```
 //!
 //! Every error is a JSON object with `code`, `status` and `message`, made in `error`.
 
 mod answer;
 mod applications;
+mod audit;
 mod auth;
 mod body;
 mod caller;
@@ -16,19 +17,32 @@ mod confirmations;
 mod cors;
 mod disk;
 mod error;
+mod event_stream;
+mod events;
+mod exec;
 mod explain;
+mod fields;
+mod forgotten;
 mod guard;
 mod health;
 mod instances;
+mod log_events;
 mod logs;
+mod members;
 mod organizations;
 mod parameter;
 mod peer;
+mod permission;
+mod quotas;
 mod record;
 mod router;
 mod scope;
+mod secrets;
 mod services;
+mod sse;
 mod tokens;
+mod trail;
+mod updates;
 mod users;
 mod workers;
 
@@ -36,13 +50,20 @@ use std::sync::Arc;
 
 use oak_control::root::Root;
 use oak_link::Fingerprint;
-use oak_store::{Engine, EngineStopped, SystemClock};
+use oak_store::{Engine, EngineStopped, Sealer, SystemClock};
 use tokio::sync::Semaphore;
 
-use crate::accounts::{Accounts, DEFAULT_PASSWORD, PasswordError, Passwords, Signer, Throttle};
+use self::trail::Allowance;
+use crate::accounts::{
+    Accounts, DEFAULT_PASSWORD, PasswordError, Passwords, ROOT_ORGANIZATION, Signer, Throttle,
+};
+use crate::audit::AuditLog;
+use crate::events::EventHub;
+use crate::mail::Mailer;
 
 pub use confirmations::{AvailabilityConfirmations, Confirmation, Confirmations, TokenConfirmations};
-pub use logs::{BoxFuture, LogError, LogSource, LogStream};
+pub use exec::{ByteSender, ExecSource, ExecStreams};
+pub use logs::{BoxFuture, LogError, LogRequest, LogSource, LogStream};
 
 /// What the API is made of.
 pub struct ApiParts {
@@ -50,6 +71,10 @@ pub struct ApiParts {
     pub root: Engine<Root>,
     /// Users and organisations.
     pub accounts: Engine<Accounts>,
+    /// Who did what.
+    pub audit: Engine<AuditLog>,
+    /// Sends links for forgotten passwords; `None`: not configured.
+    pub mailer: Option<Mailer>,
     /// Checks passwords.
     pub passwords: Passwords,
     /// Issues tokens to users.
@@ -60,6 +85,12 @@ pub struct ApiParts {
     pub authority: Fingerprint,
     /// Fetches the output of instances.
     pub logs: Arc<dyn LogSource>,
+    /// Runs programs inside instances.
+    pub exec: Arc<dyn ExecSource>,
+    /// Tells what happens.
+    pub events: EventHub,
+    /// Seals secrets.
+    pub secrets: Arc<Sealer>,
     /// Told about worker tokens that clusters have stored.
     pub confirmations: TokenConfirmations,
     /// Told about workers that clusters have opened or closed.
@@ -76,8 +107,11 @@ impl RootApi {
         Self(Arc::new(Api {
             parts,
             throttle: Throttle::default(),
+            refusals: Allowance::default(),
             requests: Arc::new(Semaphore::new(guard::CONCURRENT)),
             log_streams: Arc::new(Semaphore::new(logs::CONCURRENT)),
+            event_streams: Arc::new(Semaphore::new(events::CONCURRENT)),
+            execs: Arc::new(Semaphore::new(exec::CONCURRENT)),
         }))
     }
 
@@ -86,6 +120,11 @@ impl RootApi {
     pub fn router(&self) -> axum::Router {
         router::build(Arc::clone(&self.0))
     }
+}
+
+/// The paths of all routes, with the names of their parameters in braces.
+pub fn paths() -> impl Iterator<Item = &'static str> {
+    router::routes().into_iter().map(|(path, _)| path)
 }
 
 /// Creates the first user if there is none yet.
@@ -98,6 +137,25 @@ pub async fn seed_accounts(accounts: &Engine<Accounts>, passwords: &Passwords) -
     }
     let hash = passwords.hash(DEFAULT_PASSWORD.to_owned()).await?;
     accounts.call(move |accounts, now, entropy| accounts.seed(now, entropy, hash)).await?;
+    Ok(())
+}
+
+/// Tells the root which organisations there are: applications belong to them.
+///
+/// # Errors
+/// An engine has stopped.
+pub async fn settle_organizations(
+    root: &Engine<Root>,
+    accounts: &Engine<Accounts>,
+) -> Result<(), EngineStopped> {
+    let known = accounts.call(|accounts, _, _| {
+        let home = accounts.organization_named(ROOT_ORGANIZATION).map(|organization| organization.id);
+        (home, accounts.organizations().map(|organization| organization.id).collect::<Vec<_>>())
+    });
+    let (home, known) = known.await?;
+    if let Some(home) = home {
+        root.call(move |root, _, _| root.settle_organizations(home, known)).await?;
+    }
     Ok(())
 }
 
@@ -116,8 +174,11 @@ pub enum SeedError {
 struct Api {
     parts: ApiParts,
     throttle: Throttle,
+    refusals: Allowance,
     requests: Arc<Semaphore>,
     log_streams: Arc<Semaphore>,
+    event_streams: Arc<Semaphore>,
+    execs: Arc<Semaphore>,
 }
 
 type Shared = Arc<Api>;

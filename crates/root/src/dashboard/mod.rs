@@ -3,5 +3,7 @@
 mod page;
 mod serve;
 
-pub(crate) use page::{SCRIPT_PATH, STYLE_PATH, page, script, style};
+pub(crate) use page::{
+    RESET_PATH, RESET_SCRIPT_PATH, SCRIPT_PATH, STYLE_PATH, page, reset, reset_script, script, style,
+};
 pub use serve::{Dashboard, serve};

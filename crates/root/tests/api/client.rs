@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::world::{World, descriptor};
 
-async fn listen(world: &World) -> SocketAddr {
+pub(crate) async fn listen(world: &World) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let service = world.router.clone().into_make_service_with_connect_info::<SocketAddr>();

@@ -65,7 +65,7 @@ async fn every_answer_carries_cors_headers_errors_included() {
 #[tokio::test]
 async fn unknown_paths_and_methods_are_errors_in_json() {
     let world = World::start().await;
-    for path in ["/api", "/api/", "/api/nothing", "/x", "/api/users/", "//", "/api/application/a/b/c"] {
+    for path in ["/api", "/api/", "/api/nothing", "/x", "/api/settings/", "//", "/api/application/a/b/c"] {
         world.call("GET", path).send().await.error(404);
     }
     for (method, path) in
@@ -112,4 +112,7 @@ async fn the_page_needs_nothing_from_elsewhere() {
         assert!(!file.text.contains("://") && !file.text.contains("innerHTML"));
     }
     assert!(!page.text.contains("://"));
+    let page = world.call("GET", "/resetPassword/some-token").send().await;
+    assert!(page.text.contains("/assets/reset.js") && !page.text.contains("://"));
+    assert!(!world.call("GET", "/assets/reset.js").send().await.text.contains("://"));
 }

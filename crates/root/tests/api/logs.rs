@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use oak_root::api::LogError;
+use oak_root::api::{LogError, LogRequest};
 
 use crate::world::World;
 
@@ -25,7 +25,8 @@ async fn output_is_streamed_to_the_owner() {
     *world.logs.output.lock().unwrap() = Some(Ok(stream::empty().boxed()));
     assert_eq!(world.get(&format!("{path}/?"), &bob).send().await.text, "");
     let opened = world.logs.opened.lock().unwrap().clone();
-    assert_eq!(opened, [(key, Some(2), true), (key, Some(2), true), (key, None, false)]);
+    let two = LogRequest { tail: Some(2), follow: true, ..LogRequest::default() };
+    assert_eq!(opened, [(key, two), (key, two), (key, LogRequest::default())]);
 }
 
 #[tokio::test]

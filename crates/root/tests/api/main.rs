@@ -4,16 +4,27 @@
 
 mod accounts;
 mod applications;
+mod audit;
 mod client;
 mod clusters;
 mod dashboard;
 mod disk;
+mod events;
+mod exec;
 mod explain;
 mod http;
 mod instances;
 mod logs;
+mod members;
+mod organizations;
+mod permissions;
+mod quotas;
 mod records;
+mod reset;
+mod secrets;
 mod services;
+mod tenants;
 mod tokens;
+mod updates;
 mod workers;
 mod world;

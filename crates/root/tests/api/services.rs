@@ -81,7 +81,7 @@ async fn names_and_foreign_ids_are_unknown_services() {
     ] {
         world.call(method, &path).token(&bob).send().await.error(404);
     }
-    world.call("PUT", &path).token(&admin).json(&json!({})).send().await.error(501);
+    world.call("PUT", &path).token(&admin).json(&json!({})).send().await.error(422);
     let answer = world.call("DELETE", &path).token(&admin).send().await;
     assert_eq!(answer.json(), json!({ "message": "Job deleted" }));
     world.get(&path, &admin).send().await.error(404);

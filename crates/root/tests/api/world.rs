@@ -1,8 +1,9 @@
-//! A root with two users (`Admin`, still with its first password, and `bob`, without roles), and a played cluster.
+//! A root with two users (`Admin`, still with its first password, and `bob`, an application provider), and a played
+//! cluster.
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,21 +11,28 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use oak_control::root::{Candidate, Effect, Root, Settings};
 use oak_control::token::TokenRole;
 use oak_control::{Row, Table};
 use oak_link::Fingerprint;
-use oak_model::message::{ClusterHello, ClusterToRoot, InstanceReport, RootToCluster, WorkerSummary};
+use oak_model::exec::{Channel, ExecEnd, ExecMessage, FrameReader, TerminalSize};
+use oak_model::message::{
+    ClusterHello, ClusterToRoot, DesiredInstance, InstanceReport, RootToCluster, WorkerSummary,
+};
 use oak_model::{
     Architecture, Availability, ClusterId, Generation, InstanceKey, OrganizationId, Resources, ServiceId,
-    Status, UserId, WorkerFacts, WorkerId,
+    Status, UserId, WallTime, WorkerFacts, WorkerId,
 };
-use oak_root::accounts::{Accounts, Member, Organization, Passwords, Role, Signer, User};
+use oak_root::accounts::{Accounts, Member, Organization, Passwords, Profile, Role, Signer, User};
 use oak_root::api::{
-    ApiParts, AvailabilityConfirmations, BoxFuture, LogError, LogSource, LogStream, RootApi,
-    TokenConfirmations, seed_accounts,
+    ApiParts, AvailabilityConfirmations, BoxFuture, ByteSender, ExecSource, ExecStreams, LogError,
+    LogRequest, LogSource, LogStream, RootApi, TokenConfirmations, seed_accounts, settle_organizations,
 };
-use oak_store::{Engine, Journal, Store, StoreError, SystemClock};
+use oak_root::audit::AuditLog;
+use oak_root::events::EventHub;
+use oak_root::mail::{MailConfig, Mailer};
+use oak_store::{Engine, Journal, Sealer, Store, StoreError, SystemClock};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -33,7 +41,7 @@ use tower::ServiceExt;
 pub(crate) const LOCAL: [u8; 4] = [127, 0, 0, 1];
 pub(crate) const REMOTE: [u8; 4] = [192, 0, 2, 7];
 
-type Opened = (InstanceKey, Option<u32>, bool);
+type Opened = (InstanceKey, LogRequest);
 
 /// Output that the test decides about.
 #[derive(Default)]
@@ -44,23 +52,84 @@ pub(crate) struct ScriptedLogs {
 }
 
 impl LogSource for ScriptedLogs {
+    fn open(&self, key: InstanceKey, wanted: LogRequest) -> BoxFuture<'_, Result<LogStream, LogError>> {
+        assert!(!self.panics.load(Ordering::SeqCst), "the test wants a panic");
+        self.opened.lock().unwrap().push((key, wanted));
+        let output = self.output.lock().unwrap().take();
+        Box::pin(async move { output.unwrap_or_else(|| Err(LogError::NotThere("no script".into()))) })
+    }
+}
+
+type Started = (InstanceKey, Vec<String>, Option<TerminalSize>);
+
+/// Programs that send back what they get, until they get `exit`.
+#[derive(Default)]
+pub(crate) struct ScriptedPrograms {
+    pub(crate) started: Mutex<Vec<Started>>,
+    pub(crate) refuses: AtomicBool,
+    /// How many are there.
+    pub(crate) running: Arc<AtomicUsize>,
+}
+
+struct Input(mpsc::Sender<Bytes>, Arc<AtomicUsize>);
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        self.1.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl ByteSender for Input {
+    fn send(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), LogError>> {
+        Box::pin(async move { self.0.send(bytes).await.map_err(|_| LogError::Failed("gone".into())) })
+    }
+}
+
+impl ExecSource for ScriptedPrograms {
     fn open(
         &self,
         key: InstanceKey,
-        tail: Option<u32>,
-        follow: bool,
-    ) -> BoxFuture<'_, Result<LogStream, LogError>> {
-        assert!(!self.panics.load(Ordering::SeqCst), "the test wants a panic");
-        self.opened.lock().unwrap().push((key, tail, follow));
-        let output = self.output.lock().unwrap().take();
-        Box::pin(async move { output.unwrap_or_else(|| Err(LogError::NotThere("no script".into()))) })
+        command: Vec<String>,
+        terminal: Option<TerminalSize>,
+    ) -> BoxFuture<'_, Result<ExecStreams, LogError>> {
+        self.started.lock().unwrap().push((key, command, terminal));
+        let refuses = self.refuses.load(Ordering::SeqCst);
+        let running = Arc::clone(&self.running);
+        Box::pin(async move {
+            if refuses {
+                return Err(LogError::NotThere("command \"x\" not found".into()));
+            }
+            running.fetch_add(1, Ordering::SeqCst);
+            let (input, taken) = mpsc::channel(1);
+            let answers = stream::unfold((taken, FrameReader::default()), |(mut taken, mut frames)| async {
+                let piece: Bytes = taken.recv().await?;
+                frames.push(&piece);
+                let mut out = Vec::new();
+                while let Ok(Some(message)) = frames.next_message() {
+                    let answer = match (message.channel, message.payload.as_slice()) {
+                        (Channel::Stdin, b"exit") => {
+                            ExecMessage::end(&ExecEnd { code: Some(3), ..ExecEnd::default() })
+                        }
+                        (Channel::Stdin, text) => ExecMessage::new(Channel::Stdout, text),
+                        (_, text) => ExecMessage::new(Channel::Stderr, text),
+                    };
+                    out.extend(answer.to_frame());
+                }
+                Some((Ok(Bytes::from(out)), (taken, frames)))
+            });
+            Ok(ExecStreams { sender: Box::new(Input(input, running)), receiver: answers.boxed() })
+        })
     }
 }
 
 pub(crate) struct World {
     pub(crate) router: axum::Router,
     pub(crate) root: Engine<Root>,
+    pub(crate) accounts: Engine<Accounts>,
     pub(crate) logs: Arc<ScriptedLogs>,
+    pub(crate) programs: Arc<ScriptedPrograms>,
+    /// What clusters were told to run, with the values as they travel.
+    pub(crate) wishes: Arc<Mutex<Vec<DesiredInstance>>>,
     /// Worker tokens that were sent to clusters.
     pub(crate) sent_tokens: Option<mpsc::Receiver<(ClusterId, u64, String)>>,
     /// Clusters that were asked to open or close a worker.
@@ -84,8 +153,8 @@ impl World {
 
     /// Ends this root and starts another on the same files.
     pub(crate) async fn restart(self) -> Self {
-        let Self { router, root, mut tasks, directory, .. } = self;
-        drop((router, root));
+        let Self { router, root, accounts, mut tasks, directory, .. } = self;
+        drop((router, root, accounts));
         while let Some(ended) = tasks.join_next().await {
             ended.unwrap().unwrap();
         }
@@ -96,14 +165,35 @@ impl World {
         let (store, mut rows) = Store::open(&directory.path().join("root.db")).unwrap();
         store.submit(users.clone()).unwrap().wait().await.unwrap();
         rows.extend(users);
-        Self::on(directory, passwords, rows, store).await
+        Self::on(directory, passwords, rows, store, None).await
+    }
+
+    /// A root with one more user, an application provider, whose hash was made elsewhere.
+    pub(crate) async fn with_migrated_user(name: &str, hash: &str) -> Self {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let passwords = Passwords::new().unwrap();
+        let mut rows = users(&passwords);
+        let profile = Profile { name: name.into(), email: String::new(), created_at: None };
+        let user = User::new(UserId::from_parts(1, 9), WallTime(0), profile, hash.to_owned());
+        let document = Some(serde_json::to_vec(&user).unwrap());
+        rows.push(Row { table: Table::User, key: user.id.to_string(), document });
+        Self::open(directory, passwords, rows).await
+    }
+
+    /// A root that sends mails.
+    pub(crate) async fn with_mail(mail: MailConfig) -> Self {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let passwords = Passwords::new().unwrap();
+        let rows = users(&passwords);
+        let (store, _) = Store::open(&directory.path().join("root.db")).unwrap();
+        Self::on(directory, passwords, rows, store, Some(mail)).await
     }
 
     /// A root on a disk that the test plays.
     pub(crate) async fn on_disk(disk: impl Journal) -> Self {
         let passwords = Passwords::new().unwrap();
         let rows = users(&passwords);
-        Self::on(Arc::new(tempfile::tempdir().unwrap()), passwords, rows, disk).await
+        Self::on(Arc::new(tempfile::tempdir().unwrap()), passwords, rows, disk, None).await
     }
 
     async fn on(
@@ -111,6 +201,7 @@ impl World {
         passwords: Passwords,
         rows: Vec<Row>,
         store: impl Journal,
+        mail: Option<MailConfig>,
     ) -> Self {
         let (store, clock) = (Arc::new(store), SystemClock::start());
         let mut tasks = JoinSet::new();
@@ -120,6 +211,13 @@ impl World {
         let availability = AvailabilityConfirmations::default();
         let (asked, sent_availabilities) = mpsc::channel(8);
         let opened = availability.clone();
+        let machine = Root::load(Settings::default(), clock.now(), &rows).unwrap();
+        let events = EventHub::new(machine.newest_event());
+        let telling = events.clone();
+        let secrets = Arc::new(Sealer::open(&directory.path().join("root")).unwrap());
+        let sealer = Arc::clone(&secrets);
+        let wishes: Arc<Mutex<Vec<DesiredInstance>>> = Arc::default();
+        let wishes_sent = Arc::clone(&wishes);
         let perform = move |effect| match effect {
             Effect::TokenReady { id } => reporting.confirm(&id),
             Effect::AvailabilityConfirmed { worker, availability } => opened.confirm(&(worker, availability)),
@@ -133,30 +231,47 @@ impl World {
             Effect::Send { cluster, session, message: RootToCluster::Token(token) } => {
                 tokens.try_send((cluster, session, token.id)).unwrap();
             }
+            Effect::Send { message: RootToCluster::Set(mut wish), .. } => {
+                sealer.reveal(&mut wish);
+                wishes_sent.lock().unwrap().push(wish);
+            }
+            Effect::Events(events) => telling.publish(events),
             Effect::Send { .. } | Effect::Welcome { .. } => {}
         };
-        let machine = Root::load(Settings::default(), clock.now(), &rows).unwrap();
         let root = Engine::start(&mut tasks, machine, Arc::clone(&store), clock, perform);
         let accounts = Accounts::load(&rows).unwrap();
-        let accounts = Engine::start(&mut tasks, accounts, store, clock, |()| {});
+        let accounts = Engine::start(&mut tasks, accounts, Arc::clone(&store), clock, |()| {});
+        let audit = AuditLog::load(&rows).unwrap();
+        let audit = Engine::start(&mut tasks, audit, store, clock, |()| {});
         seed_accounts(&accounts, &passwords).await.unwrap();
+        settle_organizations(&root, &accounts).await.unwrap();
+        let mailer = mail.map(|mail| Mailer::start(&mut tasks, mail, accounts.clone()).unwrap());
         let logs = Arc::new(ScriptedLogs::default());
+        let programs = Arc::new(ScriptedPrograms::default());
         let signer = Signer::open(&directory.path().join("root/jwt-key")).unwrap();
         let api = RootApi::new(ApiParts {
             root: root.clone(),
-            accounts,
+            accounts: accounts.clone(),
+            audit,
+            mailer,
             passwords,
             signer,
             clock,
             authority: Fingerprint::of(b"authority"),
             logs: Arc::clone(&logs) as Arc<dyn LogSource>,
+            exec: Arc::clone(&programs) as Arc<dyn ExecSource>,
+            events,
+            secrets,
             confirmations,
             availability,
         });
         Self {
             router: api.router(),
             root,
+            accounts,
             logs,
+            programs,
+            wishes,
             sent_tokens: Some(sent_tokens),
             sent_availabilities: Some(sent_availabilities),
             tasks,
@@ -272,6 +387,7 @@ impl World {
             detail: detail.into(),
             worker: Some(worker_id()),
             host_address: "192.0.2.31".into(),
+            ended: false,
         };
         self.message(cluster, ClusterToRoot::Instances(vec![report])).await;
     }
@@ -389,6 +505,7 @@ fn hello(name: &str) -> ClusterHello {
         labels: Vec::new(),
         addons: Vec::new(),
         position: None,
+        csi_drivers: vec!["csi.oakestra.io/hostpath".into()],
     };
     let worker = WorkerSummary {
         id: worker_id(),
@@ -411,20 +528,25 @@ fn hello(name: &str) -> ClusterHello {
 }
 
 fn users(passwords: &Passwords) -> Vec<Row> {
-    let user = |number, name: &str, password: &str| User {
-        id: UserId::from_parts(1, number),
-        name: name.into(),
-        email: format!("{name}@example.org"),
-        password: passwords.hash_blocking(password).unwrap(),
-        password_version: 0,
-        default_password: name == "Admin",
-        created_at: "01/01/2026 10:00".into(),
+    let user = |number, name: &str, password: &str| {
+        let profile = Profile {
+            name: name.into(),
+            email: format!("{name}@example.org"),
+            created_at: Some("01/01/2026 10:00".into()),
+        };
+        let hash = passwords.hash_blocking(password).unwrap();
+        let mut user = User::new(UserId::from_parts(1, number), WallTime(0), profile, hash);
+        user.default_password = name == "Admin";
+        user
     };
     let (admin, bob) = (user(1, "Admin", "Admin"), user(2, "bob", "bob's password"));
     let organization = Organization {
         id: OrganizationId::from_parts(1, 3),
         name: "root".into(),
-        members: vec![Member { user: admin.id, roles: Role::ALL.to_vec() }],
+        members: vec![
+            Member { user: admin.id, roles: Role::ALL.to_vec() },
+            Member { user: bob.id, roles: vec![Role::ApplicationProvider] },
+        ],
     };
     let row = |table, key: String, document: Vec<u8>| Row { table, key, document: Some(document) };
     vec![

@@ -3,6 +3,7 @@
 mod adopt;
 mod create;
 mod delete;
+mod exec;
 mod observe;
 mod stats;
 
@@ -17,6 +18,7 @@ use tokio::sync::RwLock;
 use crate::cgroup::Hierarchies;
 use crate::container::{ContainerId, ContainerRequest, Signal};
 use crate::error::{AdoptError, CreateError, DeleteError, SignalError, StatsError};
+use crate::exec::{Exec, ExecError, ExecRequest};
 use crate::exit::ExitObserver;
 use crate::lease::BootMoment;
 use crate::record::ContainerDirectory;
@@ -59,6 +61,7 @@ impl OciConfig {
 /// | `config.json`, `oci/` | shim | OCI configuration, files of libcontainer |
 /// | `upper/`, `work/`, `l/` | kernel, shim | writable layer, links to the image's layers |
 /// | `rootfs/` | shim | mount point; a mount only in the mount namespace of the shim |
+/// | `volumes/` | shim | mount points of folders that outlive the container |
 /// | `lease.sock` | shim | renewals of a container that may run only until some moment |
 /// | `shim.log` | shim | errors of the shim and of libcontainer |
 ///
@@ -114,6 +117,14 @@ impl Runtime for OciRuntime {
     fn renew<'a>(&'a self, id: &'a ContainerId, until: BootMoment) -> BoxFuture<'a, Result<(), SignalError>> {
         let sent = crate::lease::renew(&self.directory(id), until);
         async move { sent.map_err(|source| SignalError::Send { id: id.clone(), source }) }.boxed()
+    }
+
+    fn exec<'a>(
+        &'a self,
+        id: &'a ContainerId,
+        request: ExecRequest,
+    ) -> BoxFuture<'a, Result<Exec, ExecError>> {
+        exec::exec(self, id, request).boxed()
     }
 
     fn delete<'a>(&'a self, id: &'a ContainerId) -> BoxFuture<'a, Result<(), DeleteError>> {

@@ -26,13 +26,18 @@ impl ProcessEnd {
             std::future::pending::<()>().await;
         }
     }
+
+    /// Removes the process from the process table once it has ended.
+    pub(super) fn reap(&self) {
+        reap(self.0.get_ref());
+    }
 }
 
 /// The end of a container as its shim recorded it.
 pub(super) fn observe(shim: ProcessEnd, directory: ContainerDirectory) -> ExitObserver {
     ExitObserver::new(async move {
         shim.reached().await;
-        reap(shim.0.get_ref());
+        shim.reap();
         // a small file that was just written: not worth a thread
         match directory.read_exit() {
             Some(status) => status,

@@ -17,8 +17,14 @@ use crate::runtime::Stats;
 
 /// Disk use is counted by walking files, so not more often than this.
 const DISK_AGE: Duration = Duration::from_secs(30);
+/// The same for containers with a limit, as long as counting is quick.
+const LIMITED_AGE: Duration = Duration::from_secs(4);
+/// Counting may take this share of the time: one part of so many.
+const SHARE: u32 = 20;
 /// Files looked at when counting disk use; a container with more is not counted to the end.
 const FILES: usize = 100_000;
+/// The same for containers with a limit.
+const LIMITED_FILES: usize = 2_000_000;
 
 /// What need not be read again for each measurement.
 #[derive(Debug, Default)]
@@ -27,7 +33,16 @@ pub(super) struct StatsCache(HashMap<ContainerId, Known>);
 #[derive(Clone, Debug)]
 struct Known {
     cgroup: ContainerCgroup,
-    disk: Option<(Instant, u64)>,
+    is_limited: bool,
+    disk: Option<Counted>,
+}
+
+/// Disk use when it was last counted.
+#[derive(Clone, Copy, Debug)]
+struct Counted {
+    at: Instant,
+    took: Duration,
+    bytes: u64,
 }
 
 pub(super) async fn stats(runtime: &OciRuntime, id: &ContainerId) -> Result<Stats, StatsError> {
@@ -41,7 +56,7 @@ pub(super) async fn stats(runtime: &OciRuntime, id: &ContainerId) -> Result<Stat
             None => {
                 let request = directory.read_request().ok_or(io::ErrorKind::NotFound)?;
                 let cgroup = hierarchies.container(&request.cgroup_parent, &name);
-                Known { cgroup, disk: None }
+                Known { cgroup, is_limited: request.limits.storage_bytes.is_some(), disk: None }
             }
         };
         measure(&mut known, &directory).map(|stats| (known, stats))
@@ -71,16 +86,21 @@ impl OciRuntime {
 
 fn measure(known: &mut Known, directory: &ContainerDirectory) -> io::Result<Stats> {
     let usage = known.cgroup.usage()?;
-    let fresh = known.disk.filter(|(when, _)| when.elapsed() < DISK_AGE);
-    let (_, bytes) =
-        *known.disk.insert(fresh.unwrap_or_else(|| (Instant::now(), disk_use(directory.upper()))));
+    let (age, files) = if known.is_limited { (LIMITED_AGE, LIMITED_FILES) } else { (DISK_AGE, FILES) };
+    let is_fresh = |counted: &Counted| counted.at.elapsed() < age.max(counted.took * SHARE);
+    let counted = known.disk.filter(is_fresh).unwrap_or_else(|| {
+        let begun = Instant::now();
+        let bytes = disk_use(directory.upper(), files);
+        Counted { at: Instant::now(), took: begun.elapsed(), bytes }
+    });
+    let bytes = known.disk.insert(counted).bytes;
     Ok(Stats { cpu: usage.cpu, memory_bytes: usage.memory_bytes, pids: usage.pids, disk_bytes: Some(bytes) })
 }
 
 /// Allocated bytes below a directory; never follows links. Files that vanish meanwhile count as nothing.
-fn disk_use(top: PathBuf) -> u64 {
+fn disk_use(top: PathBuf, files: usize) -> u64 {
     let mut bytes = 0_u64;
-    let mut left = FILES;
+    let mut left = files;
     let mut directories = vec![top];
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {

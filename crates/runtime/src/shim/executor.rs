@@ -57,7 +57,7 @@ impl Executor for PlannedExecutor {
 
 impl Plan {
     /// Returns only if the program cannot be executed.
-    fn run(&self) -> Failure {
+    pub(super) fn run(&self) -> Failure {
         sys::reset_signals();
         // a shim that is killed takes its container along: nobody would read its output or record its end
         let death = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));

@@ -17,6 +17,7 @@ use super::rootfs::Root;
 use super::spec;
 use super::supervise::Started;
 use super::user::{self, Identity};
+use super::volumes;
 use crate::cgroup::Hierarchies;
 use crate::container::ContainerRequest;
 use crate::error::{FailureKind, chain};
@@ -43,14 +44,18 @@ pub(super) fn launch(
     let devices = if request.privileged { Devices::Usable } else { Devices::Dead };
     overlay::mount_root(&request.layers, devices)?;
     let identity = prepare_inside(request)?;
+    give_files(request, &identity)?;
     let environment = environment(request, &identity);
-    let configuration = spec::configuration(request, &identity, &environment, hierarchies);
-    write_json(&directory.path().join("config.json"), &configuration)
+    let volumes = volumes::stage(&request.folders, &identity)?;
+    let configuration = spec::configuration(request, &identity, &environment, hierarchies, &volumes);
+    write_json(&directory.configuration(), &configuration)
         .map_err(|error| Failure::new(FailureKind::Other, format!("cannot write config.json: {error}")))?;
 
     let (failures, failures_inside) = new_pipe()?;
     let (stdout, stdout_inside) = new_pipe()?;
     let (stderr, stderr_inside) = new_pipe()?;
+    // Only now: what the file holds is in no record.
+    let environment = with_file(request, environment)?;
     let executor = PlannedExecutor(Rc::new(plan(request, environment, failures_inside)?));
     // the container's groups only: without any in its configuration it would get those of the worker
     rustix::thread::set_thread_groups(&[])
@@ -109,6 +114,40 @@ fn environment(request: &ContainerRequest, identity: &Identity) -> Vec<String> {
     all
 }
 
+fn give_files(request: &ContainerRequest, identity: &Identity) -> Result<(), Failure> {
+    use rustix::fs::{Gid, Uid, chown};
+
+    for path in &request.files_for_user {
+        let owner = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+        chown(path, Some(owner.0), Some(owner.1)).map_err(|errno| {
+            let message = format!("cannot give {} to the user of the container: {errno}", path.display());
+            Failure::new(FailureKind::Other, message)
+        })?;
+    }
+    Ok(())
+}
+
+/// Bytes that are read of an environment file: more than the kernel passes to a program.
+const ENVIRONMENT_BYTES: u64 = 2 << 20;
+
+/// Adds the entries of the environment file; those of the same name are replaced.
+fn with_file(request: &ContainerRequest, mut environment: Vec<String>) -> Result<Vec<String>, Failure> {
+    let Some(path) = &request.environment_file else { return Ok(environment) };
+    let mut text = String::new();
+    File::open(path).and_then(|file| file.take(ENVIRONMENT_BYTES).read_to_string(&mut text)).map_err(
+        |error| {
+            let message = format!("cannot read the environment file {}: {error}", path.display());
+            Failure::new(FailureKind::Other, message)
+        },
+    )?;
+    for entry in text.split('\0').filter(|entry| !entry.is_empty()) {
+        let name = entry.split('=').next();
+        environment.retain(|known| known.split('=').next() != name);
+        environment.push(entry.to_owned());
+    }
+    Ok(environment)
+}
+
 fn plan(request: &ContainerRequest, environment: Vec<String>, failures: OwnedFd) -> Result<Plan, Failure> {
     let filter = if request.privileged {
         None
@@ -128,12 +167,12 @@ fn plan(request: &ContainerRequest, environment: Vec<String>, failures: OwnedFd)
     })
 }
 
-fn c_strings(texts: Vec<String>) -> Result<Vec<CString>, Failure> {
+pub(super) fn c_strings(texts: Vec<String>) -> Result<Vec<CString>, Failure> {
     let converted = texts.into_iter().map(CString::new).collect::<Result<_, _>>();
     converted.map_err(|_| Failure::new(FailureKind::Other, "a text of the request contains a NUL byte"))
 }
 
-fn new_pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
+pub(super) fn new_pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
     pipe_with(PipeFlags::CLOEXEC)
         .map_err(|errno| Failure::new(FailureKind::Other, format!("cannot make a pipe: {errno}")))
 }
@@ -166,7 +205,7 @@ fn create_and_start(
 }
 
 /// Waits until the program was executed, which closes the pipe, or could not be.
-fn await_execution(failures: OwnedFd) -> Result<(), Failure> {
+pub(super) fn await_execution(failures: OwnedFd) -> Result<(), Failure> {
     let mut text = Vec::new();
     File::from(failures).take(64 << 10).read_to_end(&mut text).map_err(|error| {
         Failure::new(FailureKind::Other, format!("cannot hear from the container: {error}"))
@@ -191,6 +230,21 @@ fn recorded_errors(directory: &ContainerDirectory) -> String {
 mod tests {
     use super::*;
     use crate::container::LogConfig;
+
+    #[test]
+    fn entries_of_the_file_are_stronger() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("environment");
+        std::fs::write(&file, "A=two lines\nof text\0C=3\0").unwrap();
+        let log = LogConfig::in_directory("/log".into());
+        let mut request =
+            ContainerRequest::new("box".parse().unwrap(), vec!["/l".into()], vec!["sh".into()], log);
+        request.environment_file = Some(file);
+        let known = ["A=1", "B=2"].map(str::to_owned).to_vec();
+        assert_eq!(with_file(&request, known).unwrap(), ["B=2", "A=two lines\nof text", "C=3"]);
+        request.environment_file = Some("/does/not/exist".into());
+        assert!(with_file(&request, Vec::new()).is_err());
+    }
 
     #[test]
     fn the_environment_has_defaults_and_the_last_of_doubled_names() {

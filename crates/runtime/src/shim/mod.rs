@@ -8,6 +8,7 @@
 //!
 //! Only then does the worker, which watches the process, look at `exit.json`.
 
+mod exec;
 mod executor;
 mod launch;
 mod overlay;
@@ -17,6 +18,7 @@ mod rootfs;
 mod spec;
 mod supervise;
 mod user;
+mod volumes;
 
 use std::ffi::OsString;
 use std::fs;
@@ -37,6 +39,9 @@ use report::ReportPipe;
 /// First argument with which the binary is started as a shim.
 pub const SHIM_COMMAND: &str = "__shim";
 
+/// Second argument of the helper that runs another program in a container; see [`crate::Exec`].
+pub(crate) const EXEC_ARGUMENT: &str = "exec";
+
 /// Badness of the shim for the out-of-memory killer, -1000 to 1000: containers go first.
 const OOM_SCORE: &str = "-998";
 
@@ -44,13 +49,18 @@ const OOM_SCORE: &str = "-998";
 /// argument is [`SHIM_COMMAND`]; `arguments` are those after it. Returns the exit code of the process.
 pub fn shim_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut arguments = arguments.into_iter();
-    let (Some(directory), None) = (arguments.next(), arguments.next()) else {
-        return ExitCode::from(2);
+    let (directory, executes) = match (arguments.next(), arguments.next(), arguments.next()) {
+        (Some(directory), None, None) => (directory, false),
+        (Some(first), Some(directory), None) if first == EXEC_ARGUMENT => (directory, true),
+        _ => return ExitCode::from(2),
     };
     sys::close_inherited_descriptors();
     sys::ignore_stop_signals();
     let _ = rustix::process::setsid();
     rustix::process::umask(Mode::from_raw_mode(0o022));
+    if executes {
+        return exec::run(&ContainerDirectory::new(PathBuf::from(directory)));
+    }
     recorder::install();
     let Ok(report) = ReportPipe::take_stdout() else { return ExitCode::FAILURE };
     let directory = ContainerDirectory::new(PathBuf::from(directory));

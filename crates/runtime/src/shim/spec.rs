@@ -86,12 +86,14 @@ const MASKED: [&str; 13] = [
 const READ_ONLY: [&str; 6] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger", "/sys/fs/cgroup"];
 
-/// Builds the configuration. `environment` is the complete one of the program.
+/// Builds the configuration. `environment` is the complete one of the program, `volumes` are the places where the
+/// request's folders are mounted for us.
 pub(super) fn configuration(
     request: &ContainerRequest,
     identity: &Identity,
     environment: &[String],
     hierarchies: &Hierarchies,
+    volumes: &[PathBuf],
 ) -> Value {
     let hostname = if request.hostname.is_empty() { request.id.as_str() } else { &request.hostname };
     let devices = if request.privileged { host_devices() } else { own_devices(&request.devices) };
@@ -100,7 +102,7 @@ pub(super) fn configuration(
         "hostname": hostname,
         "root": { "path": ROOT, "readonly": false },
         "process": process(request, identity, environment, hierarchies),
-        "mounts": mounts(request, hierarchies),
+        "mounts": mounts(request, hierarchies, volumes),
         "linux": {
             "namespaces": namespaces(request),
             "cgroupsPath": format!("/{}/{}", request.cgroup_parent.as_str(), request.id),
@@ -177,6 +179,13 @@ fn capabilities(privileged: bool) -> Vec<&'static str> {
         .collect()
 }
 
+/// The kernel's mask of capabilities given by name.
+pub(super) fn capability_mask(names: &[String]) -> u64 {
+    let all = CAPABILITIES.iter().enumerate();
+    all.filter(|(_, (name, _))| names.iter().any(|given| given == name))
+        .fold(0, |mask, (number, _)| mask | 1 << number)
+}
+
 fn namespaces(request: &ContainerRequest) -> Value {
     let mut list: Vec<Value> =
         ["pid", "ipc", "uts", "mount"].iter().map(|kind| json!({ "type": kind })).collect();
@@ -190,7 +199,7 @@ fn namespaces(request: &ContainerRequest) -> Value {
     list.into()
 }
 
-fn mounts(request: &ContainerRequest, hierarchies: &Hierarchies) -> Value {
+fn mounts(request: &ContainerRequest, hierarchies: &Hierarchies, volumes: &[PathBuf]) -> Value {
     let plain = ["nosuid", "noexec", "nodev"];
     let access = if request.privileged { "rw" } else { "ro" };
     let guarded = ["nosuid", "noexec", "nodev", access];
@@ -218,6 +227,12 @@ fn mounts(request: &ContainerRequest, hierarchies: &Hierarchies) -> Value {
                 "destination": format!("/sys/fs/cgroup/{controller}"), "type": "bind", "source": cgroup,
                 "options": ["bind", "rprivate", "ro", "nosuid", "noexec", "nodev"],
             })
+        }));
+    }
+    for (folder, source) in request.folders.iter().zip(volumes) {
+        list.push(json!({
+            "destination": folder.target, "type": "bind", "source": source,
+            "options": ["bind", "rprivate", "rw", "nosuid", "nodev"],
         }));
     }
     for bind in &request.mounts {
@@ -333,7 +348,8 @@ mod tests {
 
     #[test]
     fn limits_become_quota_shares_and_no_swap() {
-        let limits = Limits { memory_bytes: Some(1 << 20), cpu_millis: Some(250), pids: Some(7) };
+        let limits =
+            Limits { memory_bytes: Some(1 << 20), cpu_millis: Some(250), pids: Some(7), storage_bytes: None };
         let unified = Hierarchies::Unified("/sys/fs/cgroup".into());
         let resources = resources(&limits, false, &[], &unified);
         assert_eq!(resources["cpu"], json!({ "shares": 256, "quota": 25_000, "period": 100_000 }));
@@ -368,7 +384,7 @@ mod tests {
         let identity = Identity { uid: 5, gid: 6, groups: vec![7], home: "/".into() };
         for privileged in [false, true] {
             request.privileged = privileged;
-            let value = configuration(&request, &identity, &[], &Hierarchies::Legacy(Vec::new()));
+            let value = configuration(&request, &identity, &[], &Hierarchies::Legacy(Vec::new()), &[]);
             let spec: libcontainer::oci_spec::runtime::Spec = serde_json::from_value(value).unwrap();
             assert_eq!(spec.hostname().as_deref(), Some("a"));
         }

@@ -7,10 +7,12 @@
     reason = "helpers of tests fail like tests"
 )]
 
+mod exec;
 mod isolation;
 mod lease;
 mod lifecycle;
 mod limits;
 mod output;
 mod recovery;
+mod volumes;
 mod world;

@@ -187,7 +187,7 @@ fn build_image(base: &Path, users: &Path, busybox: &Path) {
     let applets = [
         "sh", "sleep", "cat", "echo", "id", "pwd", "env", "ls", "mount", "unshare", "hostname", "kill", "dd",
         "seq", "yes", "head", "tail", "grep", "touch", "stat", "mknod", "true", "wc", "chroot", "ps",
-        "ulimit", "nc",
+        "ulimit", "nc", "stty", "tty",
     ];
     for applet in applets {
         symlink("busybox", base.join("bin").join(applet)).unwrap();

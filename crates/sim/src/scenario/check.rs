@@ -190,7 +190,10 @@ impl Names {
                 }
                 Ok(())
             }
-            Action::Scale(workload, _) | Action::Delete(workload) => {
+            Action::Scale(workload, _)
+            | Action::Update(workload)
+            | Action::Break(workload)
+            | Action::Delete(workload) => {
                 if self.workloads.contains(workload) {
                     Ok(())
                 } else {

@@ -75,6 +75,10 @@ pub enum Action {
     RemoveWorkers(Target),
     /// The user wants another number of instances of a workload.
     Scale(String, usize),
+    /// The user updates a workload to another image.
+    Update(String),
+    /// The user updates a workload to an image that does not run.
+    Break(String),
     /// The user deletes a workload with everything of it.
     Delete(String),
 }
@@ -109,6 +113,8 @@ impl fmt::Display for Action {
             Self::AddWorkers(cluster, group) => write!(f, "{} workers join {cluster}", group.count),
             Self::RemoveWorkers(target) => write!(f, "taken away for good: {target}"),
             Self::Scale(workload, count) => write!(f, "{workload} is scaled to {count} instances"),
+            Self::Update(workload) => write!(f, "{workload} is updated"),
+            Self::Break(workload) => write!(f, "{workload} is updated to what does not run"),
             Self::Delete(workload) => write!(f, "{workload} is deleted"),
         }
     }
@@ -135,6 +141,8 @@ pub(super) enum Kind {
     AddWorkers,
     RemoveWorkers,
     Scale,
+    Update,
+    Break,
     Delete,
 }
 
@@ -177,7 +185,7 @@ impl FaultEntry {
             Kind::SetClock => (&["target", "clock"], &[]),
             Kind::AddWorkers => (&["cluster", "workers"], &[]),
             Kind::Scale => (&["workload", "instances"], &[]),
-            Kind::Delete => (&["workload"], &[]),
+            Kind::Delete | Kind::Update | Kind::Break => (&["workload"], &[]),
             Kind::LoseRootDisk => (&[], &["for"]),
             Kind::RestoreRoot => (&["age"], &["for"]),
         };
@@ -224,6 +232,8 @@ impl FaultEntry {
             }
             Kind::RemoveWorkers => Action::RemoveWorkers(target),
             Kind::Scale => Action::Scale(workload, self.instances.unwrap_or(0)),
+            Kind::Update => Action::Update(workload),
+            Kind::Break => Action::Break(workload),
             Kind::Delete => Action::Delete(workload),
         })
     }

@@ -136,6 +136,12 @@ pub struct Churn {
     pub delete_application: u64,
     /// An application with one instance at a cluster, past the root.
     pub deploy_locally: u64,
+    /// A service gets another number of instances to keep.
+    pub scale: u64,
+    /// A service is updated to another image.
+    pub update: u64,
+    /// A service is updated to an image that does not run.
+    pub break_service: u64,
     /// No instance is added while there are this many.
     pub most_instances: usize,
     /// Largest memory of a random service, MiB.
@@ -165,6 +171,12 @@ pub(super) struct ChurnEntry {
     delete_application: u64,
     #[serde(default)]
     deploy_locally: u64,
+    #[serde(default)]
+    scale: u64,
+    #[serde(default)]
+    update: u64,
+    #[serde(default, rename = "break")]
+    break_service: u64,
     #[serde(default = "no_limit")]
     most_instances: usize,
     #[serde(default = "Memory::none")]
@@ -188,10 +200,13 @@ impl ChurnEntry {
             self.delete_service,
             self.delete_application,
             self.deploy_locally,
+            self.scale,
+            self.update,
+            self.break_service,
         ];
         if weights.iter().all(|weight| *weight == 0) || weights.iter().any(|weight| *weight > 1_000_000) {
             return Err("give at least one of `deploy`, `undeploy`, `create`, `delete-service`, \
-                        `delete-application` and `deploy-locally` a weight from 1 to 1000000"
+                        `delete-application`, `deploy-locally`, `scale`, `update` and `break` a weight from 1 to 1000000"
                 .to_owned());
         }
         if self.every.ms == 0 {
@@ -210,6 +225,9 @@ impl ChurnEntry {
             delete_service: self.delete_service,
             delete_application: self.delete_application,
             deploy_locally: self.deploy_locally,
+            scale: self.scale,
+            update: self.update,
+            break_service: self.break_service,
             most_instances: self.most_instances,
             memory_mib: self.memory.mib(),
             cpu_millis: millis(self.cpu),

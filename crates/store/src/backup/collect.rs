@@ -24,9 +24,9 @@ const fn folders(role: Role) -> &'static [&'static str] {
 /// Further files of a role that may be there.
 const fn single_files(role: Role) -> &'static [&'static str] {
     match role {
-        Role::Root => &["jwt-key"],
-        Role::Cluster => &["access-key"],
-        Role::Worker => &[],
+        Role::Root => &["jwt-key", "secrets-key"],
+        Role::Cluster => &["access-key", "secrets-key"],
+        Role::Worker => &["secrets-key"],
     }
 }
 

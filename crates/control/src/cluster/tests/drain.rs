@@ -314,6 +314,7 @@ fn a_move_goes_on_after_a_restart_at_any_step() {
             status: Status::Running,
             detail: "running".into(),
             address: None,
+            ended: false,
         };
         let on_old = if steps > 2 { vec![] } else { vec![running(old)] };
         fixture.open(at(0), old.worker, 1, on_old);

@@ -64,7 +64,7 @@ fn dry_run_and_real_run_agree() {
         let count = 1 + u32::try_from(dice.roll(3)).unwrap();
         let before = picture(&world.root);
         let plan =
-            world.root.plan(at(0), &mut world.entropy, "Admin", vec![request.clone()], |_| count).unwrap();
+            world.root.plan(at(0), &mut world.entropy, &admin(), vec![request.clone()], count).unwrap();
         assert_eq!(picture(&world.root), before, "seed {seed}: a plan leaves nothing behind");
         let planned: Vec<_> = plan
             .into_iter()

@@ -1,5 +1,6 @@
 //! Rules of the descriptor as tables; the originals' behaviour is in the root-api reference, 9.6.
 
+mod container;
 mod properties;
 mod rules;
 mod spellings;

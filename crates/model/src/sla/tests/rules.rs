@@ -83,7 +83,9 @@ fn refuses_with_path_rule_and_finding() {
         (json!({"cmd": ["a\u{0}b"]}), "cmd[0]", "NUL"),
         (json!({"cmd": vec!["x"; 1001]}), "cmd", "at most 1000 entries"),
         (json!({"cmd": ["x".repeat(140_000)]}), "cmd", "131072 bytes"),
-        (json!({"added_files": [{"url": "x"}]}), "added_files", "must be a list of texts"),
+        (json!({"added_files": [{"url": "x"}]}), "added_files[0]", "must be a text"),
+        (json!({"stop_grace_s": 301}), "stop_grace_s", "from 0 to 300"),
+        (json!({"restart": "sometimes"}), "restart", "one of always, on-failure, never"),
         (json!({"privileged": 1}), "privileged", "true or false"),
         (json!({"one_shot": "true"}), "one_shot", "true or false"),
         (json!({"arch": "amd64"}), "arch", "a list of texts"),
@@ -160,7 +162,6 @@ fn refuses_what_it_cannot_honour_with_reason_and_fix() {
         (json!({"vtpus": 1}), "vtpus", "TPUs", "set it to 0"),
         (json!({"bandwidth_in": 5}), "bandwidth_in", "bandwidth", "set it to 0"),
         (json!({"bandwidth_out": 5}), "bandwidth_out", "bandwidth", "set it to 0"),
-        (json!({"volumes": [{"volume_id": "v", "csi_driver": "d"}]}), "volumes", "volumes", "remove"),
         (
             json!({"connectivity": [{"target_microservice_id": "db", "con_constraints": [
                 {"type": "bandwidth", "threshold": 5, "rigidness": 1, "convergence_time": 300}]}]}),
@@ -168,7 +169,6 @@ fn refuses_what_it_cannot_honour_with_reason_and_fix() {
             "nor reserves bandwidth",
             "latency",
         ),
-        (json!({"added_files": ["http://x"]}), "added_files", "files", "into the image"),
         (json!({"target_node": "n"}), "target_node", "never evaluated", "direct"),
         (json!({"sla_violation_strategy": "x"}), "sla_violation_strategy", "strategy", "remove"),
         (json!({"addresses": {"rr_ip_v6": "fdff:2000::1"}}), "addresses.rr_ip_v6", "IPv6", "rr_ip"),

@@ -38,6 +38,7 @@ pub(in crate::api) struct ClusterRecord {
     /// One entry per worker and kind.
     virtualization: Vec<String>,
     supported_addons: Vec<String>,
+    /// Every driver once.
     csi_drivers: Vec<String>,
     cpu_history: Vec<HistoryRecord>,
     memory_history: Vec<HistoryRecord>,
@@ -61,6 +62,8 @@ pub(in crate::api) fn cluster(cluster: &Cluster) -> ClusterRecord {
     let gpus = connected().map(|worker| u64::from(worker.facts.capacity.gpus)).sum();
     let marks = connected().flat_map(|worker| worker.facts.labels.iter().chain(&worker.facts.addons));
     let addons: BTreeSet<String> = marks.cloned().collect();
+    let drivers: BTreeSet<&String> = connected().flat_map(|worker| &worker.facts.csi_drivers).collect();
+    let csi_drivers = drivers.into_iter().cloned().collect();
     let samples = || cluster.history.iter();
     ClusterRecord {
         id: cluster.id.to_string(),
@@ -88,7 +91,7 @@ pub(in crate::api) fn cluster(cluster: &Cluster) -> ClusterRecord {
         gpu_drivers: Vec::new(),
         virtualization: connected().flat_map(|worker| worker.facts.virtualization.iter().cloned()).collect(),
         supported_addons: addons.into_iter().collect(),
-        csi_drivers: Vec::new(),
+        csi_drivers,
         cpu_history: samples()
             .map(|sample| HistoryRecord {
                 value: rounded(f64::from(sample.cpu)),

@@ -23,6 +23,7 @@ pub(super) struct InstanceView {
 #[derive(Debug, Serialize)]
 pub(super) struct InstanceRecord {
     instance_number: u32,
+    revision: u32,
     status: &'static str,
     status_detail: String,
     cluster_id: String,
@@ -84,6 +85,7 @@ impl InstanceView {
         };
         InstanceRecord {
             instance_number: instance.key.number,
+            revision: instance.revision,
             status: instance.status.as_str(),
             status_detail: detail,
             cluster_id: instance.cluster.map(|id| id.to_string()).unwrap_or_default(),

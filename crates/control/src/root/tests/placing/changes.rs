@@ -16,6 +16,7 @@ pub(super) fn kind(change: &Change) -> &'static str {
         Change::AllowWorker { .. } => "allow_worker",
         Change::AllowCluster { .. } => "allow_cluster",
         Change::RemoveNeed { .. } => "remove_need",
+        Change::RemoveVolume { .. } => "remove_volume",
         Change::AllowArchitecture { .. } => "allow_architecture",
         Change::WidenBound { .. } => "widen_bound",
         Change::RemoveBound { .. } => "remove_bound",
@@ -48,6 +49,9 @@ impl World {
             Change::RemoveNeed { label } => {
                 self.edit(service, |spec| spec.target.needs.retain(|need| need != label));
             }
+            Change::RemoveVolume { driver } => {
+                self.edit(service, |spec| spec.volumes.retain(|volume| volume.driver != *driver));
+            }
             Change::AllowArchitecture { architecture } => {
                 self.edit(service, |spec| spec.architectures.push(*architecture));
             }
@@ -72,7 +76,15 @@ impl World {
                 self.connect(site);
                 self.measure_cluster(site, 0);
             }
-            Change::AddWorker { cluster, name, resources, architecture, labels, position } => {
+            Change::AddWorker {
+                cluster,
+                name,
+                resources,
+                architecture,
+                labels,
+                volume_drivers,
+                position,
+            } => {
                 let site = self.site_named(cluster);
                 let worker = self.add_worker(site, |facts| {
                     if let Some(name) = name {
@@ -81,6 +93,7 @@ impl World {
                     facts.capacity = *resources;
                     facts.architecture = architecture.unwrap_or(Architecture::Amd64);
                     facts.labels.clone_from(labels);
+                    facts.csi_drivers.clone_from(volume_drivers);
                     facts.position = *position;
                 });
                 self.measure(site, worker, 0);

@@ -2,6 +2,7 @@
 
 use oak_model::{
     Area, AreaBound, Limit, PortMapping, Position, Protocol, ServiceBound, Strictness, TargetConstraints,
+    Volume,
 };
 
 use super::super::*;
@@ -55,6 +56,11 @@ impl Dice {
             labels: labels.into_iter().filter(|_| self.one_in(3)).collect(),
             addons: Vec::new(),
             position: self.one_in(3).then(|| self.position()),
+            csi_drivers: ["here", "there"]
+                .map(str::to_owned)
+                .into_iter()
+                .filter(|_| !self.one_in(3))
+                .collect(),
         }
     }
 
@@ -75,6 +81,10 @@ impl Dice {
         }
         if self.one_in(5) {
             spec.architectures.push(self.pick(&[Architecture::Arm64, Architecture::Amd64]));
+        }
+        for _ in 0..if self.one_in(6) { 1 + self.roll(2) } else { 0 } {
+            let (driver, id) = (self.pick(&["here", "there", "nowhere"]).to_owned(), "data".to_owned());
+            spec.volumes.push(Volume { id, driver, mount_path: "/data".to_owned(), config: BTreeMap::new() });
         }
         spec.target = self.target();
         if self.one_in(4) {

@@ -162,7 +162,7 @@ impl World {
     }
 
     pub(super) fn create(&mut self, request: ApplicationRequest) -> ApplicationId {
-        let created = self.root.create_applications(at(0), &mut self.entropy, "Admin", vec![request]);
+        let created = self.root.create_applications(at(0), &mut self.entropy, &admin(), vec![request]);
         created.unwrap()[0]
     }
 

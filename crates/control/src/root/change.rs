@@ -1,0 +1,191 @@
+//! What users change about a service: its number of instances, and everything else.
+
+use std::sync::Arc;
+
+use oak_model::sla::ServiceRequest;
+use oak_model::{InstanceKey, JobName, MAX_REPLICAS, Now, Rollout, RolloutState, Service, ServiceId};
+
+use super::keep::MAX_FORMER;
+use super::{Consumption, Refusal, Root};
+
+/// What became of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing differs.
+    Unchanged,
+    /// Stored; what runs is not touched, or only its number.
+    Stored,
+    /// Instances are being replaced.
+    Updating,
+}
+
+/// What scaling did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scaled {
+    /// Instances the service keeps from now on.
+    pub replicas: u32,
+    /// Numbers of the instances that were created.
+    pub created: Vec<u32>,
+    /// Numbers of the instances that were taken down.
+    pub removed: Vec<u32>,
+}
+
+impl Root {
+    /// Sets the number of instances a service keeps by itself: creates what is missing, takes down what is too much,
+    /// highest numbers first. While it is being updated, new instances have the former revision.
+    ///
+    /// # Errors
+    /// The service does not exist, the number is too large, or there are not enough addresses, or the quota of its
+    /// organisation is used up; nothing was changed.
+    pub fn scale(&mut self, now: Now, id: ServiceId, replicas: u32) -> Result<Scaled, Refusal> {
+        let service = self.services.get(&id).ok_or(Refusal::UnknownService(id))?;
+        if replicas > MAX_REPLICAS {
+            return Err(Refusal::TooManyReplicas);
+        }
+        let keys: Vec<_> = self.instances_of(id).map(|instance| instance.key).collect();
+        // An update has instances to spare, or goes without some; they are its own affair.
+        let active = service.upkeep.active().map(|rollout| rollout.total as usize);
+        let counted = active.unwrap_or(keys.len());
+        let missing = (replicas as usize).saturating_sub(counted);
+        if missing > self.addresses.free() {
+            return Err(Refusal::AddressesExhausted);
+        }
+        self.check_quota(self.organization_of(service), &Consumption::of_instances(service, missing))?;
+        let revision = service.upkeep.proven_revision();
+        let surplus = counted.saturating_sub(replicas as usize);
+        let mut scaled = Scaled { replicas, ..Scaled::default() };
+        for key in self.highest_first(id, keys).into_iter().take(surplus) {
+            self.remove_instance(now, key);
+            scaled.removed.push(key.number);
+        }
+        for _ in 0..missing {
+            scaled.created.push(self.create_instance(now, id, revision)?.number);
+        }
+        self.wanted_changed(now, id, Some(replicas), |_| replicas);
+        Ok(scaled)
+    }
+
+    /// Instances in the order in which they go when there are too many. During an update those of the revision it
+    /// leads to stay for longest, or the update would never come to its end.
+    fn highest_first(&self, id: ServiceId, mut keys: Vec<InstanceKey>) -> Vec<InstanceKey> {
+        let service = self.services.get(&id);
+        let is_target = |key: &InstanceKey| {
+            let revision = self.instances.get(key).map(|instance| instance.revision);
+            service.is_some_and(|s| s.upkeep.active().is_some() && revision == Some(s.upkeep.revision))
+        };
+        keys.sort_by_key(|key| (is_target(key), std::cmp::Reverse(key.number)));
+        keys
+    }
+
+    /// Makes a service what is asked for. What its instances run changes by replacing them one after the other; a
+    /// number of instances takes effect when that is done.
+    ///
+    /// # Errors
+    /// The service does not exist, the change would be another service, or another update is under way; nothing was
+    /// changed.
+    pub fn change_service(
+        &mut self,
+        now: Now,
+        id: ServiceId,
+        request: ServiceRequest,
+    ) -> Result<Change, Refusal> {
+        let service = self.services.get(&id).ok_or(Refusal::UnknownService(id))?;
+        let request = fitted(service, request)?;
+        let (mut old, mut new) = (service.document.clone(), request.document.clone());
+        [&mut old, &mut new].into_iter().for_each(|document| {
+            document.shift_remove("microserviceID");
+        });
+        let is_same_spec = *service.spec == request.spec;
+        let is_same = is_same_spec && old == new && service.upkeep.policy == request.update;
+        if is_same && service.upkeep.replicas == request.replicas {
+            return Ok(Change::Unchanged);
+        }
+        if !is_same_spec {
+            return self.begin_update(now, id, request).map(|()| Change::Updating);
+        }
+        let (replicas, present) = (request.replicas, service.upkeep.replicas);
+        if let Some(replicas) = replicas.filter(|_| replicas != present) {
+            self.scale(now, id, replicas)?;
+        }
+        let Some(service) = self.services.get_mut(&id) else { return Ok(Change::Stored) };
+        service.document = request.document;
+        service.upkeep.policy = request.update;
+        self.save_service(id);
+        self.look_soon(now, id);
+        Ok(Change::Stored)
+    }
+
+    fn begin_update(&mut self, now: Now, id: ServiceId, request: ServiceRequest) -> Result<(), Refusal> {
+        let all = u32::try_from(self.instances_of(id).count()).unwrap_or(u32::MAX);
+        let Some(service) = self.services.get_mut(&id) else { return Err(Refusal::UnknownService(id)) };
+        // What cannot be rolled back may be stuck, because no revision runs any more: this is the way out.
+        let is_last_resort = |rollout: &mut Rollout| {
+            rollout.state == RolloutState::RollingBack
+                || (rollout.state == RolloutState::Running && rollout.from.is_none())
+        };
+        let former = service.upkeep.rollout.take_if(is_last_resort);
+        let is_full = service.upkeep.former.len() >= MAX_FORMER as usize;
+        if service.upkeep.active().is_some() || (former.is_some() && is_full) {
+            let (revision, name) = (service.upkeep.revision, service.job_name.clone());
+            service.upkeep.rollout = former.or(service.upkeep.rollout.take());
+            return Err(Refusal::UpdateRunning { service: Box::new(name), revision });
+        }
+        let total = former.as_ref().map_or(all, |rollout| rollout.total);
+        service.upkeep.former.extend(former.and_then(|rollout| rollout.from));
+        let from = service.present();
+        service.become_revision(oak_model::Revision {
+            number: service.upkeep.highest + 1,
+            spec: Arc::new(request.spec),
+            document: request.document,
+            replicas: request.replicas,
+            policy: request.update,
+        });
+        let state = RolloutState::Running;
+        service.upkeep.rollout = Some(Rollout { state, from: Some(from), total, reason: String::new() });
+        self.know_links_again(id);
+        self.save_service(id);
+        self.look_after(now, id);
+        Ok(())
+    }
+
+    /// Calls an update off, or takes the last one back. One that is being rolled back already goes on.
+    ///
+    /// # Errors
+    /// The service does not exist, or there is nothing to go back to.
+    pub fn roll_back(&mut self, now: Now, id: ServiceId) -> Result<(), Refusal> {
+        let service = self.services.get(&id).ok_or(Refusal::UnknownService(id))?;
+        let rollout = service.upkeep.rollout.as_ref();
+        let is_known = rollout.is_some_and(|rollout| rollout.from.is_some());
+        match rollout.filter(|_| is_known).map(|rollout| rollout.state) {
+            Some(RolloutState::Running | RolloutState::Done) => {}
+            Some(RolloutState::RollingBack) => return Ok(()),
+            Some(RolloutState::RolledBack) | None => {
+                return Err(Refusal::NothingToRollBack(Box::new(service.job_name.clone())));
+            }
+        }
+        self.turn_back(now, id, "on request".to_owned());
+        self.look_after(now, id);
+        Ok(())
+    }
+}
+
+/// The request with what it leaves to the service: its address, and how many instances it keeps.
+fn fitted(service: &Service, mut request: ServiceRequest) -> Result<ServiceRequest, Refusal> {
+    let present = &service.job_name;
+    if present.service != request.name || present.service_namespace != request.namespace {
+        let wanted =
+            JobName { service: request.name, service_namespace: request.namespace, ..present.clone() };
+        return Err(Refusal::Renamed { present: Box::new(present.clone()), wanted: Box::new(wanted) });
+    }
+    if let Some(wanted) = request.spec.service_address.filter(|wanted| *wanted != service.address) {
+        return Err(Refusal::AddressFixed { present: service.address, wanted });
+    }
+    request.spec.service_address = service.spec.service_address;
+    if request.replicas.is_none()
+        && let Some(replicas) = service.upkeep.replicas
+    {
+        request.replicas = Some(replicas);
+        request.document.insert("replicas".to_owned(), replicas.into());
+    }
+    Ok(request)
+}
