@@ -346,6 +346,26 @@ mod tests {
     }
 
     #[test]
+    fn instances_that_a_service_keeps_count_when_it_is_created() {
+        let (mut root, mut entropy, bob) = limited(Quota { cpu_millis: Some(3500), ..Quota::default() });
+        let kept = |replicas| {
+            let mut request = application("app", 1);
+            request.services[0].replicas = Some(replicas);
+            vec![request]
+        };
+        let now = Now::default();
+        let refused = root.create_applications(now, &mut entropy, &bob, kept(3)).unwrap_err();
+        let over = OverQuota { kind: QuotaKind::CpuMillis, limit: 3500, used: 0, wanted: 4500 };
+        assert_eq!(refused, Refusal::OverQuota(over));
+        assert_eq!(root.plan(now, &mut entropy, &bob, kept(3), 1), Err(refused.into()));
+        assert_eq!(root.plan(now, &mut entropy, &bob, kept(2), 9).unwrap()[0].instances.len(), 2);
+        let _ = root.take_outbox();
+        assert_eq!(root.plan(now, &mut entropy, &bob, vec![application("app", 1)], 3).ok(), None);
+        assert!(root.take_outbox().is_empty());
+        root.create_applications(now, &mut entropy, &bob, kept(2)).unwrap();
+    }
+
+    #[test]
     fn waiting_instances_count_and_a_removed_one_makes_room() {
         let (mut root, mut entropy, bob) = limited(Quota { cpu_millis: Some(3500), ..Quota::default() });
         let now = Now::default();

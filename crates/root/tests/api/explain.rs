@@ -107,3 +107,48 @@ async fn what_others_own_is_not_explained() {
     world.get(&format!("/api/service/{service}/instance/7/explain"), &admin).send().await.error(404);
     world.get("/api/service/000000000000000000000000/explain", &admin).send().await.error(404);
 }
+
+#[tokio::test]
+async fn a_plan_is_refused_by_quota_and_secrets_like_the_real_call() {
+    let world = World::start().await;
+    let lab = world.organization("lab").await;
+    let provider = world.user(&lab, "pia", &["Application_Provider"]).await;
+    let admin = world.admin().await;
+    world.join("cluster1").await;
+    let plan = "/api/application?dry_run=true&instances=";
+    let quota = json!({ "quota": { "services": 1, "instances": 2 } });
+    let path = format!("/api/organization/{lab}");
+    assert_eq!(world.call("PUT", &path).token(&admin).json(&quota).send().await.status, 200);
+    let post = async |path: &str, document: &Value| {
+        world.call("POST", path).token(&provider).json(document).send().await
+    };
+
+    let many = descriptor("many", "", &["a", "b"]);
+    let real = post("/api/application", &many).await.error(409);
+    assert!(real.contains("quota `services`"), "{real}");
+    assert_eq!(post(&format!("{plan}0"), &many).await.error(409), real);
+    // A service that keeps more instances than there may be.
+    let kept = changed("kept", &json!({ "replicas": 3 }));
+    let real = post("/api/application", &kept).await.error(409);
+    assert!(real.contains("quota `instances`") && real.contains("the limit is 2, 0 used, 3 more"), "{real}");
+    assert_eq!(post(&format!("{plan}1"), &kept).await.error(409), real, "its own number counts");
+    let kept = changed("kept", &json!({ "replicas": 2 }));
+    let planned = post(&format!("{plan}1"), &kept).await.json();
+    assert_eq!(planned["services"][0]["instances"].as_array().unwrap().len(), 2);
+    // Deploying so many would be refused.
+    let single = changed("single", &json!({}));
+    assert_eq!(post(&format!("{plan}2"), &single).await.status, 200);
+    post(&format!("{plan}3"), &single).await.error(409);
+    // A secret that is not there.
+    let secret = changed("secret", &json!({ "secrets": [{ "name": "key", "env": "KEY" }] }));
+    let real = post("/api/application", &secret).await;
+    let planned = post(&format!("{plan}1"), &secret).await;
+    assert_eq!((planned.status, &planned.text), (real.status, &real.text));
+    assert_eq!(real.status, 422, "{}", real.text);
+    // Whoever may not create applications may not plan them.
+    let nobody = world.user(&lab, "nina", &[]).await;
+    world.call("POST", plan).token(&nobody).json(&single).send().await.error(400);
+    let path = format!("{plan}1");
+    world.call("POST", &path).token(&nobody).json(&single).send().await.error(403);
+    assert_eq!(world.get("/api/applications/", &provider).send().await.nested(), json!([]));
+}

@@ -100,6 +100,8 @@ const fn row(
 const NONE: Body = |_| Value::Null;
 const DESCRIPTOR: Body = |subject| descriptor(&format!("new{}", subject.number), "", &[]);
 const SERVICES: Body = |subject| descriptor(&subject.application_name, &subject.application, &["more"]);
+const CHANGE: Body = |_| descriptor("x", "", &["web"])["applications"][0]["microservices"][0].clone();
+const REPLICAS: Body = |_| json!({ "replicas": 1 });
 const DESCRIPTION: Body = |_| json!({ "application_desc": "changed" });
 const EMAIL: Body = |subject| json!({ "email": format!("{}@example.org", subject.number) });
 const ADMIN: Body = |_| json!({ "roles": ["Admin"] });
@@ -158,13 +160,17 @@ const ROWS: &[Row] = &[
     row("GET", "/api/applications/{user}", UserId, NONE, "uu uuuuu uuuuu uuuu"),
     row("POST", "/api/service", Application, SERVICES, "u. .f.nn nnnnn nnnn"),
     row("GET", "/api/service/{id}", Service, NONE, "u. ...nn nnnnn nnnn"),
-    row("PUT", "/api/service/{id}", Service, NONE, "uo ooooo ooooo oooo"),
+    row("PUT", "/api/service/{id}", Service, CHANGE, "u. .f.nn nnnnn nnnn"),
+    row("PUT", "/api/service/{id}/scale", Service, REPLICAS, "u. .f.nn nnnnn nnnn"),
+    row("DELETE", "/api/service/{id}/update", Service, NONE, "uc cfcnn nnnnn nnnn"),
+    row("GET", "/api/service/{id}/explain", Service, NONE, "u. ...nn nnnnn nnnn"),
     row("DELETE", "/api/service/{id}", Service, NONE, "u. .f.nn nnnnn nnnn"),
     row("GET", "/api/services", Nothing, NONE, "u. ..... ..... ...."),
     row("GET", "/api/services/{application}", Application, NONE, "u. ...nn nnnnn nnnn"),
     row("POST", "/api/service/{id}/instance", Service, NONE, "u. .f.nn nnnnn nnnn"),
     row("DELETE", "/api/service/{id}/instance/{number}", Instance, NONE, "u. .f.nn nnnnn nnnn"),
     row("GET", "/api/service/{id}/instance/{number}/logs", Instance, NONE, "uc cccnn nnnnn nnnn"),
+    row("GET", "/api/service/{id}/instance/{number}/explain", Instance, NONE, "u. ...nn nnnnn nnnn"),
     row("GET", "/api/service/{id}/instance/{number}/exec", Instance, NONE, "ub bfbnn nnnnn nnnn"),
     row("GET", "/api/service/{id}/events", Service, NONE, "u. ...nn nnnnn nnnn"),
     row("GET", "/api/application/{id}/events", Application, NONE, "u. ...nn nnnnn nnnn"),

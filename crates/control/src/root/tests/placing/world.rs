@@ -196,7 +196,7 @@ impl World {
                     Effect::Send { cluster, message, .. } => {
                         self.site(cluster).cluster.root_message(at(0), message);
                     }
-                    Effect::TokenReady { .. } | Effect::AvailabilityConfirmed { .. } => {}
+                    Effect::TokenReady { .. } | Effect::AvailabilityConfirmed { .. } | Effect::Events(_) => {}
                 }
             }
             for site in &mut self.sites {
