@@ -119,6 +119,9 @@ fn programs_run(world: &World, host: &Host) -> anyhow::Result<()> {
         ensure!(is_there()?);
         Ok(())
     })?;
+    // What was started here only enters the machine; the client itself dies without a word.
+    let kill = "kill -9 $(pgrep -f '^[^ ]*oak exec -i shell')";
+    said(&host.run(&["sh", "-c", kill])?)?;
     drop(sleeper);
     eventually("the program ends with its client", soon(), || {
         ensure!(!is_there()?);
