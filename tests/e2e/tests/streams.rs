@@ -139,7 +139,7 @@ fn times_of_output(world: &World, host: &Host) -> anyhow::Result<()> {
 
 fn pulls_log_in(world: &World, host: &Host, api: &Api<'_>, registry: &str) -> anyhow::Result<()> {
     api.deploy("private")?;
-    api.wait_status("private", "FAILED", &["credentials"])?;
+    api.wait_status("private", "FAILED", &["asks for a user name and a password"])?;
     let login = ["registry", "login", registry, "--username", "puller"];
     said(&with_input(world, host, "hunter3", &login)?)?;
     api.wait_running("private", 1)?;
