@@ -51,8 +51,11 @@ fn secrets_programs_and_events_reach_whom_they_are_for() -> anyhow::Result<()> {
         times_of_output(world, &host)?;
         pulls_log_in(world, &host, &api, &private.to_string())?;
 
-        let found = host.run(&["grep", "-rlaE", "hunter2|hunter3|aHVudGVy", &path(&host)])?;
-        ensure!(found.code == Some(1), "values lie in the clear in {}", found.stdout);
+        // Broken links of images make its code an error; the name of the secret shows that it looked.
+        let lies = |text: &str| anyhow::Ok(host.run(&["grep", "-rlasE", text, &path(&host)])?.stdout);
+        let found = lies("hunter2|hunter3|aHVudGVy")?;
+        ensure!(found.is_empty(), "values lie in the clear in {found}");
+        ensure!(lies("db-password")?.contains("state.db"), "the state was not looked at");
         let past = said(&world.command(&host, &["events", "shell"])?)?;
         ensure!(past.contains("instance_requested") && past.contains("RUNNING"), "{past}");
         api.delete_application("streams")
