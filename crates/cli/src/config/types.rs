@@ -54,6 +54,8 @@ pub(crate) struct RootConfig {
     pub(crate) listen: SocketAddr,
     /// Second listener for the dashboard; `None` when off.
     pub(crate) dashboard: Option<SocketAddr>,
+    /// Port of the network information API on the address of `listen`; `None` when off.
+    pub(crate) network_api_port: Option<u16>,
     /// Host names and addresses in the HTTPS certificate; `localhost` is always among them.
     pub(crate) advertise: Vec<String>,
     /// How long a cluster may be away until its instances are placed in other clusters; `None`: for ever.
@@ -135,6 +137,7 @@ impl Default for Config {
             root: RootConfig {
                 listen: everywhere(10000),
                 dashboard: Some(everywhere(80)),
+                network_api_port: Some(10099),
                 advertise: Vec::new(),
                 cluster_lost_after: Some(Interval::of_seconds(300)),
             },

@@ -6,6 +6,7 @@
 //!
 //! Every error is a JSON object with `code`, `status` and `message`, made in `error`.
 
+mod about;
 mod answer;
 mod applications;
 mod auth;
@@ -20,6 +21,9 @@ mod guard;
 mod health;
 mod instances;
 mod logs;
+mod metrics;
+mod network;
+mod openapi;
 mod organizations;
 mod parameter;
 mod peer;
@@ -77,6 +81,7 @@ impl RootApi {
             throttle: Throttle::default(),
             requests: Arc::new(Semaphore::new(guard::CONCURRENT)),
             log_streams: Arc::new(Semaphore::new(logs::CONCURRENT)),
+            metrics: metrics::Requests::default(),
         }))
     }
 
@@ -84,6 +89,17 @@ impl RootApi {
     /// count as coming from another machine.
     pub fn router(&self) -> axum::Router {
         router::build(Arc::clone(&self.0))
+    }
+
+    /// The routes of the network information API alone, for the port it has of its own.
+    pub fn network_router(&self) -> axum::Router {
+        router::build_network(Arc::clone(&self.0))
+    }
+
+    /// Patterns of all paths, without a slash at the end; clients find them in the document at `/docs/openapi.json`.
+    #[must_use]
+    pub fn paths() -> Vec<&'static str> {
+        router::routes().into_iter().map(|(path, _)| path).collect()
     }
 }
 
@@ -116,6 +132,7 @@ struct Api {
     parts: ApiParts,
     throttle: Throttle,
     requests: Arc<Semaphore>,
+    metrics: metrics::Requests,
     log_streams: Arc<Semaphore>,
 }
 
