@@ -63,7 +63,7 @@ function schemaTable(schema) {
     make("td", {}, make("code", {}, key)),
     make("td", {}, kind(value)),
     make("td", { className: "dim" }, (part.required ?? []).includes(key) ? "" : "optional"),
-    make("td", {}, resolve(value).description ?? ""))));
+    make("td", { className: "wide" }, resolve(value).description ?? ""))));
   if (rows.length === 0) return make("p", { className: "dim" }, kind(schema));
   const head = ["Name", "Kind", "", "Meaning"].map((title) => make("th", { scope: "col" }, title));
   return make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows));
@@ -129,7 +129,7 @@ function responses(operation) {
   const rows = Object.entries(operation.responses).map(([status, response]) => {
     response = resolve(response);
     const [media, content] = Object.entries(response.content ?? {})[0] ?? ["", {}];
-    return make("tr", {}, make("td", {}, make("code", {}, status)), make("td", {}, response.description),
+    return make("tr", {}, make("td", {}, make("code", {}, status)), make("td", { className: "wide" }, response.description),
       make("td", {}, media === "application/json" ? kind(content.schema) : media));
   });
   return make("table", {}, make("tbody", {}, ...rows));
@@ -178,7 +178,8 @@ function show(document_) {
         links.append(make("li", {}, link));
       }
     }
-    find("links").append(make("strong", {}, tag.name), links);
+    find("links").append(make("div", { className: "group" }, make("strong", {}, tag.name), links));
+    section.classList.add("group");
     find("operations").append(section);
   }
   const opened = location.hash && document.getElementById(location.hash.slice(1));
@@ -193,6 +194,9 @@ function filter() {
   const fits = (element) => words.every((word) => element.textContent.toLowerCase().includes(word));
   for (const details of document.querySelectorAll("details.operation")) details.hidden = !fits(details.firstChild);
   for (const item of document.querySelectorAll("#links li")) item.hidden = !fits(item);
+  for (const group of document.querySelectorAll(".group")) {
+    group.hidden = !group.querySelector("details.operation:not([hidden]), li:not([hidden])");
+  }
 }
 
 /** Who the token is for and until when; the server checks it anyway. */
