@@ -58,7 +58,7 @@ impl Document {
         {
             return Some(format!("{place}: {value} is none of {words:?}"));
         }
-        let Some(kind) = schema["type"].as_str() else { return None };
+        let kind = schema["type"].as_str()?;
         let fits = match kind {
             "object" => value.is_object(),
             "array" => value.is_array(),

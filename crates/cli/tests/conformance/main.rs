@@ -16,6 +16,7 @@ mod system;
 use std::path::{Path, PathBuf};
 
 use case::Story;
+use serde_json::{Value, json};
 
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/conformance")
@@ -44,6 +45,30 @@ fn the_server_answers_as_the_cases_say() {
         .collect();
     let failures: Vec<_> = running.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
     assert!(failures.is_empty(), "{} cases fail:\n\n{}", failures.len(), failures.join("\n\n"));
+}
+
+#[test]
+fn a_cluster_gives_its_numbers_to_everybody() {
+    let mut system = system::System::start();
+    let login = json!({ "username": "Admin", "password": "Admin" }).to_string();
+    let tokens = http::send(system.address, "POST", "/api/auth/login", &[], Some(login.as_bytes())).unwrap();
+    let tokens: Value = serde_json::from_slice(&tokens.body).unwrap();
+    let bearer = ("authorization".to_owned(), format!("Bearer {}", tokens["token"].as_str().unwrap()));
+    let made = http::send(system.address, "POST", "/api/tokens", &[bearer], Some(br#"{"role":"cluster"}"#));
+    let made: Value = serde_json::from_slice(&made.unwrap().body).unwrap();
+    let cluster = system.add_cluster(made["token"].as_str().unwrap());
+    let answer = http::send(cluster, "GET", "/metrics", &[], None).unwrap();
+    let text = String::from_utf8(answer.body).unwrap();
+    assert_eq!(answer.status, 200, "{text}");
+    for line in [
+        "oakestra_cluster_link_sessions 0",
+        "oakestra_cluster_workers{state=\"connected\"} 0",
+        "oakestra_cluster_instances{status=\"RUNNING\"} 0",
+        "oakestra_cluster_store_degraded 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+    }
+    assert!(text.contains("role=\"cluster\"") && !text.contains("near"), "{text}");
 }
 
 #[test]

@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use oak_model::WallTime;
 use oak_root::accounts::{Principal, Signer, TokenKind};
 use serde_json::Value;
+
+use crate::http;
 
 /// How long a process may take to be ready.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,13 +32,22 @@ impl System {
         Self { address, processes: vec![process], directory }
     }
 
-    /// Starts a cluster and waits until it has joined.
-    pub(crate) fn add_cluster(&mut self, token: &str) {
+    /// Starts a cluster and waits until it has joined and is connected; returns the address of its port.
+    pub(crate) fn add_cluster(&mut self, token: &str) -> SocketAddr {
         let root = self.address.to_string();
         let arguments =
             ["cluster", "--root", &root, "--listen", "127.0.0.1:0", "--name", "near", "--token", token];
-        let (process, _) = launch(&self.directory.path().join("c"), &arguments, "connected to the root");
+        let (process, line) = launch(&self.directory.path().join("c"), &arguments, "cluster ready");
         self.processes.push(process);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = http::send(self.address, "GET", "/api/clusters/active", &[], None).unwrap();
+            if answer.body.len() > 2 {
+                return line["address"].as_str().unwrap().parse().unwrap();
+            }
+            assert!(Instant::now() < deadline, "the cluster does not connect");
+            std::thread::yield_now();
+        }
     }
 
     /// A token of the same user as this one that ended in 1970.
