@@ -31,11 +31,15 @@ pub enum Table {
     Workload = 11,
     /// Instances being taken down, at the root.
     Departure = 12,
+    /// Quotas of organisations, at the root.
+    Quota = 20,
+    /// The audit log, a ring of rows.
+    Audit = 21,
 }
 
 impl Table {
     /// Every kind.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Meta,
         Self::Application,
         Self::Service,
@@ -48,6 +52,8 @@ impl Table {
         Self::Placement,
         Self::Workload,
         Self::Departure,
+        Self::Quota,
+        Self::Audit,
     ];
 }
 

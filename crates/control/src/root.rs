@@ -6,8 +6,10 @@ mod clusters;
 mod instances;
 mod load;
 mod lost;
+mod quota;
 mod schedule;
 mod state;
+mod tenants;
 mod tokens;
 mod workers;
 
@@ -19,9 +21,12 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use oak_model::message::{ClusterWelcome, Lineage, RootToCluster};
-use oak_model::{ApplicationId, Availability, ClusterId, Generation, InstanceKey, Name, ServiceId, WorkerId};
+use oak_model::{
+    ApplicationId, Availability, ClusterId, Generation, InstanceKey, OrganizationId, ServiceId, WorkerId,
+};
 use serde::{Deserialize, Serialize};
 
+use self::tenants::{FullName, Tenants};
 use crate::address::{BlockPool, ServicePool, plan};
 use crate::token::Token;
 use crate::waiting::Waiting;
@@ -30,7 +35,9 @@ use crate::{Outbox, Table};
 pub use applications::Refusal;
 pub use clusters::Attention;
 pub use oak_model::{Application, Service};
+pub use quota::{Consumption, OverQuota, Quota, QuotaKind};
 pub use state::{Cluster, Departure, HistorySample, Instance, Usage};
+pub use tenants::Owner;
 pub use tokens::Candidate;
 pub use workers::WorkerRefusal;
 
@@ -110,7 +117,9 @@ pub struct Root {
     settings: Settings,
     meta: Meta,
     applications: BTreeMap<ApplicationId, Application>,
-    application_names: HashMap<(String, Name, Name), ApplicationId>,
+    application_names: HashMap<FullName, ApplicationId>,
+    tenants: Tenants,
+    quotas: BTreeMap<OrganizationId, Quota>,
     services: BTreeMap<ServiceId, Service>,
     instances: BTreeMap<InstanceKey, Instance>,
     /// Instances that were undeployed but whose cluster has not confirmed that nothing is left.
@@ -135,6 +144,8 @@ impl Root {
             meta: Meta::default(),
             applications: BTreeMap::new(),
             application_names: HashMap::new(),
+            tenants: Tenants::default(),
+            quotas: BTreeMap::new(),
             services: BTreeMap::new(),
             instances: BTreeMap::new(),
             departures: BTreeMap::new(),

@@ -31,6 +31,10 @@ fn now() -> Now {
     Now { moment: Moment(1_000), wall: WallTime(1_700_000_000_000) }
 }
 
+fn owner(user: &str) -> root::Owner {
+    root::Owner { user: user.to_owned(), organization: None }
+}
+
 /// Messages that arrive at once and in order, while the line is there.
 struct Pair {
     root: Root,
@@ -181,7 +185,8 @@ impl Pair {
 
     fn create(&mut self, name: &str) -> ServiceId {
         let request = vec![application(name)];
-        let created = self.root.create_applications(now(), &mut self.entropy, "Ann", request).unwrap();
+        let created =
+            self.root.create_applications(now(), &mut self.entropy, &owner("Ann"), request).unwrap();
         self.settle();
         self.root.application(created[0]).unwrap().services[0]
     }
@@ -375,7 +380,7 @@ fn local_deployments_run_without_a_root_and_are_merged_without_restart() {
     let (third, _) = pair.create_locally("bank");
     let request = self::application("bank");
     let created =
-        pair.root.create_applications(now(), &mut pair.entropy, cluster::LOCAL_OWNER, vec![request]);
+        pair.root.create_applications(now(), &mut pair.entropy, &owner(cluster::LOCAL_OWNER), vec![request]);
     assert!(created.is_ok());
     pair.connect();
     assert!(pair.running.iter().all(|(running, _)| *running != key));

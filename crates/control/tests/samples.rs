@@ -15,11 +15,11 @@ const fn keepers(table: Table) -> &'static [&'static str] {
     match table {
         Table::Meta => &["root", "cluster", "worker"],
         Table::Application | Table::Service | Table::Token => &["root", "cluster"],
-        Table::Instance | Table::Cluster | Table::Departure => &["root"],
+        Table::Instance | Table::Cluster | Table::Departure | Table::Quota => &["root"],
         Table::Worker | Table::Placement => &["cluster"],
         Table::Workload => &["worker"],
         // Their samples are with the accounts, in the crate of the root.
-        Table::User | Table::Organization => &[],
+        Table::User | Table::Organization | Table::Audit => &[],
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::{ApplicationId, JobName, Name, ServiceId, ServiceSpec};
+use crate::{ApplicationId, JobName, Name, OrganizationId, ServiceId, ServiceSpec};
 
 /// A set of services of one owner.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,7 +16,10 @@ pub struct Application {
     pub id: ApplicationId,
     /// Name of the user it belongs to.
     pub owner: String,
-    /// Name, unique with the namespace for one owner.
+    /// Organisation it belongs to; rows of earlier releases and applications deployed at a cluster have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub organization: Option<OrganizationId>,
+    /// Name, unique with the namespace for one owner in one organisation.
     pub name: Name,
     /// Namespace.
     pub namespace: Name,
@@ -66,6 +69,9 @@ impl Application {
         let mut record = Map::from_iter([(id.0.to_owned(), id.1)]);
         record.extend(self.other.clone());
         record.extend(known.map(|(key, value)| (key.to_owned(), value)));
+        if let Some(organization) = self.organization {
+            record.insert("organization".to_owned(), json!(organization));
+        }
         record
     }
 }

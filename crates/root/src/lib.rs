@@ -6,6 +6,8 @@
 //! | question | place |
 //! |---|---|
 //! | who may log in, and with what | [`accounts`] |
+//! | who may do what | `api/permission` |
+//! | who did what | [`audit`] |
 //! | what does an endpoint return | [`api`], one file per group of endpoints |
 //! | which fields has a record | `api/record` |
 //! | the page in the browser | [`dashboard`] |
@@ -15,9 +17,11 @@
 
 pub mod accounts;
 pub mod api;
+pub mod audit;
 mod calendar;
 mod clusters;
 pub mod dashboard;
+pub mod mail;
 mod start;
 
 pub use start::{BoundRoot, RootConfig, RootError, RootHandle};

@@ -26,9 +26,12 @@ use tracing::{info, warn};
 use crate::accounts::{Accounts, PasswordError, Passwords, Signer, SignerError};
 use crate::api::{
     ApiParts, AvailabilityConfirmations, RootApi, SeedError, TokenConfirmations, seed_accounts,
+    settle_organizations,
 };
+use crate::audit::AuditLog;
 use crate::clusters::{self, ClusterEnroller, LinkLogs};
 use crate::dashboard::{self, SecondPort};
+use crate::mail::{MailConfig, MailError, Mailer};
 
 /// What a root needs to start.
 #[derive(Debug)]
@@ -45,6 +48,8 @@ pub struct RootConfig {
     pub host_names: Vec<String>,
     /// Settings of the decisions.
     pub settings: Settings,
+    /// How mails are sent; `None`: not at all.
+    pub mail: Option<MailConfig>,
     /// Host ports applications of this machine use; the second address yields to them.
     pub claimed_ports: watch::Receiver<BTreeSet<u16>>,
 }
@@ -64,6 +69,9 @@ pub enum RootError {
     /// Passwords cannot be checked.
     #[error("cannot prepare the checking of passwords")]
     Password(#[from] PasswordError),
+    /// Mails cannot be sent.
+    #[error("cannot prepare the sending of mails")]
+    Mail(#[from] MailError),
     /// The first user cannot be created.
     #[error("cannot prepare the accounts")]
     Seed(#[from] SeedError),
@@ -173,6 +181,7 @@ impl BoundRoot {
         let damaged = |row: CorruptRow| StoreError::damaged_row(&database, &row);
         let machine = Root::load(self.config.settings.clone(), clock.now(), &rows).map_err(damaged)?;
         let accounts = Accounts::load(&rows).map_err(damaged)?;
+        let audit = AuditLog::load(&rows).map_err(damaged)?;
         drop(rows);
         let store = Arc::new(store);
 
@@ -186,9 +195,13 @@ impl BoundRoot {
             move |effect| clusters::perform(effect, &sessions, &confirmations, &availability)
         });
         self.begin_life(&engine).await?;
-        let accounts = Engine::start(&mut tasks, accounts, store, clock, |()| {});
+        let accounts = Engine::start(&mut tasks, accounts, Arc::clone(&store), clock, |()| {});
+        let audit = Engine::start(&mut tasks, audit, store, clock, |()| {});
         let passwords = Passwords::new()?;
         seed_accounts(&accounts, &passwords).await?;
+        settle_organizations(&engine, &accounts).await.map_err(SeedError::from)?;
+        let mail = self.config.mail.clone();
+        let mailer = mail.map(|mail| Mailer::start(&mut tasks, mail, accounts.clone())).transpose()?;
 
         let parent = ParentConfig::new(Arc::clone(&self.authority), system_clock(), shutdown.clone());
         let (link, events) = ParentLink::new(parent, ClusterEnroller(engine.clone()));
@@ -199,6 +212,8 @@ impl BoundRoot {
         let api = RootApi::new(ApiParts {
             root: engine.clone(),
             accounts,
+            audit,
+            mailer,
             passwords,
             signer: Signer::open(&self.config.directory.join("jwt-key"))?,
             clock,

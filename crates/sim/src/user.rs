@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use oak_control::root::Owner;
 use oak_model::message::Assignment;
 use oak_model::sla::{ApplicationRequest, ServiceRequest};
 use oak_model::{InstanceKey, Name, PortMapping, Protocol, ServiceId, ServiceSpec};
@@ -194,8 +195,9 @@ impl World {
 
     pub(crate) fn create(&mut self, workload: Option<usize>, name: Name, services: Vec<ServiceRequest>) {
         let request = application_request(name, services);
+        let owner = Owner { user: "Admin".to_owned(), organization: None };
         self.root.call(&mut self.agenda, |root, now, random| {
-            let applications = match root.create_applications(now, random, "Admin", vec![request.clone()]) {
+            let applications = match root.create_applications(now, random, &owner, vec![request.clone()]) {
                 Ok(created) => created,
                 // It was stored, but the answer got lost.
                 Err(oak_control::root::Refusal::ApplicationExists { .. }) => root

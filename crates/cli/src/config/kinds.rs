@@ -280,6 +280,108 @@ impl<const DEFAULT_PORT: u16> fmt::Display for Endpoint<DEFAULT_PORT> {
     }
 }
 
+/// How the connection to the mail server is protected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum MailSecurity {
+    /// TLS from the first byte.
+    #[default]
+    Tls,
+    /// TLS after `STARTTLS`.
+    StartTls,
+    /// Not at all.
+    None,
+}
+
+impl MailSecurity {
+    /// The port it is usual on.
+    pub(crate) const fn usual_port(self) -> u16 {
+        match self {
+            Self::Tls => 465,
+            Self::StartTls => 587,
+            Self::None => 25,
+        }
+    }
+}
+
+impl FromStr for MailSecurity {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "tls" => Ok(Self::Tls),
+            "starttls" => Ok(Self::StartTls),
+            "none" => Ok(Self::None),
+            _ => Err("must be tls, starttls or none".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for MailSecurity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tls => "tls",
+            Self::StartTls => "starttls",
+            Self::None => "none",
+        })
+    }
+}
+
+/// A TCP port of another machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Port(u16);
+
+impl Port {
+    /// 1–65535.
+    pub(crate) const fn number(self) -> u16 {
+        self.0
+    }
+}
+
+impl FromStr for Port {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.trim().parse().ok().filter(|number| *number != 0);
+        number.map(Self).ok_or_else(|| "must be a whole number from 1 to 65535".to_owned())
+    }
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// `http://` or `https://` with host, port and path; kept without a slash at the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PublicUrl(String);
+
+impl PublicUrl {
+    /// The address, without a slash at the end.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for PublicUrl {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim().trim_end_matches('/');
+        let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_~:/[]".contains(&byte);
+        match rest {
+            Some(rest) if !rest.is_empty() && !rest.starts_with('/') && rest.bytes().all(is_allowed) => {
+                Ok(Self(text.to_owned()))
+            }
+            _ => Err("must be an address such as https://oak.example, without `?` and `#`".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for PublicUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// A value that is never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(String);

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use super::kinds::{ByteSize, Endpoint, Identifier, Interval, LogFormat, Mtu, PlaceName, Secret};
+use super::kinds::{
+    ByteSize, Endpoint, Identifier, Interval, LogFormat, MailSecurity, Mtu, PlaceName, Port, PublicUrl,
+    Secret,
+};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +18,8 @@ pub(crate) struct Config {
     pub(crate) log: LogConfig,
     /// The root role.
     pub(crate) root: RootConfig,
+    /// Mails of the root.
+    pub(crate) mail: MailConfig,
     /// The cluster role.
     pub(crate) cluster: ClusterConfig,
     /// The worker role.
@@ -58,8 +63,29 @@ pub(crate) struct RootConfig {
     pub(crate) network_api_port: Option<u16>,
     /// Host names and addresses in the HTTPS certificate; `localhost` is always among them.
     pub(crate) advertise: Vec<String>,
+    /// Address at which users reach this root, for links in mails.
+    pub(crate) public_url: Option<PublicUrl>,
     /// How long a cluster may be away until its instances are placed in other clusters; `None`: for ever.
     pub(crate) cluster_lost_after: Option<Interval<10, 604_800>>,
+}
+
+/// Mails of the root, to users who forgot their password.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct MailConfig {
+    /// The mail server; `None`: no mails are sent.
+    pub(crate) host: Option<String>,
+    /// Its port; `None`: the usual one for `security`.
+    pub(crate) port: Option<Port>,
+    /// How the connection is protected.
+    pub(crate) security: MailSecurity,
+    /// Name for the server.
+    pub(crate) user: Option<String>,
+    /// Password for the server.
+    pub(crate) password: Option<Secret>,
+    /// File with the password.
+    pub(crate) password_file: Option<PathBuf>,
+    /// Sender.
+    pub(crate) sender: Option<String>,
 }
 
 /// The cluster role.
@@ -139,8 +165,10 @@ impl Default for Config {
                 dashboard: Some(everywhere(80)),
                 network_api_port: Some(10099),
                 advertise: Vec::new(),
+                public_url: None,
                 cluster_lost_after: Some(Interval::of_seconds(300)),
             },
+            mail: MailConfig::default(),
             cluster: ClusterConfig {
                 name: PlaceName::literal("local"),
                 location: String::new(),

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use super::kinds::{ByteSize, Endpoint, Identifier, Interval, LogFormat, Mtu, PlaceName, Secret};
+use super::kinds::{
+    ByteSize, Endpoint, Identifier, Interval, LogFormat, MailSecurity, Mtu, PlaceName, Port, PublicUrl,
+    Secret,
+};
 
 /// A kind of value. Errors are sentences that say what is allowed.
 pub(super) trait SettingValue: Sized {
@@ -205,6 +208,9 @@ macro_rules! text_values {
 }
 text_values!(
     [] LogFormat,
+    [] MailSecurity,
+    [] Port,
+    [] PublicUrl,
     [] PlaceName,
     [] Mtu,
     [] ByteSize,

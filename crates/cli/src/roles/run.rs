@@ -102,7 +102,7 @@ fn failure(error: &(dyn Error + 'static)) -> Failure {
 /// `oak root`.
 pub(super) async fn root(config: Config, shutdown: CancellationToken) -> Result<(), Failure> {
     let claimed = watch::Sender::new(BTreeSet::new());
-    let bound = BoundRoot::bind(build::root(&config, &claimed)).await.map_err(|error| failure(&error))?;
+    let bound = BoundRoot::bind(build::root(&config, &claimed)?).await.map_err(|error| failure(&error))?;
     let ready = |_: RootHandle| notify_ready("root is ready");
     bound.run(shutdown, ready).await.map_err(|error| failure(&error))
 }
@@ -130,7 +130,7 @@ fn is_enrolled(directory: &std::path::Path) -> bool {
 /// `oak up`: the three roles, joined to each other over loopback exactly as they would be over a network.
 pub(super) async fn all(config: Config, shutdown: CancellationToken) -> Result<(), Failure> {
     let claimed = watch::Sender::new(BTreeSet::new());
-    let bound = BoundRoot::bind(build::root(&config, &claimed)).await.map_err(|error| failure(&error))?;
+    let bound = BoundRoot::bind(build::root(&config, &claimed)?).await.map_err(|error| failure(&error))?;
     let api = bound.address();
     let (on_root, root_ready) = oneshot::channel();
     let root = async {

@@ -59,6 +59,7 @@ impl System {
             name: claims["sub"].as_str().unwrap().to_owned(),
             organization: claims["organization"].as_str().unwrap().parse().unwrap(),
             roles: serde_json::from_value(claims["roles"].clone()).unwrap(),
+            in_root: true,
             password_version: 0,
         };
         signer.issue(TokenKind::Access, &principal, WallTime(0)).unwrap()

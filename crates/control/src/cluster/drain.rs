@@ -159,8 +159,23 @@ impl Cluster {
         }
     }
 
+    /// What it replaces is lost before the successor took over.
+    pub(super) fn promote_early(&mut self, key: InstanceKey, successor: Placement) {
+        // Its worker has said that it runs, and says so once only.
+        let runs = self.handovers.remove(&key).is_some_and(|(place, _)| place == successor);
+        let name = self.worker_name(successor.worker);
+        let Some(placed) = self.placed.get_mut(&key) else { return };
+        (placed.status, placed.detail) = if runs {
+            (Status::Running, "running".to_owned())
+        } else {
+            (Status::NodeScheduled, format!("waiting for worker {name} to start it"))
+        };
+        self.promote(key);
+        self.report_instance(key);
+    }
+
     /// The successor serves now; what it replaces goes.
-    pub(super) fn promote(&mut self, key: InstanceKey) {
+    fn promote(&mut self, key: InstanceKey) {
         let Some(placed) = self.placed.get_mut(&key) else { return };
         let Some(successor) = placed.successor.take() else { return };
         let former = placed.placement.replace(successor);

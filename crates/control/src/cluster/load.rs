@@ -45,7 +45,9 @@ impl Cluster {
                 | Table::Cluster
                 | Table::User
                 | Table::Organization
-                | Table::Workload => {}
+                | Table::Workload
+                | Table::Quota
+                | Table::Audit => {}
             }
         }
         let grace = now.moment + cluster.settings.start_grace;

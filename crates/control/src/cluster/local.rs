@@ -158,6 +158,7 @@ impl Cluster {
         let application = Application {
             id,
             owner: LOCAL_OWNER.to_owned(),
+            organization: None,
             name: request.name,
             namespace: request.namespace,
             description: request.description,

@@ -71,15 +71,7 @@ impl Cluster {
             }
             match placed.successor {
                 // It was about to leave anyway.
-                Some(successor) => {
-                    let name = self.worker_name(successor.worker);
-                    if let Some(placed) = self.placed.get_mut(&key) {
-                        placed.status = Status::NodeScheduled;
-                        placed.detail = format!("waiting for worker {name} to start it");
-                    }
-                    self.promote(key);
-                    self.report_instance(key);
-                }
+                Some(successor) => self.promote_early(key, successor),
                 None => self.place(now, key),
             }
         }

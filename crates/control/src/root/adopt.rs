@@ -16,6 +16,7 @@ use oak_model::message::{ClusterHello, HeldInstance, Holdings, InstanceReport, L
 use oak_model::{Application, ApplicationId, ClusterId, InstanceKey, JobName, Name, Now, Service, ServiceId};
 
 use super::state::desired;
+use super::tenants::FullName;
 use super::{Cluster, Instance, Root};
 use crate::{Entropy, Table};
 
@@ -175,17 +176,15 @@ impl Root {
         application.services.clear();
         let wanted = application.name.clone();
         let mut number = 2;
-        let key = |application: &Application| {
-            (application.owner.clone(), application.name.clone(), application.namespace.clone())
-        };
-        while self.application_names.contains_key(&key(&application)) {
+        self.tenants.house(&mut application);
+        while self.application_names.contains_key(&FullName::of(&application)) {
             match numbered(&wanted, number) {
                 Some(name) => application.name = name,
                 None => return,
             }
             number += 1;
         }
-        self.application_names.insert(key(&application), application.id);
+        self.application_names.insert(FullName::of(&application), application.id);
         self.outbox.put(Table::Application, application.id, &application);
         self.applications.insert(application.id, application);
     }
@@ -228,7 +227,7 @@ impl Root {
             } else if known.cluster != Some(id) && known.address != desired.instance_address {
                 // Two sides have given the same number to different instances; the other one stays, and this one
                 // is deployed anew.
-                let _ = self.deploy(now, key.service);
+                let _ = self.start_instance(now, key.service);
             }
             return;
         }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use oak_model::sla::{ApplicationRequest, ServiceRequest};
 use oak_model::{ApplicationId, InstanceKey, JobName, Name, Now, ServiceId};
 
-use super::{Application, Root, Service};
+use super::tenants::FullName;
+use super::{Application, Consumption, OverQuota, Owner, Root, Service};
 use crate::{Entropy, Table};
 
 /// Why the root does not do what it was asked; nothing was changed.
@@ -45,6 +46,15 @@ pub enum Refusal {
         /// Who has it.
         holder: String,
     },
+    /// The organisation may not ask for more.
+    #[error(transparent)]
+    OverQuota(#[from] OverQuota),
+    /// The organisation was deleted meanwhile.
+    #[error("the organisation does not exist any more")]
+    OrganizationGone,
+    /// The user was deleted meanwhile.
+    #[error("the user `{0}` does not exist any more")]
+    OwnerGone(String),
     /// The address pool is empty.
     #[error("all service addresses of 10.30.0.0/16 are in use: delete services that are not needed")]
     AddressesExhausted,
@@ -59,12 +69,13 @@ impl Root {
         &mut self,
         now: Now,
         entropy: &mut dyn Entropy,
-        owner: &str,
+        owner: &Owner,
         requests: Vec<ApplicationRequest>,
     ) -> Result<Vec<ApplicationId>, Refusal> {
+        self.tenants.check(owner)?;
         let mut names = HashSet::new();
         for request in &requests {
-            let key = (owner.to_owned(), request.name.clone(), request.namespace.clone());
+            let key = FullName::new(owner, &request.name, &request.namespace);
             if self.application_names.contains_key(&key) || !names.insert(key) {
                 return Err(Refusal::ApplicationExists {
                     name: request.name.clone(),
@@ -77,20 +88,21 @@ impl Root {
             .map(|request| (&request.name, &request.namespace, &[][..], &request.services[..]))
             .collect::<Vec<_>>();
         self.check_services(&prepared)?;
+        self.check_quota(owner.organization, &Consumption::of_applications(&requests))?;
         let mut created = Vec::with_capacity(requests.len());
         for request in requests {
             let id = ApplicationId::new(now.wall, entropy.next_u64());
             let application = Application {
                 id,
-                owner: owner.to_owned(),
+                owner: owner.user.clone(),
+                organization: owner.organization,
                 name: request.name,
                 namespace: request.namespace,
                 description: request.description,
                 other: request.other,
                 services: Vec::new(),
             };
-            let key = (owner.to_owned(), application.name.clone(), application.namespace.clone());
-            self.application_names.insert(key, id);
+            self.application_names.insert(FullName::of(&application), id);
             self.applications.insert(id, application);
             self.insert_services(now, entropy, id, request.services);
             created.push(id);
@@ -112,6 +124,7 @@ impl Root {
         let existing = self.applications.get(&application).ok_or(Refusal::UnknownApplication(application))?;
         let checked = (&existing.name, &existing.namespace, &existing.services[..], &requests[..]);
         self.check_services(&[checked])?;
+        self.check_quota(existing.organization, &Consumption::of_services(&requests))?;
         Ok(self.insert_services(now, entropy, application, requests))
     }
 
@@ -136,7 +149,7 @@ impl Root {
             self.delete_service(now, service)?;
         }
         if let Some(application) = self.applications.remove(&id) {
-            self.application_names.remove(&(application.owner, application.name, application.namespace));
+            self.application_names.remove(&FullName::of(&application));
             self.outbox.delete(Table::Application, id);
         }
         Ok(())

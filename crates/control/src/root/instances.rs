@@ -3,16 +3,23 @@
 use oak_model::message::RootToCluster;
 use oak_model::{ClusterId, InstanceKey, Now, ServiceId, WorkerId};
 
-use super::{Departure, Instance, Refusal, Root};
+use super::{Consumption, Departure, Instance, Refusal, Root};
 use crate::Table;
 
 impl Root {
     /// Asks for one more instance of a service and looks for a place at once.
     ///
     /// # Errors
-    /// The service does not exist or all addresses are in use. Finding no place is not an error: the instance
-    /// waits, and its status tells why.
+    /// The service does not exist, all addresses are in use, or the quota of its organisation is used up. Finding no
+    /// place is not an error: the instance waits, and its status tells why.
     pub fn deploy(&mut self, now: Now, service: ServiceId) -> Result<InstanceKey, Refusal> {
+        let found = self.services.get(&service).ok_or(Refusal::UnknownService(service))?;
+        self.check_quota(self.organization_of(found), &Consumption::of_instance(found))?;
+        self.start_instance(now, service)
+    }
+
+    /// One more instance, whatever the quota says.
+    pub(super) fn start_instance(&mut self, now: Now, service: ServiceId) -> Result<InstanceKey, Refusal> {
         let found = self.services.get_mut(&service).ok_or(Refusal::UnknownService(service))?;
         let address = self.addresses.allocate().ok_or(Refusal::AddressesExhausted)?;
         let key = InstanceKey { service, number: found.next_number };

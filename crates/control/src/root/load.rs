@@ -2,6 +2,7 @@
 
 use oak_model::Now;
 
+use super::tenants::{FullName, QuotaRow};
 use super::{Application, Cluster, Departure, Instance, Meta, Root, Service, Settings};
 use crate::token::Token;
 use crate::{CorruptRow, Row, Table};
@@ -46,9 +47,7 @@ impl Root {
             Table::Meta => self.meta = row.parse::<Meta>()?,
             Table::Application => {
                 let application: Application = row.parse()?;
-                let name =
-                    (application.owner.clone(), application.name.clone(), application.namespace.clone());
-                self.application_names.insert(name, application.id);
+                self.application_names.insert(FullName::of(&application), application.id);
                 self.applications.insert(application.id, application);
             }
             Table::Service => {
@@ -80,8 +79,17 @@ impl Root {
                 let token: Token = row.parse()?;
                 self.tokens.insert(token.id.clone(), token);
             }
+            Table::Quota => {
+                let row: QuotaRow = row.parse()?;
+                self.quotas.insert(row.organization, row.quota);
+            }
             // Kept by the shell or by other machines.
-            Table::User | Table::Organization | Table::Worker | Table::Placement | Table::Workload => {}
+            Table::User
+            | Table::Organization
+            | Table::Audit
+            | Table::Worker
+            | Table::Placement
+            | Table::Workload => {}
         }
         Ok(())
     }

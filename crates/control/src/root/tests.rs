@@ -15,6 +15,14 @@ use crate::{Row, SeededEntropy};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
+fn owner(user: &str) -> Owner {
+    Owner { user: user.to_owned(), organization: None }
+}
+
+fn admin() -> Owner {
+    owner("Admin")
+}
+
 fn at(ms: u64) -> Now {
     Now { moment: Moment(ms), wall: WallTime(1_000_000 + ms) }
 }
@@ -94,7 +102,7 @@ impl Fixture {
             other: serde_json::Map::new(),
         };
         let created =
-            self.root.create_applications(at(0), &mut self.entropy, "Admin", vec![request]).unwrap();
+            self.root.create_applications(at(0), &mut self.entropy, &admin(), vec![request]).unwrap();
         self.root.application(created[0]).unwrap().services[0]
     }
 
@@ -447,12 +455,13 @@ fn a_descriptor_is_taken_whole_or_not_at_all() {
     let outcome = fixture.root.create_applications(
         at(0),
         &mut fixture.entropy,
-        "Admin",
+        &admin(),
         vec![again("new"), again("web")],
     );
     assert!(matches!(outcome, Err(Refusal::ApplicationExists { .. })));
     assert_eq!((fixture.root.applications().count(), fixture.root.services().count()), (1, 1));
-    let others = fixture.root.create_applications(at(0), &mut fixture.entropy, "Other", vec![again("web")]);
+    let others =
+        fixture.root.create_applications(at(0), &mut fixture.entropy, &owner("Other"), vec![again("web")]);
     assert!(others.is_ok(), "names are unique per owner");
 }
 

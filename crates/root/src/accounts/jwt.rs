@@ -17,7 +17,7 @@ use ring::signature::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::state::{Principal, Role};
+use super::types::{Principal, Role};
 
 /// Life of an access token, in seconds.
 const ACCESS_S: u64 = 10 * 60;
@@ -271,6 +271,7 @@ mod tests {
             user: UserId::from_parts(1, 2),
             name: "Admin".into(),
             organization: OrganizationId::from_parts(1, 3),
+            in_root: true,
             roles: Role::ALL.to_vec(),
             password_version: 7,
         }

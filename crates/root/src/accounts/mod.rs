@@ -4,14 +4,22 @@
 //! `Organization`. Passwords and tokens are checked outside of it, because both cost time.
 
 mod jwt;
+mod organizations;
 mod password;
+mod reset;
 mod state;
 mod throttle;
+mod types;
+mod users;
+mod werkzeug;
 
 pub use jwt::{Claims, Signer, SignerError, TokenKind, TokenRejected};
 pub use password::{PasswordError, Passwords};
-pub use state::{
-    AccountRefusal, Accounts, Credentials, DEFAULT_PASSWORD, DEFAULT_USER, MAX_PASSWORD_BYTES, Member,
-    Organization, Principal, ROOT_ORGANIZATION, Role, User,
-};
+pub use reset::{MAX_RESET_TOKEN_BYTES, ResetToken};
+pub use state::{AccountRefusal, Accounts};
 pub(crate) use throttle::{Throttle, Throttled};
+pub use types::{
+    Credentials, DEFAULT_PASSWORD, DEFAULT_USER, MAX_PASSWORD_BYTES, Member, Organization, Principal,
+    Profile, ROOT_ORGANIZATION, Role, User,
+};
+pub use users::UserChange;

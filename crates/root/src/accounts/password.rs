@@ -11,6 +11,8 @@ use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::werkzeug::WerkzeugHash;
+
 /// Work memory of one hash, ten passes over it, one lane: about 20 ms. The memory is kept from the first hash on and
 /// used again: aligned blocks of this size that come and go fragment the heap of the C library, which then grows
 /// with every login. So it has to be small.
@@ -117,6 +119,11 @@ impl Passwords {
         blocking(turn, move || inner.hash(&password)).await?
     }
 
+    /// Whether a stored hash was made by the original and should be replaced by one of ours when the password is known.
+    pub(crate) fn is_outdated(hash: &str) -> bool {
+        WerkzeugHash::is_meant(hash)
+    }
+
     /// Waits for the right to compute a hash.
     pub(crate) async fn turn(&self) -> Result<Turn, PasswordError> {
         let waiting = Arc::clone(&self.0.waiting).try_acquire_owned().map_err(|_| PasswordError::Busy)?;
@@ -198,6 +205,10 @@ impl Inner {
     }
 
     fn matches(&self, password: &str, stored: &str) -> Result<bool, PasswordError> {
+        if WerkzeugHash::is_meant(stored) {
+            let hash = WerkzeugHash::parse(stored).ok_or(PasswordError::Unknown)?;
+            return Ok(hash.matches(password));
+        }
         let stored = PasswordHash::new(stored).map_err(PasswordError::Form)?;
         let params = Params::try_from(&stored).map_err(|_| PasswordError::Unknown)?;
         let is_known = stored.algorithm == Algorithm::Argon2id.ident()

@@ -1,123 +1,14 @@
-//! Users, organisations and the roles that connect them. Pure, like the machines of `oak-control`.
+//! Users, organisations and the roles that connect them: what there is. Pure, like the machines of `oak-control`.
 
 use std::collections::{BTreeMap, HashMap};
 
 use oak_control::{CorruptRow, Entropy, Machine, Outbox, Row, Table};
 use oak_model::{Moment, Now, OrganizationId, UserId};
 use oak_store::Hosted;
-use serde::{Deserialize, Serialize};
 
-use crate::calendar;
-
-/// Name of the user that exists from the beginning.
-pub const DEFAULT_USER: &str = "Admin";
-/// Its password until somebody changes it; works only on the root machine itself.
-pub const DEFAULT_PASSWORD: &str = "Admin";
-/// Organisation that exists from the beginning, and that a login without organisation means.
-pub const ROOT_ORGANIZATION: &str = "root";
-/// Longest password, in bytes. Hashing reads all of it.
-pub const MAX_PASSWORD_BYTES: usize = 1024;
-
-/// What a user may do in an organisation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Role {
-    /// Everything.
-    Admin,
-    /// Manages the users of the organisation.
-    #[serde(rename = "Organization_Admin")]
-    OrganizationAdmin,
-    /// Creates and runs applications.
-    #[serde(rename = "Application_Provider")]
-    ApplicationProvider,
-    /// Adds clusters and workers.
-    #[serde(rename = "Infrastructure_Provider")]
-    InfrastructureProvider,
-}
-
-impl Role {
-    /// Every role.
-    pub const ALL: [Self; 4] =
-        [Self::Admin, Self::OrganizationAdmin, Self::ApplicationProvider, Self::InfrastructureProvider];
-}
-
-/// A user account.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct User {
-    /// Identity.
-    pub id: UserId,
-    /// Login name; owner of applications.
-    pub name: String,
-    /// Mail address, may be empty.
-    #[serde(default)]
-    pub email: String,
-    /// Hash of the password in PHC form.
-    pub password: String,
-    /// Counts the changes of the password; tokens name the version they were issued under.
-    #[serde(default)]
-    pub password_version: u64,
-    /// The documented password of the first login is still in use.
-    #[serde(default)]
-    pub default_password: bool,
-    /// `dd/mm/yyyy HH:MM`, as clients expect it.
-    #[serde(default)]
-    pub created_at: String,
-}
-
-/// An organisation.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Organization {
-    /// Identity.
-    pub id: OrganizationId,
-    /// Unique name.
-    pub name: String,
-    /// Who belongs to it.
-    #[serde(default)]
-    pub members: Vec<Member>,
-}
-
-/// A user in an organisation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Member {
-    /// Who.
-    pub user: UserId,
-    /// What it may do there.
-    pub roles: Vec<Role>,
-}
-
-impl Organization {
-    /// Roles of a user, empty if it is not a member.
-    #[must_use]
-    pub fn roles_of(&self, user: UserId) -> Vec<Role> {
-        let member = self.members.iter().find(|member| member.user == user);
-        member.map(|member| member.roles.clone()).unwrap_or_default()
-    }
-}
-
-/// What a login is checked against.
-#[derive(Clone, Debug)]
-pub struct Credentials {
-    /// Hash of the password in PHC form.
-    pub password: String,
-    /// See [`User::password_version`].
-    pub password_version: u64,
-    /// See [`User::default_password`].
-    pub default_password: bool,
-}
-
-/// A user in the organisation it logged in to, as it is now.
-#[derive(Clone, Debug)]
-pub struct Principal {
-    /// Identity.
-    pub user: UserId,
-    /// Login name.
-    pub name: String,
-    /// Organisation.
-    pub organization: OrganizationId,
-    /// Roles in that organisation.
-    pub roles: Vec<Role>,
-    /// See [`User::password_version`].
-    pub password_version: u64,
-}
+use super::types::{
+    Credentials, DEFAULT_USER, Member, Organization, Principal, Profile, ROOT_ORGANIZATION, Role, User,
+};
 
 /// Why accounts do not change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -125,6 +16,36 @@ pub enum AccountRefusal {
     /// No such user.
     #[error("there is no user `{0}`")]
     UnknownUser(String),
+    /// The name of a user is taken.
+    #[error("Username already exists")]
+    UserExists,
+    /// The name of an organisation is taken.
+    #[error("there is an organisation `{0}` already: choose another name, or rename that one first")]
+    OrganizationExists(String),
+    /// No such organisation.
+    #[error("there is no organisation `{0}`")]
+    UnknownOrganization(String),
+    /// A list of members names somebody who does not exist.
+    #[error("there is no user with the id {0}")]
+    UnknownMember(UserId),
+    /// A list of members names somebody twice.
+    #[error("user {0} is in the list of members twice")]
+    MemberTwice(UserId),
+    /// Nobody could administer the system any more.
+    #[error("`{0}` is the last Admin of the organisation `root`: make somebody else Admin there first")]
+    LastAdmin(String),
+    /// The organisation `root` is needed.
+    #[error("the organisation `root` cannot be renamed or deleted: logins without an organisation mean it")]
+    RootOrganization,
+    /// There are enough.
+    #[error("there are {0} already, which is the most there can be: delete some that are not needed")]
+    TooMany(&'static str),
+    /// The link was never given out, or used before.
+    #[error("Link invalid! Please request a new one!")]
+    UnknownLink,
+    /// The link is too old.
+    #[error("Link expired! Please request a new one!")]
+    ExpiredLink,
     /// The password was changed since the old one was checked.
     #[error("the password of `{0}` was changed in the meantime: try again with the present one")]
     Changed(String),
@@ -133,10 +54,10 @@ pub enum AccountRefusal {
 /// All accounts.
 #[derive(Debug, Default)]
 pub struct Accounts {
-    users: BTreeMap<UserId, User>,
-    names: HashMap<String, UserId>,
-    organizations: BTreeMap<OrganizationId, Organization>,
-    outbox: Outbox<()>,
+    pub(super) users: BTreeMap<UserId, User>,
+    pub(super) names: HashMap<String, UserId>,
+    pub(super) organizations: BTreeMap<OrganizationId, Organization>,
+    pub(super) outbox: Outbox<()>,
 }
 
 impl Accounts {
@@ -166,7 +87,9 @@ impl Accounts {
                 | Table::Worker
                 | Table::Placement
                 | Table::Workload
-                | Table::Departure => {}
+                | Table::Departure
+                | Table::Quota
+                | Table::Audit => {}
             }
         }
         Ok(accounts)
@@ -185,15 +108,8 @@ impl Accounts {
             return;
         }
         let id = UserId::new(now.wall, entropy.next_u64());
-        let user = User {
-            id,
-            name: DEFAULT_USER.to_owned(),
-            email: String::new(),
-            password,
-            password_version: 0,
-            default_password: true,
-            created_at: calendar::day_first(now.wall),
-        };
+        let profile = Profile { name: DEFAULT_USER.to_owned(), email: String::new(), created_at: None };
+        let user = User { default_password: true, ..User::new(id, now.wall, profile, password) };
         let member = Member { user: id, roles: Role::ALL.to_vec() };
         let existing = self.organization_named(ROOT_ORGANIZATION).map(|organization| organization.id);
         let organization_id = existing.unwrap_or_else(|| OrganizationId::new(now.wall, entropy.next_u64()));
@@ -236,15 +152,38 @@ impl Accounts {
         })
     }
 
-    /// A user in an organisation. Somebody who is not a member has no roles there.
+    /// Which organisation a user logs in to. Without a name it is `root` for its members, and for others the oldest
+    /// of theirs. One of which the user is no member looks like one that does not exist; only `root` takes everybody,
+    /// but without roles.
+    #[must_use]
+    pub fn login_organization(&self, user: &str, wanted: Option<&str>) -> Option<OrganizationId> {
+        let user = self.user_named(user)?.id;
+        let root = self.organization_named(ROOT_ORGANIZATION);
+        let chosen = match wanted {
+            Some(ROOT_ORGANIZATION) => root,
+            Some(name) => self.organization_named(name).filter(|organization| organization.has(user)),
+            None => {
+                let home = root.filter(|root| root.has(user));
+                home.or_else(|| self.organizations().find(|organization| organization.has(user))).or(root)
+            }
+        };
+        chosen.map(|organization| organization.id)
+    }
+
+    /// A user in an organisation. Only `root` takes those who are no members, and they have no roles there.
     #[must_use]
     pub fn principal(&self, name: &str, organization: OrganizationId) -> Option<Principal> {
         let user = self.user_named(name)?;
         let organization = self.organizations.get(&organization)?;
+        let in_root = organization.name == ROOT_ORGANIZATION;
+        if !in_root && !organization.has(user.id) {
+            return None;
+        }
         Some(Principal {
             user: user.id,
             name: user.name.clone(),
             organization: organization.id,
+            in_root,
             roles: organization.roles_of(user.id),
             password_version: user.password_version,
         })
@@ -267,12 +206,18 @@ impl Accounts {
         if user.password_version != version {
             return Err(AccountRefusal::Changed(name.to_owned()));
         }
-        user.password = password;
-        user.password_version += 1;
-        user.default_password = is_default;
+        set_password(user, password, is_default);
         self.outbox.put(Table::User, user.id, user);
         Ok(())
     }
+}
+
+/// Ends the validity of all tokens and of an open link for a forgotten password, too.
+pub(super) fn set_password(user: &mut User, password: String, is_default: bool) {
+    user.password = password;
+    user.password_version += 1;
+    user.default_password = is_default;
+    user.reset = None;
 }
 
 impl Machine for Accounts {
@@ -316,8 +261,9 @@ mod tests {
     fn of_two_concurrent_password_changes_one_wins() {
         let mut accounts = Accounts::default();
         accounts.seed(Now::default(), &mut SeededEntropy::new(1), "hash".into());
-        accounts.change_password("Admin", 0, "first".into(), false).unwrap();
-        let late = accounts.change_password("Admin", 0, "second".into(), false);
+        let version = accounts.credentials("Admin").unwrap().password_version;
+        accounts.change_password("Admin", version, "first".into(), false).unwrap();
+        let late = accounts.change_password("Admin", version, "second".into(), false);
         assert_eq!(late, Err(AccountRefusal::Changed("Admin".into())));
         let credentials = accounts.credentials("Admin").unwrap();
         assert_eq!((credentials.password.as_str(), credentials.default_password), ("first", false));

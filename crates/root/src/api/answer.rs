@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::error::ApiError;
+use super::trail::Created;
 
 /// What handlers return.
 pub(super) type Answer = Result<Response, ApiError>;
@@ -22,6 +23,13 @@ pub(super) fn plain(value: &impl Serialize) -> Answer {
 pub(super) fn nested(value: &impl Serialize) -> Answer {
     let text = serde_json::to_string(value).map_err(|error| ApiError::internal(&error))?;
     plain(&text)
+}
+
+/// Names in the audit log what was created.
+pub(super) fn about(answer: Answer, created: impl ToString) -> Answer {
+    let mut response = answer?;
+    response.extensions_mut().insert(Created(created.to_string()));
+    Ok(response)
 }
 
 /// `{"message": …}`.

@@ -11,22 +11,23 @@ use super::body::{Descriptor, Object};
 use super::caller::Caller;
 use super::error::ApiError;
 use super::parameter::Parameter;
-use super::scope::Scope;
+use super::permission::Action;
 
 /// Longest description, in bytes.
 const MAX_DESCRIPTION_BYTES: usize = 16 * 1024;
 
 /// `POST /api/application/`: creates everything a descriptor asks for, or nothing; answers all applications of the
-/// caller.
+/// caller, see [`mine`].
 pub(super) async fn create(State(api): State<Shared>, caller: Caller, body: Descriptor) -> Answer {
     let document = sla::parse(&body.0)?;
     for warning in &document.warnings {
         tracing::info!(user = caller.0.name, %warning, "descriptor accepted with a warning");
     }
-    let owner = caller.0.name;
+    caller.require(Action::CreateApplications)?;
+    let (owner, scope) = (caller.owner(), mine(&caller));
     let all = api.parts.root.call(move |root, now, entropy| {
         root.create_applications(now, entropy, &owner, document.applications)?;
-        Ok::<_, oak_control::root::Refusal>(visible(root, &Scope::OwnedBy(owner)))
+        Ok::<_, oak_control::root::Refusal>(visible(root, scope))
     });
     list_answer(&all.await??)
 }
@@ -37,7 +38,7 @@ pub(super) async fn show(
     caller: Caller,
     Parameter(id): Parameter<ApplicationId>,
 ) -> Answer {
-    let scope = caller.scope();
+    let scope = caller.view();
     let found = api.parts.root.call(move |root, _, _| scope.application(root, id).cloned()).await??;
     plain(&found.record())
 }
@@ -86,16 +87,16 @@ pub(super) async fn delete(
     let scope = caller.scope();
     let deleted = api.parts.root.call(move |root, now, _| {
         scope.application(root, id)?;
-        root.delete_application(now, id)
+        Ok::<_, ApiError>(root.delete_application(now, id)?)
     });
     deleted.await??;
     message("Application Deleted")
 }
 
-/// `GET /api/applications/`: all for admins, the own ones for others.
+/// `GET /api/applications/`: all that the caller may see.
 pub(super) async fn list(State(api): State<Shared>, caller: Caller) -> Answer {
-    let scope = caller.scope();
-    list_answer(&api.parts.root.call(move |root, _, _| visible(root, &scope)).await?)
+    let scope = caller.view();
+    list_answer(&api.parts.root.call(move |root, _, _| visible(root, |found| scope.contains(found))).await?)
 }
 
 /// `GET /api/applications/<user id>`: the caller's own.
@@ -107,12 +108,23 @@ pub(super) async fn list_of_user(
     if user != caller.0.user.to_string() {
         return Err(ApiError::new(StatusCode::UNAUTHORIZED, "this is not the id of the user who asks"));
     }
-    let scope = Scope::OwnedBy(caller.0.name);
-    list_answer(&api.parts.root.call(move |root, _, _| visible(root, &scope)).await?)
+    let scope = mine(&caller);
+    list_answer(&api.parts.root.call(move |root, _, _| visible(root, scope)).await?)
 }
 
-fn visible(root: &Root, scope: &Scope) -> Vec<Application> {
-    root.applications().filter(|application| scope.contains(application)).cloned().collect()
+/// What a user calls the own applications: those it created in the organisation it logged in to, and what it shares
+/// there with others.
+fn mine(caller: &Caller) -> impl Fn(&Application) -> bool + Send + 'static {
+    let (scope, owner, in_root) = (caller.view(), caller.owner(), caller.0.in_root);
+    move |application| {
+        application.organization == owner.organization
+            && (application.owner == owner.user || !in_root)
+            && scope.contains(application)
+    }
+}
+
+fn visible(root: &Root, is_meant: impl Fn(&Application) -> bool) -> Vec<Application> {
+    root.applications().filter(|application| is_meant(application)).cloned().collect()
 }
 
 fn list_answer(applications: &[Application]) -> Answer {

@@ -11,31 +11,37 @@ use super::body::Object;
 use super::caller::Refresher;
 use super::error::ApiError;
 use super::peer::Peer;
+use super::trail::Trail;
 use super::{Api, Shared};
-use crate::accounts::{Credentials, MAX_PASSWORD_BYTES, ROOT_ORGANIZATION, TokenKind};
+use crate::accounts::{
+    Credentials, MAX_PASSWORD_BYTES, PasswordError, Passwords, ROOT_ORGANIZATION, TokenKind,
+};
 
 /// Longest names of users and organisations, bytes.
 pub(super) const MAX_NAME_BYTES: usize = 256;
 
 /// `POST /api/auth/login`: `{username, password, organization_name?}` → `{token, refresh_token}`.
-pub(super) async fn login(State(api): State<Shared>, peer: Peer, body: Object) -> Answer {
+pub(super) async fn login(State(api): State<Shared>, peer: Peer, trail: Trail, body: Object) -> Answer {
     let name = body.text("username", MAX_NAME_BYTES)?.to_owned();
     let password = body.text("password", MAX_PASSWORD_BYTES)?;
-    let organization = body.optional_text("organization_name", MAX_NAME_BYTES)?.unwrap_or(ROOT_ORGANIZATION);
+    let organization = body.optional_text("organization_name", MAX_NAME_BYTES)?.map(str::to_owned);
+    trail.names(&name);
     let credentials = check_password(&api, peer, &name, password).await?;
     let credentials = credentials
         .ok_or_else(|| ApiError::new(StatusCode::UNAUTHORIZED, "the user name or the password is wrong"))?;
     if credentials.default_password && !peer.is_local {
         return Err(default_password(&name));
     }
-    let wanted = organization.to_owned();
+    let wanted = organization.clone();
     let principal = api.parts.accounts.call(move |accounts, _, _| {
-        let organization = accounts.organization_named(&wanted)?.id;
+        let organization = accounts.login_organization(&name, wanted.as_deref())?;
         accounts.principal(&name, organization)
     });
-    let principal = principal
-        .await?
-        .ok_or_else(|| ApiError::not_found(format!("there is no organisation `{organization}`")))?;
+    let unknown = || {
+        let name = organization.as_deref().unwrap_or(ROOT_ORGANIZATION);
+        ApiError::not_found(format!("there is no organisation `{name}`"))
+    };
+    let principal = principal.await?.ok_or_else(unknown)?;
     let now = api.parts.clock.now().wall;
     let issue =
         |kind| api.parts.signer.issue(kind, &principal, now).map_err(|error| ApiError::internal(&error));
@@ -74,11 +80,27 @@ pub(super) async fn check_password(
     }
     let hash = found.as_ref().map(|found| found.password.as_str());
     if passwords.verify(turn, name, password, hash).await? {
+        if let Some(outdated) = hash.filter(|hash| Passwords::is_outdated(hash)) {
+            renew_hash(api, name, password, outdated).await?;
+        }
         return Ok(found);
     }
     api.throttle.failed(peer.address, name, Instant::now());
     tracing::info!(user = name, address = %peer.address, "wrong password");
     Ok(None)
+}
+
+/// A hash that was made by the original is replaced as soon as the password is known again.
+async fn renew_hash(api: &Api, name: &str, password: &str, outdated: &str) -> Result<(), ApiError> {
+    let hash = match api.parts.passwords.hash(password.to_owned()).await {
+        Ok(hash) => hash,
+        // The next login does it.
+        Err(PasswordError::Busy) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let (name, outdated) = (name.to_owned(), outdated.to_owned());
+    api.parts.accounts.post(move |accounts, _, _| accounts.replace_hash(&name, &outdated, hash)).await?;
+    Ok(())
 }
 
 fn default_password(name: &str) -> ApiError {

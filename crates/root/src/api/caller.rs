@@ -3,25 +3,23 @@
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
+use oak_control::root::Owner;
 
 use super::error::ApiError;
+use super::permission::{Action, Object, allowed};
 use super::scope::Scope;
+use super::trail::Trail;
 use super::{Api, Shared};
-use crate::accounts::{Claims, Principal, Role, TokenKind};
+use crate::accounts::{Claims, Principal, TokenKind};
 
 /// An authenticated user.
 #[derive(Clone, Debug)]
 pub(super) struct Caller(pub(super) Principal);
 
 impl Caller {
-    /// Whether everything is open to it.
-    pub(super) fn is_admin(&self) -> bool {
-        self.0.roles.contains(&Role::Admin)
-    }
-
-    /// Refuses everybody who is not an admin.
-    pub(super) fn require_admin(&self) -> Result<(), ApiError> {
-        if self.is_admin() { Ok(()) } else { Err(ApiError::forbidden()) }
+    /// Refuses everybody who may not do this on anything.
+    pub(super) fn require(&self, action: Action) -> Result<(), ApiError> {
+        if allowed(&self.0, action, Object::Anything) { Ok(()) } else { Err(ApiError::forbidden()) }
     }
 
     /// Refuses everybody but this user.
@@ -29,9 +27,19 @@ impl Caller {
         if self.0.name == name { Ok(()) } else { Err(ApiError::forbidden()) }
     }
 
-    /// Which applications it may see and change.
+    /// Which applications it may change.
     pub(super) fn scope(&self) -> Scope {
-        if self.is_admin() { Scope::All } else { Scope::OwnedBy(self.0.name.clone()) }
+        Scope::new(self.0.clone(), Action::ChangeApplications)
+    }
+
+    /// Which applications it may see.
+    pub(super) fn view(&self) -> Scope {
+        Scope::new(self.0.clone(), Action::ViewApplications)
+    }
+
+    /// To whom an application belongs that it creates.
+    pub(super) fn owner(&self) -> Owner {
+        Owner { user: self.0.name.clone(), organization: Some(self.0.organization) }
     }
 }
 
@@ -62,13 +70,21 @@ async fn authenticate(parts: &Parts, api: &Api, kind: TokenKind) -> Result<Princ
         Err(rejected) if tells_defects_apart(parts.uri.path()) => return Err(rejected.into()),
         Err(rejected) => return Err(ApiError::token(StatusCode::UNAUTHORIZED, rejected.to_string())),
     };
-    let Claims { sub, organization, .. } = claims;
-    let principal =
-        api.parts.accounts.call(move |accounts, _, _| accounts.principal(&sub, organization)).await?;
+    let Claims { sub, organization, roles, .. } = claims;
+    let principal = api.parts.accounts.call(move |accounts, _, _| {
+        let is_member = accounts.organization(organization)?.has(accounts.user_named(&sub)?.id);
+        // Whoever had a role and is no member any more was removed.
+        accounts.principal(&sub, organization).filter(|_| is_member || roles.is_empty())
+    });
     // The user is gone, or its password was changed: the token must not outlive either.
-    principal
+    let principal = principal
+        .await?
         .filter(|principal| principal.password_version == version)
-        .ok_or_else(|| ApiError::token(StatusCode::UNAUTHORIZED, "Token has been revoked"))
+        .ok_or_else(|| ApiError::token(StatusCode::UNAUTHORIZED, "Token has been revoked"))?;
+    if let Some(trail) = parts.extensions.get::<Trail>() {
+        trail.leads_to(&principal);
+    }
+    Ok(principal)
 }
 
 fn bearer(parts: &Parts) -> Result<&str, ApiError> {

@@ -9,6 +9,7 @@ use super::answer::{Answer, plain};
 use super::caller::Caller;
 use super::error::ApiError;
 use super::parameter::Parameter;
+use super::permission::Action;
 use super::record;
 
 /// `GET /api/clusters/`: all of them. No authentication, as in the original.
@@ -28,9 +29,10 @@ pub(super) async fn list_active(State(api): State<Shared>) -> Answer {
 /// `GET /api/clusters/<id>/workers`: what the root knows about each worker. The name of the cluster is accepted too.
 pub(super) async fn workers(
     State(api): State<Shared>,
-    _caller: Caller,
+    caller: Caller,
     Parameter(id): Parameter<String>,
 ) -> Answer {
+    caller.require(Action::ViewInfrastructure)?;
     let workers = api.parts.root.call(move |root, _, _| match find(root, &id) {
         Some(cluster) => Ok(record::workers(cluster)),
         None => Err(ApiError::not_found(format!("there is no cluster `{}`", shortened(&id)))),

@@ -37,7 +37,8 @@ pub(super) async fn refuse_changes(State(api): State<Shared>, request: Request, 
 /// Logging in changes nothing.
 fn changes_something(request: &Request) -> bool {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
-    !reads && !request.uri().path().starts_with("/api/auth/")
+    let path = request.uri().path().trim_end_matches('/');
+    !reads && !matches!(path, "/api/auth/login" | "/api/auth/refresh")
 }
 
 fn insufficient(message: String) -> ApiError {

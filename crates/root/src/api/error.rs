@@ -70,6 +70,11 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "You have not enough permissions!")
     }
 
+    /// The caller may not do this, and it is not obvious why.
+    pub(super) fn forbidden_because(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, message)
+    }
+
     /// One field of the request body is wrong.
     pub(super) fn field(name: &str, problem: &str) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{name}: {problem}"))
@@ -122,9 +127,12 @@ impl From<EngineStopped> for ApiError {
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         let status = match &refusal {
-            Refusal::ApplicationExists { .. } | Refusal::ServiceExists(_) | Refusal::AddressTaken { .. } => {
-                StatusCode::CONFLICT
-            }
+            Refusal::ApplicationExists { .. }
+            | Refusal::ServiceExists(_)
+            | Refusal::AddressTaken { .. }
+            | Refusal::OverQuota(_)
+            | Refusal::OrganizationGone
+            | Refusal::OwnerGone(_) => StatusCode::CONFLICT,
             Refusal::UnknownApplication(_) | Refusal::UnknownService(_) | Refusal::UnknownInstance(_) => {
                 StatusCode::NOT_FOUND
             }
@@ -137,8 +145,17 @@ impl From<Refusal> for ApiError {
 impl From<AccountRefusal> for ApiError {
     fn from(refusal: AccountRefusal) -> Self {
         let status = match &refusal {
-            AccountRefusal::UnknownUser(_) => StatusCode::NOT_FOUND,
-            AccountRefusal::Changed(_) => StatusCode::CONFLICT,
+            AccountRefusal::UnknownUser(_) | AccountRefusal::UnknownOrganization(_) => StatusCode::NOT_FOUND,
+            AccountRefusal::UserExists
+            | AccountRefusal::OrganizationExists(_)
+            | AccountRefusal::LastAdmin(_)
+            | AccountRefusal::RootOrganization
+            | AccountRefusal::TooMany(_)
+            | AccountRefusal::Changed(_) => StatusCode::CONFLICT,
+            AccountRefusal::UnknownMember(_) | AccountRefusal::MemberTwice(_) => {
+                return Self::field("member", &refusal.to_string());
+            }
+            AccountRefusal::UnknownLink | AccountRefusal::ExpiredLink => StatusCode::BAD_REQUEST,
         };
         Self::new(status, refusal.to_string())
     }

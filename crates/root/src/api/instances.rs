@@ -25,7 +25,7 @@ pub(super) async fn deploy(
     let scope = caller.scope();
     let deployed = api.parts.root.call(move |root, now, _| {
         scope.service(root, service)?;
-        root.deploy(now, service)
+        Ok::<_, ApiError>(root.deploy(now, service)?)
     });
     let key = deployed.await??;
     plain(&json!({ "message": "ok", "instance_number": key.number }))
@@ -52,7 +52,7 @@ pub(super) async fn undeploy(
                 other => other?,
             }
         }
-        Ok::<_, Refusal>(())
+        Ok::<_, ApiError>(())
     });
     undeployed.await??;
     message("ok")

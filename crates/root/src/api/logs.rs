@@ -89,10 +89,10 @@ pub(super) async fn stream(
         ApiError::bad_request("the query may hold tail=<number of lines> and follow=true or follow=false")
     })?;
     let key = InstanceKey { service, number };
-    let scope = caller.scope();
+    let scope = caller.view();
     let found = api.parts.root.call(move |root, _, _| {
         scope.service(root, service)?;
-        root.instance(key).map(|_| ()).ok_or(Refusal::UnknownInstance(key))
+        root.instance(key).map(|_| ()).ok_or_else(|| ApiError::from(Refusal::UnknownInstance(key)))
     });
     found.await??;
     let permit = Arc::clone(&api.log_streams).try_acquire_owned();

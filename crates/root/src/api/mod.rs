@@ -1,7 +1,7 @@
 //! The REST API of the root (client contract, sections 1.1 to 1.5), one file per group of endpoints.
 //!
 //! ```text
-//! request → guard (CORS, limits, panics) → disk → router → extractors (body, caller) → handler → engine → record → answer
+//! request → guard (CORS, limits, panics) → trail (audit log) → disk → router → extractors (body, caller) → handler → engine → record → answer
 //! ```
 //!
 //! Every error is a JSON object with `code`, `status` and `message`, made in `error`.
@@ -9,6 +9,7 @@
 mod about;
 mod answer;
 mod applications;
+mod audit;
 mod auth;
 mod body;
 mod caller;
@@ -17,21 +18,27 @@ mod confirmations;
 mod cors;
 mod disk;
 mod error;
+mod fields;
+mod forgotten;
 mod guard;
 mod health;
 mod instances;
 mod logs;
+mod members;
 mod metrics;
 mod network;
 mod openapi;
 mod organizations;
 mod parameter;
 mod peer;
+mod permission;
+mod quotas;
 mod record;
 mod router;
 mod scope;
 mod services;
 mod tokens;
+mod trail;
 mod users;
 mod workers;
 
@@ -42,7 +49,12 @@ use oak_link::Fingerprint;
 use oak_store::{Engine, EngineStopped, SystemClock};
 use tokio::sync::Semaphore;
 
-use crate::accounts::{Accounts, DEFAULT_PASSWORD, PasswordError, Passwords, Signer, Throttle};
+use self::trail::Allowance;
+use crate::accounts::{
+    Accounts, DEFAULT_PASSWORD, PasswordError, Passwords, ROOT_ORGANIZATION, Signer, Throttle,
+};
+use crate::audit::AuditLog;
+use crate::mail::Mailer;
 
 pub use confirmations::{AvailabilityConfirmations, Confirmation, Confirmations, TokenConfirmations};
 pub use logs::{BoxFuture, LogError, LogSource, LogStream};
@@ -53,6 +65,10 @@ pub struct ApiParts {
     pub root: Engine<Root>,
     /// Users and organisations.
     pub accounts: Engine<Accounts>,
+    /// Who did what.
+    pub audit: Engine<AuditLog>,
+    /// Sends links for forgotten passwords; `None`: not configured.
+    pub mailer: Option<Mailer>,
     /// Checks passwords.
     pub passwords: Passwords,
     /// Issues tokens to users.
@@ -79,6 +95,7 @@ impl RootApi {
         Self(Arc::new(Api {
             parts,
             throttle: Throttle::default(),
+            refusals: Allowance::default(),
             requests: Arc::new(Semaphore::new(guard::CONCURRENT)),
             log_streams: Arc::new(Semaphore::new(logs::CONCURRENT)),
             metrics: metrics::Requests::default(),
@@ -95,12 +112,11 @@ impl RootApi {
     pub fn network_router(&self) -> axum::Router {
         router::build_network(Arc::clone(&self.0))
     }
+}
 
-    /// Patterns of all paths, without a slash at the end; clients find them in the document at `/docs/openapi.json`.
-    #[must_use]
-    pub fn paths() -> Vec<&'static str> {
-        router::routes().into_iter().map(|(path, _)| path).collect()
-    }
+/// The paths of all routes, with the names of their parameters in braces.
+pub fn paths() -> impl Iterator<Item = &'static str> {
+    router::routes().into_iter().map(|(path, _)| path)
 }
 
 /// Creates the first user if there is none yet.
@@ -113,6 +129,25 @@ pub async fn seed_accounts(accounts: &Engine<Accounts>, passwords: &Passwords) -
     }
     let hash = passwords.hash(DEFAULT_PASSWORD.to_owned()).await?;
     accounts.call(move |accounts, now, entropy| accounts.seed(now, entropy, hash)).await?;
+    Ok(())
+}
+
+/// Tells the root which organisations there are: applications belong to them.
+///
+/// # Errors
+/// An engine has stopped.
+pub async fn settle_organizations(
+    root: &Engine<Root>,
+    accounts: &Engine<Accounts>,
+) -> Result<(), EngineStopped> {
+    let known = accounts.call(|accounts, _, _| {
+        let home = accounts.organization_named(ROOT_ORGANIZATION).map(|organization| organization.id);
+        (home, accounts.organizations().map(|organization| organization.id).collect::<Vec<_>>())
+    });
+    let (home, known) = known.await?;
+    if let Some(home) = home {
+        root.call(move |root, _, _| root.settle_organizations(home, known)).await?;
+    }
     Ok(())
 }
 
@@ -131,6 +166,7 @@ pub enum SeedError {
 struct Api {
     parts: ApiParts,
     throttle: Throttle,
+    refusals: Allowance,
     requests: Arc<Semaphore>,
     metrics: metrics::Requests,
     log_streams: Arc<Semaphore>,

@@ -44,7 +44,7 @@ async fn of_service(
     caller: Caller,
     Parameter(service): Parameter<String>,
 ) -> Answer {
-    let scope = caller.scope();
+    let scope = caller.view();
     let record =
         api.parts.root.call(move |root, _, _| named(root, &scope, &service).map(|found| full(root, found)));
     plain(&record.await??)
@@ -56,7 +56,7 @@ async fn of_address(
     caller: Caller,
     Parameter(address): Parameter<String>,
 ) -> Answer {
-    let scope = caller.scope();
+    let scope = caller.view();
     let record = api
         .parts
         .root
@@ -70,7 +70,7 @@ async fn info_of_service(
     caller: Caller,
     Parameter(service): Parameter<String>,
 ) -> Answer {
-    let scope = caller.scope();
+    let scope = caller.view();
     let record =
         api.parts.root.call(move |root, _, _| named(root, &scope, &service).map(|found| info(root, found)));
     plain(&record.await??)
@@ -82,7 +82,7 @@ async fn info_of_address(
     caller: Caller,
     Parameter(address): Parameter<String>,
 ) -> Answer {
-    let scope = caller.scope();
+    let scope = caller.view();
     let record = api
         .parts
         .root

@@ -7,8 +7,8 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 
 use super::error::ApiError;
 use super::{
-    Shared, about, applications, auth, clusters, cors, disk, guard, health, instances, logs, metrics,
-    network, openapi, organizations, services, tokens, users, workers,
+    Shared, about, applications, audit, auth, clusters, cors, disk, forgotten, guard, health, instances,
+    logs, members, metrics, network, openapi, organizations, services, tokens, trail, users, workers,
 };
 use crate::dashboard;
 
@@ -17,8 +17,21 @@ pub(super) fn routes() -> Vec<(&'static str, MethodRouter<Shared>)> {
     let mut routes = vec![
         ("/api/auth/login", post(auth::login)),
         ("/api/auth/refresh", post(auth::refresh)),
-        ("/api/user/{name}", get(users::show).post(users::change_password)),
-        ("/api/organization", get(organizations::list)),
+        ("/api/auth/register", post(members::register)),
+        ("/api/permission/{name}", get(users::permissions)),
+        ("/api/user", post(forgotten::request).put(forgotten::finish)),
+        (
+            "/api/user/{name}",
+            get(users::show).post(users::change_password).put(members::change).delete(members::delete),
+        ),
+        ("/api/users", get(members::list)),
+        ("/api/users/{organization}", get(members::list_of_organization)),
+        ("/api/organization", get(organizations::list).post(organizations::create)),
+        (
+            "/api/organization/{id}",
+            get(organizations::show).put(organizations::change).delete(organizations::delete),
+        ),
+        ("/api/audit", get(audit::list)),
         ("/api/application", post(applications::create)),
         (
             "/api/application/{id}",
@@ -88,6 +101,7 @@ fn surround(router: Router<Shared>, api: Shared) -> Router {
         .fallback(nothing_here)
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .layer(from_fn_with_state(api.clone(), disk::refuse_changes))
+        .layer(from_fn_with_state(api.clone(), trail::record))
         .layer(from_fn_with_state(api.clone(), guard::guard))
         .layer(from_fn(cors::allow_every_origin))
         .with_state(api)

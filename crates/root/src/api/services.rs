@@ -2,7 +2,6 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use oak_control::root::Refusal;
 use oak_model::{ApplicationId, ServiceId, sla};
 use serde_json::{Value, json};
 
@@ -36,7 +35,7 @@ pub(super) async fn create(State(api): State<Shared>, caller: Caller, body: Desc
     let names: Vec<_> = request.services.iter().map(|service| service.name.to_string()).collect();
     let created = api.parts.root.call(move |root, now, entropy| {
         scope.application(root, id)?;
-        root.add_services(now, entropy, id, request.services)
+        Ok::<_, ApiError>(root.add_services(now, entropy, id, request.services)?)
     });
     let created = created.await??;
     plain(&json!({
@@ -53,10 +52,10 @@ pub(super) async fn show(
     caller: Caller,
     Parameter(id): Parameter<ServiceId>,
 ) -> Answer {
-    let scope = caller.scope();
+    let scope = caller.view();
     let view = api.parts.root.call(move |root, now, _| {
         let service = scope.service(root, id)?;
-        Ok::<_, Refusal>(ServiceView::of(root, now, service))
+        Ok::<_, ApiError>(ServiceView::of(root, now, service))
     });
     nested(&view.await??.render())
 }
@@ -76,15 +75,15 @@ pub(super) async fn delete(
     let scope = caller.scope();
     let deleted = api.parts.root.call(move |root, now, _| {
         scope.service(root, id)?;
-        root.delete_service(now, id)
+        Ok::<_, ApiError>(root.delete_service(now, id)?)
     });
     deleted.await??;
     message("Job deleted")
 }
 
-/// `GET /api/services/`: all for admins, the own ones for others.
+/// `GET /api/services/`: all that the caller may see.
 pub(super) async fn list(State(api): State<Shared>, caller: Caller) -> Answer {
-    let scope = caller.scope();
+    let scope = caller.view();
     let visible = scope.clone();
     let ids = api.parts.root.call(move |root, _, _| {
         let services = root.services().map(|service| service.id);
@@ -100,7 +99,7 @@ pub(super) async fn list_of_application(
     caller: Caller,
     Parameter(id): Parameter<ApplicationId>,
 ) -> Answer {
-    let scope = caller.scope();
+    let scope = caller.view();
     let visible = scope.clone();
     let ids = api
         .parts

@@ -21,6 +21,7 @@ use super::body::Object;
 use super::caller::Caller;
 use super::clusters::{find, shortened};
 use super::error::ApiError;
+use super::permission::Action;
 
 /// Life of a token in seconds: least, usual, most.
 const LIFE_S: (u64, u64, u64) = (1, 3600, 7 * 24 * 3600);
@@ -35,7 +36,7 @@ struct Target {
     port: u16,
 }
 
-/// `POST /api/tokens` `{role, cluster?, ttl_seconds?}` → `{token, expires_at, join}`, for admins. A worker token is
+/// `POST /api/tokens` `{role, cluster?, ttl_seconds?}` → `{token, expires_at, join}`. A worker token is
 /// given out only after its cluster has confirmed that it can check it.
 pub(super) async fn create(
     State(api): State<Shared>,
@@ -43,7 +44,7 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Object,
 ) -> Answer {
-    caller.require_admin()?;
+    caller.require(Action::ManageInfrastructure)?;
     let kind = match body.text("role", 16)? {
         "cluster" => NodeKind::Cluster,
         "worker" => NodeKind::Worker,

@@ -3,7 +3,6 @@
 use axum::extract::State;
 use serde_json::json;
 
-use super::Shared;
 use super::answer::{Answer, plain};
 use super::auth::check_password;
 use super::body::Object;
@@ -11,6 +10,7 @@ use super::caller::Caller;
 use super::error::ApiError;
 use super::parameter::Parameter;
 use super::peer::Peer;
+use super::{Shared, record};
 use crate::accounts::{DEFAULT_PASSWORD, DEFAULT_USER, MAX_PASSWORD_BYTES};
 
 /// `GET /api/user/<name>`: the own account, without the password.
@@ -23,13 +23,13 @@ pub(super) async fn show(
     let wanted = name.clone();
     let user = api.parts.accounts.call(move |accounts, _, _| accounts.user_named(&wanted).cloned()).await?;
     let user = user.ok_or_else(|| ApiError::not_found(format!("there is no user `{name}`")))?;
-    plain(&json!({
-        "_id": { "$oid": user.id },
-        "name": user.name,
-        "email": user.email,
-        "created_at": user.created_at,
-        "roles": caller.0.roles,
-    }))
+    plain(&record::user(&user, Some(&caller.0.roles)))
+}
+
+/// `GET /api/permission/<name>` → `{roles}`: the caller's own, in the organisation it logged in to.
+pub(super) async fn permissions(caller: Caller, Parameter(name): Parameter<String>) -> Answer {
+    caller.require_self(&name)?;
+    plain(&json!({ "roles": caller.0.roles }))
 }
 
 /// `POST /api/user/<name>` with `{oldPassword, newPassword}` → `{}`. Ends the validity of all tokens of the user.

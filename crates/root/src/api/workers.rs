@@ -13,6 +13,7 @@ use super::body::Object;
 use super::caller::Caller;
 use super::error::ApiError;
 use super::parameter::Parameter;
+use super::permission::Action;
 use super::record::{self, WorkerDetails};
 use super::scope::Scope;
 
@@ -26,12 +27,13 @@ pub(super) async fn show(
     caller: Caller,
     Parameter(worker): Parameter<String>,
 ) -> Answer {
-    let scope = caller.scope();
+    caller.require(Action::ViewInfrastructure)?;
+    let scope = caller.view();
     let found = api.parts.root.call(move |root, _, _| details(root, &scope, &worker));
     plain(&found.await??)
 }
 
-/// `PUT /api/workers/<id>/availability` `{availability}` → the worker, for admins. Answered when the cluster has stored
+/// `PUT /api/workers/<id>/availability` `{availability}` → the worker. Answered when the cluster has stored
 /// it: from then on it also survives a restart of the cluster.
 pub(super) async fn set_availability(
     State(api): State<Shared>,
@@ -39,7 +41,7 @@ pub(super) async fn set_availability(
     Parameter(worker): Parameter<String>,
     body: Object,
 ) -> Answer {
-    caller.require_admin()?;
+    caller.require(Action::ManageInfrastructure)?;
     let availability = read_availability(&body)?;
     let found = api.parts.root.call(move |root, _, _| {
         root.find_worker(&worker).map(|(cluster, worker)| (worker.id, cluster.name.clone()))
@@ -54,7 +56,7 @@ pub(super) async fn set_availability(
         );
         return Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, message));
     }
-    let scope = caller.scope();
+    let scope = caller.view();
     let now = api.parts.root.call(move |root, _, _| details(root, &scope, &id.to_string()));
     plain(&now.await??)
 }

@@ -110,6 +110,21 @@ async fn wrong_passwords_are_slowed_down_and_right_ones_are_not() {
 }
 
 #[tokio::test]
+async fn a_hash_of_the_original_is_good_for_one_login_and_then_replaced_by_a_better_one() {
+    // Made with Python's `hashlib.pbkdf2_hmac` for `Admin`, as the original does.
+    let old = "pbkdf2:sha256:260000$lHlzP0aQ3x9YkW2d$867602150a19821c0a913278cc6580634c2d76a889f225934499fc8bb01dc17f";
+    let world = World::with_migrated_user("eve", old).await;
+    let wrong = json!({ "username": "eve", "password": "admin" });
+    world.call("POST", "/api/auth/login").json(&wrong).send().await.error(401);
+    let token = world.token("eve", "Admin").await;
+    let stored = world.accounts.call(|accounts, _, _| accounts.credentials("eve").unwrap().password).await;
+    assert!(stored.unwrap().starts_with("$argon2id$"));
+    assert_eq!(world.get("/api/user/eve", &token).send().await.status, 200, "tokens stay good");
+    world.token("eve", "Admin").await;
+    world.call("POST", "/api/auth/login").json(&wrong).send().await.error(401);
+}
+
+#[tokio::test]
 async fn a_burst_of_first_logins_succeeds() {
     let world = World::start().await;
     let logins = (0..40).map(|_| world.token("bob", "bob's password"));
@@ -162,7 +177,7 @@ async fn everybody_sees_the_own_account_only() {
         answer,
         json!({
             "_id": { "$oid": "000000010000000000000002" }, "name": "bob", "email": "bob@example.org",
-            "created_at": "01/01/2026 10:00", "roles": []
+            "created_at": "01/01/2026 10:00", "roles": ["Application_Provider"]
         })
     );
     assert_eq!(

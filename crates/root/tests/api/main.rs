@@ -4,6 +4,7 @@
 
 mod accounts;
 mod applications;
+mod audit;
 mod client;
 mod clusters;
 mod dashboard;
@@ -11,11 +12,17 @@ mod disk;
 mod http;
 mod instances;
 mod logs;
+mod members;
 mod metrics;
 mod network;
 mod openapi;
+mod organizations;
+mod permissions;
+mod quotas;
 mod records;
+mod reset;
 mod services;
+mod tenants;
 mod tokens;
 mod workers;
 mod world;

@@ -1,4 +1,5 @@
-//! A root with two users (`Admin`, still with its first password, and `bob`, without roles), and a played cluster.
+//! A root with two users (`Admin`, still with its first password, and `bob`, an application provider), and a played
+//! cluster.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -17,13 +18,15 @@ use oak_link::Fingerprint;
 use oak_model::message::{ClusterHello, ClusterToRoot, InstanceReport, RootToCluster, WorkerSummary};
 use oak_model::{
     Architecture, Availability, ClusterId, Generation, InstanceKey, OrganizationId, Resources, ServiceId,
-    Status, UserId, WorkerFacts, WorkerId,
+    Status, UserId, WallTime, WorkerFacts, WorkerId,
 };
-use oak_root::accounts::{Accounts, Member, Organization, Passwords, Role, Signer, User};
+use oak_root::accounts::{Accounts, Member, Organization, Passwords, Profile, Role, Signer, User};
 use oak_root::api::{
     ApiParts, AvailabilityConfirmations, BoxFuture, LogError, LogSource, LogStream, RootApi,
-    TokenConfirmations, seed_accounts,
+    TokenConfirmations, seed_accounts, settle_organizations,
 };
+use oak_root::audit::AuditLog;
+use oak_root::mail::{MailConfig, Mailer};
 use oak_store::{Engine, Journal, Store, StoreError, SystemClock};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -60,6 +63,7 @@ impl LogSource for ScriptedLogs {
 pub(crate) struct World {
     pub(crate) router: axum::Router,
     pub(crate) root: Engine<Root>,
+    pub(crate) accounts: Engine<Accounts>,
     pub(crate) logs: Arc<ScriptedLogs>,
     /// Worker tokens that were sent to clusters.
     pub(crate) sent_tokens: Option<mpsc::Receiver<(ClusterId, u64, String)>>,
@@ -84,8 +88,8 @@ impl World {
 
     /// Ends this root and starts another on the same files.
     pub(crate) async fn restart(self) -> Self {
-        let Self { router, root, mut tasks, directory, .. } = self;
-        drop((router, root));
+        let Self { router, root, accounts, mut tasks, directory, .. } = self;
+        drop((router, root, accounts));
         while let Some(ended) = tasks.join_next().await {
             ended.unwrap().unwrap();
         }
@@ -96,14 +100,35 @@ impl World {
         let (store, mut rows) = Store::open(&directory.path().join("root.db")).unwrap();
         store.submit(users.clone()).unwrap().wait().await.unwrap();
         rows.extend(users);
-        Self::on(directory, passwords, rows, store).await
+        Self::on(directory, passwords, rows, store, None).await
+    }
+
+    /// A root with one more user, an application provider, whose hash was made elsewhere.
+    pub(crate) async fn with_migrated_user(name: &str, hash: &str) -> Self {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let passwords = Passwords::new().unwrap();
+        let mut rows = users(&passwords);
+        let profile = Profile { name: name.into(), email: String::new(), created_at: None };
+        let user = User::new(UserId::from_parts(1, 9), WallTime(0), profile, hash.to_owned());
+        let document = Some(serde_json::to_vec(&user).unwrap());
+        rows.push(Row { table: Table::User, key: user.id.to_string(), document });
+        Self::open(directory, passwords, rows).await
+    }
+
+    /// A root that sends mails.
+    pub(crate) async fn with_mail(mail: MailConfig) -> Self {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let passwords = Passwords::new().unwrap();
+        let rows = users(&passwords);
+        let (store, _) = Store::open(&directory.path().join("root.db")).unwrap();
+        Self::on(directory, passwords, rows, store, Some(mail)).await
     }
 
     /// A root on a disk that the test plays.
     pub(crate) async fn on_disk(disk: impl Journal) -> Self {
         let passwords = Passwords::new().unwrap();
         let rows = users(&passwords);
-        Self::on(Arc::new(tempfile::tempdir().unwrap()), passwords, rows, disk).await
+        Self::on(Arc::new(tempfile::tempdir().unwrap()), passwords, rows, disk, None).await
     }
 
     async fn on(
@@ -111,6 +136,7 @@ impl World {
         passwords: Passwords,
         rows: Vec<Row>,
         store: impl Journal,
+        mail: Option<MailConfig>,
     ) -> Self {
         let (store, clock) = (Arc::new(store), SystemClock::start());
         let mut tasks = JoinSet::new();
@@ -138,13 +164,19 @@ impl World {
         let machine = Root::load(Settings::default(), clock.now(), &rows).unwrap();
         let root = Engine::start(&mut tasks, machine, Arc::clone(&store), clock, perform);
         let accounts = Accounts::load(&rows).unwrap();
-        let accounts = Engine::start(&mut tasks, accounts, store, clock, |()| {});
+        let accounts = Engine::start(&mut tasks, accounts, Arc::clone(&store), clock, |()| {});
+        let audit = AuditLog::load(&rows).unwrap();
+        let audit = Engine::start(&mut tasks, audit, store, clock, |()| {});
         seed_accounts(&accounts, &passwords).await.unwrap();
+        settle_organizations(&root, &accounts).await.unwrap();
+        let mailer = mail.map(|mail| Mailer::start(&mut tasks, mail, accounts.clone()).unwrap());
         let logs = Arc::new(ScriptedLogs::default());
         let signer = Signer::open(&directory.path().join("root/jwt-key")).unwrap();
         let api = RootApi::new(ApiParts {
             root: root.clone(),
-            accounts,
+            accounts: accounts.clone(),
+            audit,
+            mailer,
             passwords,
             signer,
             clock,
@@ -156,6 +188,7 @@ impl World {
         Self {
             router: api.router(),
             root,
+            accounts,
             logs,
             sent_tokens: Some(sent_tokens),
             sent_availabilities: Some(sent_availabilities),
@@ -407,20 +440,25 @@ fn hello(name: &str) -> ClusterHello {
 }
 
 fn users(passwords: &Passwords) -> Vec<Row> {
-    let user = |number, name: &str, password: &str| User {
-        id: UserId::from_parts(1, number),
-        name: name.into(),
-        email: format!("{name}@example.org"),
-        password: passwords.hash_blocking(password).unwrap(),
-        password_version: 0,
-        default_password: name == "Admin",
-        created_at: "01/01/2026 10:00".into(),
+    let user = |number, name: &str, password: &str| {
+        let profile = Profile {
+            name: name.into(),
+            email: format!("{name}@example.org"),
+            created_at: Some("01/01/2026 10:00".into()),
+        };
+        let hash = passwords.hash_blocking(password).unwrap();
+        let mut user = User::new(UserId::from_parts(1, number), WallTime(0), profile, hash);
+        user.default_password = name == "Admin";
+        user
     };
     let (admin, bob) = (user(1, "Admin", "Admin"), user(2, "bob", "bob's password"));
     let organization = Organization {
         id: OrganizationId::from_parts(1, 3),
         name: "root".into(),
-        members: vec![Member { user: admin.id, roles: Role::ALL.to_vec() }],
+        members: vec![
+            Member { user: admin.id, roles: Role::ALL.to_vec() },
+            Member { user: bob.id, roles: vec![Role::ApplicationProvider] },
+        ],
     };
     let row = |table, key: String, document: Vec<u8>| Row { table, key, document: Some(document) };
     vec![

@@ -136,6 +136,20 @@ fn when_the_drained_worker_is_lost_the_successor_takes_over() {
     assert_eq!(fixture.left_on(old.worker), 0);
 }
 
+/// The worker of the successor has said that it runs, and will not say so again.
+#[test]
+fn a_successor_that_runs_when_the_drained_worker_is_lost_is_known_to_run() {
+    let (mut fixture, old, _) = running(|_| {});
+    fixture.cluster.settings.handover = Duration::from_secs(60);
+    fixture.set_availability(0, old.worker, Draining);
+    let new = fixture.placed(0).successor.unwrap();
+    fixture.reports(0, new, Status::Running, "running");
+    assert_eq!(fixture.placement(0), Some(old), "both run for a moment");
+    fixture.close(1_000, old.worker);
+    fixture.run_until(4_000);
+    assert_eq!((fixture.placement(0), fixture.status(0)), (Some(new), (Status::Running, "running")));
+}
+
 #[test]
 fn when_the_worker_of_the_successor_is_lost_another_one_is_found() {
     let (mut fixture, old, other) = running(|_| {});

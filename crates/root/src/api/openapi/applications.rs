@@ -13,9 +13,10 @@ pub(super) fn group() -> Group {
                 "Everything in the descriptor or nothing. Nothing is deployed yet. Answers all applications of the \
                  caller.",
             )
+            .restricted()
             .takes(reference("Descriptor"))
             .answers_nested(list(reference("Application")))
-            .may(409, "an application or a service address exists already"),
+            .may(409, "an application or a service address exists already, or the quota is used up"),
         get("/api/applications", "List applications")
             .about("All of them for admins, the own ones for others.")
             .answers_nested(list(reference("Application"))),
@@ -26,6 +27,7 @@ pub(super) fn group() -> Group {
         get("/api/application/{id}", "Show an application").answers(reference("Application")),
         put("/api/application/{id}", "Change the description of an application")
             .about("Name and namespace may be sent as they are, and cannot be changed.")
+            .restricted()
             .takes(optionally(
                 object([]),
                 [
@@ -35,7 +37,8 @@ pub(super) fn group() -> Group {
                 ],
             )),
         delete("/api/application/{id}", "Delete an application")
-            .about("With its services and their instances."),
+            .about("With its services and their instances.")
+            .restricted(),
     ];
     Group {
         name: "applications",

@@ -13,6 +13,8 @@ pub(super) fn group() -> Group {
         json!({ "type": "integer", "minimum": 0, "maximum": u32::MAX, "description": "Only the last lines" });
     let operations = vec![
         post("/api/service/{id}/instance", "Deploy one more instance")
+            .restricted()
+            .may(409, "the quota of the organisation is used up")
             .about(
                 "Answers when the instance is stored; its status says what becomes of it. A body is ignored.",
             )
@@ -21,6 +23,7 @@ pub(super) fn group() -> Group {
                 ("instance_number", integer("Number of the instance")),
             ])),
         delete("/api/service/{id}/instance/{number}", "Take an instance down")
+            .restricted()
             .about("-1 means all. One that is down already is no error.")
             .path_value("number", number_or_all)
             .may(400, "that is not a number"),

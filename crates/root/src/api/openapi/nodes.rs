@@ -19,9 +19,11 @@ pub(super) fn group() -> Group {
             .open()
             .answers(list(reference("Cluster"))),
         get("/api/clusters/{id}/workers", "List the workers of a cluster")
+            .restricted()
             .path_value("id", text("Id or name of the cluster"))
             .answers(list(reference("Worker"))),
         get("/api/workers/{id}", "Show a worker and what is on it")
+            .restricted()
             .path_value("id", text("Id or name of the worker"))
             .answers(reference("WorkerDetails"))
             .may(409, "several workers have this name"),

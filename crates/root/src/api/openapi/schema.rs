@@ -33,7 +33,7 @@ pub(super) fn anything(about: &str) -> Value {
     json!({ "description": about })
 }
 
-/// Always null in this release.
+/// A text, or null.
 pub(super) fn nothing(about: &str) -> Value {
     json!({ "type": "string", "nullable": true, "description": about })
 }

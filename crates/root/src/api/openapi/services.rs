@@ -11,10 +11,11 @@ pub(super) fn group() -> Group {
     let operations = vec![
         post("/api/service", "Add services to an application")
             .about("The descriptor holds one application with its `applicationID`. All services or none.")
+            .restricted()
             .takes(reference("Descriptor"))
             .answers(reference("CreatedServices"))
             .may(404, "there is no such application")
-            .may(409, "a service or its address exists already"),
+            .may(409, "a service or its address exists already, or the quota is used up"),
         get("/api/services", "List services")
             .about("All of them for admins, the own ones for others.")
             .answers_nested(list(reference("Service"))),
@@ -24,7 +25,7 @@ pub(super) fn group() -> Group {
         put("/api/service/{id}", "Change a service")
             .about("Not offered in this release.")
             .may(501, "always: delete the service and create it anew"),
-        delete("/api/service/{id}", "Delete a service").about("With its instances."),
+        delete("/api/service/{id}", "Delete a service").about("With its instances.").restricted(),
     ];
     Group {
         name: "services",

@@ -1,11 +1,13 @@
 //! Records: the objects of the API with exactly the keys and types that old clients decode
 //! (client contract, 1.4 and 1.5).
 
+mod account;
 mod cluster;
 mod instance;
 mod service;
 mod worker;
 
+pub(super) use account::{organization, user};
 pub(super) use cluster::cluster;
 pub(super) use service::ServiceView;
 pub(super) use worker::{InstanceOnWorker, WorkerDetails, worker, workers};

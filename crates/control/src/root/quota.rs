@@ -1,0 +1,380 @@
+//! Quotas of organisations: how much their applications may ask for together. What is asked for counts, whether or not
+//! it has found a place: the sum is known here and does not depend on what clusters report.
+
+use std::fmt;
+
+use oak_model::resources::Cores;
+use oak_model::sla::{ApplicationRequest, ServiceRequest};
+use oak_model::{OrganizationId, Service};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::Root;
+
+/// What a quota can limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum QuotaKind {
+    /// Applications.
+    Applications,
+    /// Services.
+    Services,
+    /// Instances, those included that wait for a place.
+    Instances,
+    /// CPU of all instances, thousandths of a core.
+    CpuMillis,
+    /// Memory of all instances, MiB.
+    MemoryMib,
+    /// Storage of all instances, MiB.
+    StorageMib,
+    /// GPUs of all instances.
+    Gpus,
+}
+
+impl QuotaKind {
+    /// Every kind, in the order in which they are shown.
+    pub const ALL: [Self; 7] = [
+        Self::Applications,
+        Self::Services,
+        Self::Instances,
+        Self::CpuMillis,
+        Self::MemoryMib,
+        Self::StorageMib,
+        Self::Gpus,
+    ];
+
+    /// Name in the API; `cpu` is in cores there.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Applications => "applications",
+            Self::Services => "services",
+            Self::Instances => "instances",
+            Self::CpuMillis => "cpu",
+            Self::MemoryMib => "memory_mib",
+            Self::StorageMib => "storage_mib",
+            Self::Gpus => "gpus",
+        }
+    }
+}
+
+/// The limits of an organisation; what is `None` is not limited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Quota {
+    /// Applications.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub applications: Option<u64>,
+    /// Services.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub services: Option<u64>,
+    /// Instances.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instances: Option<u64>,
+    /// Thousandths of a core.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_millis: Option<u64>,
+    /// MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u64>,
+    /// MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_mib: Option<u64>,
+    /// GPUs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<u64>,
+}
+
+impl Quota {
+    /// The limit of one kind.
+    #[must_use]
+    pub const fn limit(&self, kind: QuotaKind) -> Option<u64> {
+        match kind {
+            QuotaKind::Applications => self.applications,
+            QuotaKind::Services => self.services,
+            QuotaKind::Instances => self.instances,
+            QuotaKind::CpuMillis => self.cpu_millis,
+            QuotaKind::MemoryMib => self.memory_mib,
+            QuotaKind::StorageMib => self.storage_mib,
+            QuotaKind::Gpus => self.gpus,
+        }
+    }
+
+    /// Sets the limit of one kind.
+    pub const fn set_limit(&mut self, kind: QuotaKind, limit: Option<u64>) {
+        let slot = match kind {
+            QuotaKind::Applications => &mut self.applications,
+            QuotaKind::Services => &mut self.services,
+            QuotaKind::Instances => &mut self.instances,
+            QuotaKind::CpuMillis => &mut self.cpu_millis,
+            QuotaKind::MemoryMib => &mut self.memory_mib,
+            QuotaKind::StorageMib => &mut self.storage_mib,
+            QuotaKind::Gpus => &mut self.gpus,
+        };
+        *slot = limit;
+    }
+
+    /// The first kind of which there would be too much. What is not asked for is not looked at: an organisation over
+    /// a limit that was lowered may still do everything else.
+    fn check(&self, used: &Consumption, wanted: &Consumption) -> Result<(), OverQuota> {
+        for kind in QuotaKind::ALL {
+            let (used, wanted) = (used.amount(kind), wanted.amount(kind));
+            if let Some(limit) = self.limit(kind)
+                && wanted > 0
+                && used.saturating_add(wanted) > limit
+            {
+                return Err(OverQuota { kind, limit, used, wanted });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How much of everything there is or is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Consumption {
+    applications: u64,
+    services: u64,
+    instances: u64,
+    cpu_millis: u64,
+    memory_mib: u64,
+    storage_mib: u64,
+    gpus: u64,
+}
+
+impl Consumption {
+    /// How much of one kind.
+    #[must_use]
+    pub const fn amount(&self, kind: QuotaKind) -> u64 {
+        match kind {
+            QuotaKind::Applications => self.applications,
+            QuotaKind::Services => self.services,
+            QuotaKind::Instances => self.instances,
+            QuotaKind::CpuMillis => self.cpu_millis,
+            QuotaKind::MemoryMib => self.memory_mib,
+            QuotaKind::StorageMib => self.storage_mib,
+            QuotaKind::Gpus => self.gpus,
+        }
+    }
+
+    pub(super) fn of_applications(requests: &[ApplicationRequest]) -> Self {
+        let services = requests.iter().map(|request| request.services.len()).sum();
+        Self { applications: count(requests.len()), services: count(services), ..Self::default() }
+    }
+
+    pub(super) fn of_services(requests: &[ServiceRequest]) -> Self {
+        Self { services: count(requests.len()), ..Self::default() }
+    }
+
+    pub(super) fn of_instance(service: &Service) -> Self {
+        let resources = service.spec.resources;
+        Self {
+            instances: 1,
+            cpu_millis: resources.cpu_millis.into(),
+            memory_mib: resources.memory_mib.into(),
+            storage_mib: resources.storage_mib.into(),
+            gpus: gpus(&service.document),
+            ..Self::default()
+        }
+    }
+
+    fn add(&mut self, other: Self, times: u64) {
+        let add = |sum: &mut u64, amount: u64| *sum = sum.saturating_add(amount.saturating_mul(times));
+        add(&mut self.applications, other.applications);
+        add(&mut self.services, other.services);
+        add(&mut self.instances, other.instances);
+        add(&mut self.cpu_millis, other.cpu_millis);
+        add(&mut self.memory_mib, other.memory_mib);
+        add(&mut self.storage_mib, other.storage_mib);
+        add(&mut self.gpus, other.gpus);
+    }
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+fn gpus(document: &Map<String, Value>) -> u64 {
+    document.get("vgpus").and_then(Value::as_u64).unwrap_or_default()
+}
+
+/// An organisation would use more than it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the quota `{}` of the organisation does not allow this: the limit is {}, {} used, {} more asked for; delete what \
+     is not needed or ask an admin of the organisation `root` for more",
+    .kind.name(), Amount(*.kind, *.limit), Amount(*.kind, *.used), Amount(*.kind, *.wanted)
+)]
+pub struct OverQuota {
+    /// Which limit.
+    pub kind: QuotaKind,
+    /// The limit.
+    pub limit: u64,
+    /// What is used without this request.
+    pub used: u64,
+    /// What this request asks for.
+    pub wanted: u64,
+}
+
+/// CPU in cores, everything else as it is.
+struct Amount(QuotaKind, u64);
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0, u32::try_from(self.1)) {
+            (QuotaKind::CpuMillis, Ok(millis)) => Cores(millis).fmt(f),
+            (QuotaKind::CpuMillis, Err(_)) => (self.1 / 1000).fmt(f),
+            _ => self.1.fmt(f),
+        }
+    }
+}
+
+impl Root {
+    /// The quota of an organisation.
+    #[must_use]
+    pub fn quota(&self, organization: OrganizationId) -> Quota {
+        self.quotas.get(&organization).copied().unwrap_or_default()
+    }
+
+    /// What the applications of an organisation ask for together.
+    #[must_use]
+    pub fn consumption(&self, organization: OrganizationId) -> Consumption {
+        let mut sum = Consumption::default();
+        for application in self.applications() {
+            if application.organization != Some(organization) {
+                continue;
+            }
+            sum.applications += 1;
+            for service in application.services.iter().filter_map(|id| self.service(*id)) {
+                sum.services += 1;
+                sum.add(Consumption::of_instance(service), count(self.instances_of(service.id).count()));
+            }
+        }
+        sum
+    }
+
+    /// Refuses what would go beyond the quota. Costs nothing for organisations without one.
+    pub(super) fn check_quota(
+        &self,
+        organization: Option<OrganizationId>,
+        wanted: &Consumption,
+    ) -> Result<(), OverQuota> {
+        let Some(organization) = organization else { return Ok(()) };
+        let Some(quota) = self.quotas.get(&organization) else { return Ok(()) };
+        quota.check(&self.consumption(organization), wanted)
+    }
+
+    pub(super) fn organization_of(&self, service: &Service) -> Option<OrganizationId> {
+        self.applications.get(&service.application)?.organization
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use oak_model::{Now, Resources, ServiceSpec};
+
+    use super::*;
+    use crate::SeededEntropy;
+    use crate::root::{Owner, Refusal, Settings};
+
+    fn application(name: &str, services: usize) -> ApplicationRequest {
+        let spec = ServiceSpec {
+            resources: Resources { cpu_millis: 1500, memory_mib: 100, ..Resources::default() },
+            ..ServiceSpec::default()
+        };
+        let service = |number: usize| ServiceRequest {
+            name: format!("s{number}").parse().unwrap(),
+            namespace: "test".parse().unwrap(),
+            spec: spec.clone(),
+            document: Map::new(),
+        };
+        ApplicationRequest {
+            application_id: None,
+            name: name.parse().unwrap(),
+            namespace: "test".parse().unwrap(),
+            description: String::new(),
+            services: (0..services).map(service).collect(),
+            other: Map::new(),
+        }
+    }
+
+    fn limited(quota: Quota) -> (Root, SeededEntropy, Owner) {
+        let organization = OrganizationId::from_parts(1, 2);
+        let mut root = Root::new(Settings::default());
+        root.settle_organizations(OrganizationId::from_parts(1, 1), [organization]);
+        root.set_quota(organization, quota);
+        (root, SeededEntropy::new(1), Owner { user: "bob".into(), organization: Some(organization) })
+    }
+
+    #[test]
+    fn what_is_beyond_a_limit_is_refused_whole_with_the_numbers() {
+        let quota = Quota { applications: Some(2), services: Some(3), ..Quota::default() };
+        let (mut root, mut entropy, bob) = limited(quota);
+        let now = Now::default();
+        root.create_applications(now, &mut entropy, &bob, vec![application("one", 2)]).unwrap();
+        let _ = root.take_outbox();
+        let both = vec![application("two", 0), application("three", 0)];
+        let refused = root.create_applications(now, &mut entropy, &bob, both).unwrap_err();
+        let expected = OverQuota { kind: QuotaKind::Applications, limit: 2, used: 1, wanted: 2 };
+        assert_eq!(refused, Refusal::OverQuota(expected));
+        let refused =
+            root.create_applications(now, &mut entropy, &bob, vec![application("two", 2)]).unwrap_err();
+        assert!(refused.to_string().contains("`services`"), "{refused}");
+        assert!(refused.to_string().contains("the limit is 3, 2 used, 2 more asked for"), "{refused}");
+        assert!(root.take_outbox().is_empty(), "nothing was changed");
+        let id = root.create_applications(now, &mut entropy, &bob, vec![application("two", 0)]).unwrap()[0];
+        root.add_services(now, &mut entropy, id, application("two", 1).services).unwrap();
+        let more = application("x", 2).services.split_off(1);
+        assert!(matches!(root.add_services(now, &mut entropy, id, more), Err(Refusal::OverQuota(_))));
+        // Others are not touched by it.
+        let eve = Owner { user: "eve".into(), organization: Some(OrganizationId::from_parts(1, 1)) };
+        let many = (0..5).map(|number| application(&format!("app{number}"), 2)).collect();
+        root.create_applications(now, &mut entropy, &eve, many).unwrap();
+    }
+
+    #[test]
+    fn waiting_instances_count_and_a_removed_one_makes_room() {
+        let (mut root, mut entropy, bob) = limited(Quota { cpu_millis: Some(3500), ..Quota::default() });
+        let now = Now::default();
+        let id = root.create_applications(now, &mut entropy, &bob, vec![application("app", 1)]).unwrap()[0];
+        let service = root.application(id).unwrap().services[0];
+        let first = root.deploy(now, service).unwrap();
+        root.deploy(now, service).unwrap();
+        assert!(root.instance(first).unwrap().cluster.is_none(), "there is no cluster: both wait");
+        let refused = root.deploy(now, service).unwrap_err().to_string();
+        assert!(refused.contains("`cpu`") && refused.contains("3.5, 3 used, 1.5 more"), "{refused}");
+        assert_eq!(root.instances_of(service).count(), 2);
+        assert_eq!(root.addresses_in_use(), 3);
+        root.undeploy(now, first).unwrap();
+        root.deploy(now, service).unwrap();
+        // A limit below what is used takes nothing away and does not stop other kinds.
+        root.set_quota(OrganizationId::from_parts(1, 2), Quota { instances: Some(1), ..Quota::default() });
+        assert_eq!(root.instances_of(service).count(), 2);
+        root.create_applications(now, &mut entropy, &bob, vec![application("more", 1)]).unwrap();
+        assert!(root.deploy(now, service).is_err());
+    }
+
+    #[test]
+    fn quotas_survive_a_restart_and_leave_with_their_organization() {
+        let quota = Quota { gpus: Some(1), ..Quota::default() };
+        let (mut root, ..) = limited(quota);
+        let organization = OrganizationId::from_parts(1, 2);
+        let rows = root.take_outbox().rows;
+        let mut again = Root::load(Settings::default(), Now::default(), &rows).unwrap();
+        assert_eq!(again.quota(organization), quota);
+        again.settle_organizations(OrganizationId::from_parts(1, 1), [organization]);
+        again.retire_organization(organization).unwrap();
+        let rows = again.take_outbox().rows;
+        assert_eq!((rows.len(), rows[0].document.as_ref()), (1, None));
+    }
+
+    #[test]
+    fn gpus_count_as_the_descriptor_asks_for_them() {
+        let mut request = application("app", 1);
+        request.services[0].document.insert("vgpus".into(), 2.into());
+        let (mut root, mut entropy, bob) = limited(Quota { gpus: Some(3), ..Quota::default() });
+        let id = root.create_applications(Now::default(), &mut entropy, &bob, vec![request]).unwrap()[0];
+        let service = root.application(id).unwrap().services[0];
+        root.deploy(Now::default(), service).unwrap();
+        assert!(root.deploy(Now::default(), service).is_err());
+    }
+}
