@@ -25,8 +25,17 @@ const MAX_STORAGE_MIB: u32 = 1 << 30;
 const MAX_IMAGE_BYTES: usize = 1024;
 
 /// Fields whose whole numbers are stored as integers, because typed clients fail on `1.0`.
-const INTEGERS: &[&str] =
-    &["memory", "vcpus", "vgpus", "vtpus", "bandwidth_in", "bandwidth_out", "storage", "replicas", "stop_grace_s"];
+const INTEGERS: &[&str] = &[
+    "memory",
+    "vcpus",
+    "vgpus",
+    "vtpus",
+    "bandwidth_in",
+    "bandwidth_out",
+    "storage",
+    "replicas",
+    "stop_grace_s",
+];
 
 const SERVICE: Vocabulary = Vocabulary {
     known: &[
