@@ -1,9 +1,9 @@
 # Entry points for people and CI; the work is in scripts/ and in `cargo xtask`.
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test lint bench soak clean sim mutations
+.PHONY: help setup up down test lint bench soak clean sim mutations schemathesis
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install the system packages that are missing
 	@scripts/setup.sh
@@ -25,6 +25,9 @@ sim: ## Simulate 10000 histories in which everything goes wrong
 
 mutations: ## See that the simulator notices deliberate bugs
 	@cargo xtask mutations
+
+schemathesis: ## Let schemathesis invent requests from the document of the API
+	@scripts/schemathesis.sh
 
 bench: ## Run the benchmarks
 	@scripts/bench.sh

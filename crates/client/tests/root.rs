@@ -189,7 +189,7 @@ async fn tells_a_wrong_password_from_a_dead_server() {
 #[tokio::test]
 async fn streams_logs() {
     let (_root, server) = start().await;
-    let options = LogOptions { tail: Some(10), follow: true };
+    let options = LogOptions { tail: Some(10), follow: true, ..LogOptions::default() };
     let mut stream = admin(&server).logs("665f2a0e9b1e8a3d4c2b2003", 0, options).await.expect("opened");
     let mut text = Vec::new();
     while let Some(piece) = stream.next().await.expect("unbroken") {

@@ -189,8 +189,7 @@ impl BoundCluster {
             &self.config,
             &self.identities.root,
             engine.clone(),
-            sessions,
-            sealer,
+            (sessions, sealer),
         )?;
 
         let local =

@@ -49,8 +49,7 @@ impl Uplink {
         config: &ClusterConfig,
         credentials: &Arc<Credentials>,
         engine: Engine<Cluster>,
-        sessions: Sessions,
-        sealer: Arc<Sealer>,
+        (sessions, sealer): (Sessions, Arc<Sealer>),
     ) -> Result<ChildHandle, ClusterError> {
         let (events, inbox) = mpsc::channel(EVENTS);
         let child = ChildConfig::new(&config.root, Arc::clone(credentials), system_clock());

@@ -222,6 +222,11 @@ impl Root {
         self.services.get(&id)
     }
 
+    /// All instances.
+    pub fn instances(&self) -> impl Iterator<Item = &Instance> {
+        self.instances.values()
+    }
+
     /// Instances of a service, lowest number first.
     pub fn instances_of(&self, service: ServiceId) -> impl Iterator<Item = &Instance> {
         let first = InstanceKey { service, number: 0 };
@@ -267,6 +272,13 @@ impl Root {
     #[must_use]
     pub fn addresses_in_use(&self) -> usize {
         self.addresses.used()
+    }
+
+    /// The addresses that the next services get if nothing else happens, `wanted` of them if there are so many.
+    #[must_use]
+    pub fn next_addresses(&self, wanted: usize) -> Vec<Ipv4Addr> {
+        let mut preview = self.addresses.clone();
+        (0..wanted).map_while(|_| preview.allocate()).collect()
     }
 
     fn next_generation(&mut self) -> Generation {

@@ -33,6 +33,7 @@ fn worker(number: u64, connected: bool) -> WorkerSummary {
         capacity: Resources { cpu_millis: 8_000, memory_mib: 8_000, storage_mib: 8_000 },
         virtualization: vec!["docker".into()],
         version: String::new(),
+        csi_drivers: Vec::new(),
     };
     WorkerSummary {
         id: worker_id(number),
@@ -130,6 +131,7 @@ impl World {
             detail: detail.into(),
             worker: Some(worker_id(worker)),
             host_address: String::new(),
+            ended: false,
         };
         self.message(ClusterToRoot::Instances(vec![report]));
     }

@@ -31,7 +31,7 @@ use crate::api::{
 use crate::audit::AuditLog;
 use crate::bulk::LinkStreams;
 use crate::clusters::{self, ClusterEnroller, Listeners};
-use crate::dashboard::{self, Dashboard};
+use crate::dashboard::{self, SecondPort};
 use crate::events::EventHub;
 use crate::mail::{MailConfig, MailError, Mailer};
 
@@ -44,6 +44,8 @@ pub struct RootConfig {
     pub listen: SocketAddr,
     /// Second address for the page; `None` when off.
     pub dashboard: Option<SocketAddr>,
+    /// Port of the network information API, on the address of `listen`; `None` when off.
+    pub network_api_port: Option<u16>,
     /// Names and addresses in the HTTPS certificate, besides `localhost`.
     pub host_names: Vec<String>,
     /// Settings of the decisions.
@@ -238,7 +240,11 @@ impl BoundRoot {
         });
         let plain = api.router();
         let tls_config = server_tls(&self.credentials, system_clock())?;
-        let second = self.second_port(&plain, &tls_config, shutdown.clone());
+        let further = self.further_ports(&plain, api.network_router(), &tls_config);
+        let further = further
+            .into_iter()
+            .map(|port| dashboard::serve(port, self.config.claimed_ports.clone(), shutdown.clone()));
+        let further = futures_util::future::join_all(further);
         let port = PortConfig {
             tls: plain.clone().merge(link.routes()),
             plain,
@@ -247,7 +253,7 @@ impl BoundRoot {
         };
         info!(address = %self.address, authority = %self.authority.root_fingerprint(), "root ready");
         on_ready(RootHandle { engine, authority: self.authority.root_fingerprint(), address: self.address });
-        let serving = async { tokio::join!(oak_link::serve(self.listener, port, shutdown.clone()), second) };
+        let serving = async { tokio::join!(oak_link::serve(self.listener, port, shutdown.clone()), further) };
         let result = tokio::select! {
             _ = serving => Ok(()),
             ended = tasks.join_next() => match ended {
@@ -277,26 +283,25 @@ impl BoundRoot {
         Ok(())
     }
 
-    fn second_port(
+    fn further_ports(
         &self,
-        router: &axum::Router,
+        page: &axum::Router,
+        network: axum::Router,
         tls: &Arc<rustls::ServerConfig>,
-        shutdown: CancellationToken,
-    ) -> impl Future<Output = ()> + use<> {
-        let second = self.config.dashboard.map(|address| Dashboard {
+    ) -> Vec<SecondPort> {
+        let port = |name, address, router| SecondPort {
+            name,
             address,
-            router: router.clone(),
+            router,
             tls: Arc::clone(tls),
             limits: PortLimits::default(),
             main_port: self.address.port(),
-        });
-        let claimed = self.config.claimed_ports.clone();
-        async move {
-            match second {
-                Some(second) => dashboard::serve(second, claimed, shutdown).await,
-                None => shutdown.cancelled().await,
-            }
-        }
+        };
+        let network_address =
+            self.config.network_api_port.map(|port| SocketAddr::new(self.config.listen.ip(), port));
+        let page = self.config.dashboard.map(|address| port("dashboard", address, page.clone()));
+        let network = network_address.map(|address| port("network information API", address, network));
+        page.into_iter().chain(network).collect()
     }
 }
 

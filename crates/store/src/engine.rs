@@ -1,8 +1,10 @@
 //! Runs a state machine: one call at a time, rows before effects, deadlines on time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use oak_control::{Entropy, Outbox};
+use oak_metrics::Histogram;
 use oak_model::Now;
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
@@ -35,11 +37,12 @@ type Call<M> = Box<dyn FnOnce(&mut M, Now, &mut dyn Entropy) -> Option<Reply> + 
 pub struct Engine<M> {
     calls: mpsc::Sender<Call<M>>,
     health: watch::Receiver<Health>,
+    commits: Option<Arc<Histogram>>,
 }
 
 impl<M> Clone for Engine<M> {
     fn clone(&self) -> Self {
-        Self { calls: self.calls.clone(), health: self.health.clone() }
+        Self { calls: self.calls.clone(), health: self.health.clone(), commits: self.commits.clone() }
     }
 }
 
@@ -67,10 +70,10 @@ impl<M: Hosted> Engine<M> {
     ) -> Self {
         let (calls, inbox) = mpsc::channel(CALLS);
         let (steps, committing) = mpsc::channel(STEPS);
-        let health = journal.health();
+        let (health, commits) = (journal.health(), journal.commits());
         tasks.spawn(drive(machine, journal, clock, inbox, steps));
         tasks.spawn(Completion::<M, _>::new(perform, health.clone()).run(committing));
-        Self { calls, health }
+        Self { calls, health, commits }
     }
 
     /// Whether the disk below takes everything. While it takes nothing, calls that change something are answered
@@ -78,6 +81,12 @@ impl<M: Hosted> Engine<M> {
     #[must_use]
     pub fn health(&self) -> watch::Receiver<Health> {
         self.health.clone()
+    }
+
+    /// How long the commits below took, if they are counted.
+    #[must_use]
+    pub fn commits(&self) -> Option<&Histogram> {
+        self.commits.as_deref()
     }
 
     /// Calls the machine; resolves with the result when everything the call changed is committed.

@@ -6,8 +6,10 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use oak_control::{Row, Table};
+use oak_metrics::Histogram;
 use tokio::sync::watch;
 
 use crate::ballast::Ballast;
@@ -148,6 +150,10 @@ impl Journal for FileStore {
 
     fn health(&self) -> watch::Receiver<Health> {
         self.writer.health()
+    }
+
+    fn commits(&self) -> Option<Arc<Histogram>> {
+        Some(self.writer.commits())
     }
 }
 

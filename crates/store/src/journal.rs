@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use oak_control::{CorruptRow, Row};
+use oak_metrics::Histogram;
 use tokio::sync::{oneshot, watch};
 
 use crate::health::Health;
@@ -143,6 +144,11 @@ pub trait Journal: Send + Sync + 'static {
 
     /// Whether the disk takes what is submitted.
     fn health(&self) -> watch::Receiver<Health>;
+
+    /// How long commits took, if it counts them.
+    fn commits(&self) -> Option<Arc<Histogram>> {
+        None
+    }
 }
 
 /// One store may serve several machines, as long as each keeps to its own tables.
@@ -153,5 +159,9 @@ impl<J: Journal> Journal for Arc<J> {
 
     fn health(&self) -> watch::Receiver<Health> {
         J::health(self)
+    }
+
+    fn commits(&self) -> Option<Arc<Histogram>> {
+        J::commits(self)
     }
 }

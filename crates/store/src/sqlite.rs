@@ -1,9 +1,11 @@
 //! The SQLite back-end.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use oak_control::{Row, Table};
+use oak_metrics::Histogram;
 use rusqlite::{Connection, OpenFlags, params};
 use tokio::sync::watch;
 
@@ -44,6 +46,10 @@ impl Journal for Store {
 
     fn health(&self) -> watch::Receiver<Health> {
         self.0.health()
+    }
+
+    fn commits(&self) -> Option<Arc<Histogram>> {
+        Some(self.0.commits())
     }
 }
 

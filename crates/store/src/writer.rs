@@ -6,11 +6,13 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use oak_control::{Row, Table};
+use oak_metrics::Histogram;
 use oak_model::chain;
 use tokio::sync::{oneshot, watch};
 use tracing::{error, warn};
@@ -51,6 +53,7 @@ pub(crate) struct WriterHandle {
     steps: Option<mpsc::SyncSender<Step>>,
     thread: Option<JoinHandle<()>>,
     health: watch::Receiver<Health>,
+    commits: Arc<Histogram>,
 }
 
 impl WriterHandle {
@@ -59,13 +62,14 @@ impl WriterHandle {
         let (steps, inbox) = mpsc::sync_channel(QUEUE);
         let health = HealthSender::new(backend.place().display().to_string());
         let subscription = health.subscribe();
-        let writer = Writer { backend, inbox, ballast, health };
+        let commits = Arc::<Histogram>::default();
+        let writer = Writer { backend, inbox, ballast, health, commits: Arc::clone(&commits) };
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
             .stack_size(256 * 1024)
             .spawn(move || writer.run())
             .map_err(|_| StoreError::WriterGone)?;
-        Ok(Self { steps: Some(steps), thread: Some(thread), health: subscription })
+        Ok(Self { steps: Some(steps), thread: Some(thread), health: subscription, commits })
     }
 
     pub(crate) fn submit(&self, rows: Vec<Row>) -> Result<Committed, StoreError> {
@@ -77,6 +81,10 @@ impl WriterHandle {
 
     pub(crate) fn health(&self) -> watch::Receiver<Health> {
         self.health.clone()
+    }
+
+    pub(crate) fn commits(&self) -> Arc<Histogram> {
+        Arc::clone(&self.commits)
     }
 }
 
@@ -95,6 +103,7 @@ struct Writer<B> {
     inbox: mpsc::Receiver<Step>,
     ballast: Ballast,
     health: HealthSender,
+    commits: Arc<Histogram>,
 }
 
 /// Whether anybody can still submit.
@@ -138,8 +147,10 @@ impl<B: Backend> Writer<B> {
         let (mut pause, longest) = PAUSE;
         let mut inbox = Inbox::Open;
         loop {
+            let begun = Instant::now();
             match self.backend.write(&group.rows) {
                 Ok(()) => {
+                    self.commits.observe(begun.elapsed());
                     group.answer(|| Ok(()));
                     return inbox == Inbox::Open;
                 }

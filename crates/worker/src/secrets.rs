@@ -181,7 +181,9 @@ fn place_of(worker: &Path) -> PathBuf {
 fn prepare(directory: &Path) -> io::Result<()> {
     let place = Path::new(PLACE);
     DirBuilder::new().recursive(true).mode(0o700).create(place)?;
-    if i64::from(rustix::fs::statfs(place)?.f_type) != TMPFS {
+    #[allow(clippy::useless_conversion, reason = "narrower on 32-bit machines")]
+    let kind = i64::from(rustix::fs::statfs(place)?.f_type);
+    if kind != TMPFS {
         mount("oakestra-secrets", place, "tmpfs", MountFlags::NODEV | MountFlags::NOEXEC, SIZE)?;
     }
     DirBuilder::new().recursive(true).mode(0o700).create(directory)

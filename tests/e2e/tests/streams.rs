@@ -51,8 +51,11 @@ fn secrets_programs_and_events_reach_whom_they_are_for() -> anyhow::Result<()> {
         times_of_output(world, &host)?;
         pulls_log_in(world, &host, &api, &private.to_string())?;
 
-        let found = host.run(&["grep", "-rlaE", "hunter2|hunter3|aHVudGVy", &path(&host)])?;
-        ensure!(found.code == Some(1), "values lie in the clear in {}", found.stdout);
+        // Broken links of images make its code an error; the name of the secret shows that it looked.
+        let lies = |text: &str| anyhow::Ok(host.run(&["grep", "-rlasE", text, &path(&host)])?.stdout);
+        let found = lies("hunter2|hunter3|aHVudGVy")?;
+        ensure!(found.is_empty(), "values lie in the clear in {found}");
+        ensure!(lies("db-password")?.contains("state.db"), "the state was not looked at");
         let past = said(&world.command(&host, &["events", "shell"])?)?;
         ensure!(past.contains("instance_requested") && past.contains("RUNNING"), "{past}");
         api.delete_application("streams")
@@ -119,6 +122,9 @@ fn programs_run(world: &World, host: &Host) -> anyhow::Result<()> {
         ensure!(is_there()?);
         Ok(())
     })?;
+    // What was started here only enters the machine; the client itself dies without a word.
+    let kill = "kill -9 $(pgrep -f '^[^ ]*oak exec -i shell')";
+    said(&host.run(&["sh", "-c", kill])?)?;
     drop(sleeper);
     eventually("the program ends with its client", soon(), || {
         ensure!(!is_there()?);
@@ -136,7 +142,7 @@ fn times_of_output(world: &World, host: &Host) -> anyhow::Result<()> {
 
 fn pulls_log_in(world: &World, host: &Host, api: &Api<'_>, registry: &str) -> anyhow::Result<()> {
     api.deploy("private")?;
-    api.wait_status("private", "FAILED", &["credentials"])?;
+    api.wait_status("private", "FAILED", &["asks for a user name and a password"])?;
     let login = ["registry", "login", registry, "--username", "puller"];
     said(&with_input(world, host, "hunter3", &login)?)?;
     api.wait_running("private", 1)?;

@@ -19,6 +19,8 @@ fn web() -> Microservice {
         .set("replicas", json!(INSTANCES))
         .set("port", json!(format!("{PORT}:80")))
         .set("addresses", json!({ "rr_ip": ADDRESS }))
+        // Its process runs before it listens.
+        .set("healthcheck", json!({ "tcp": { "port": 80 }, "interval_s": 1 }))
         .set("update", json!({ "min_ready_s": 2, "deadline_s": 60 }))
 }
 

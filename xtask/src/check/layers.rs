@@ -17,6 +17,7 @@ const ROWS: &[&[&str]] = &[
     &["control"],
     &["placement"],
     &["model"],
+    &["metrics"],
 ];
 
 /// Crates that are no part of the product and may see everything.

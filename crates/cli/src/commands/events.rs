@@ -78,7 +78,7 @@ impl Arguments {
                         output.data.flush()?;
                     }
                     Ok(Some(Told::Gap)) => {
-                        output.say("events are missing here: they are not kept any more")?
+                        output.say("events are missing here: they are not kept any more")?;
                     }
                     Ok(Some(Told::End(reason))) => output.say(format_args!("{}", clean(&reason)))?,
                     Ok(None) | Err(_) => break,

@@ -68,6 +68,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     setting!(log.format, "text or json"),
     setting!(root.listen, "API for users, and link of the clusters"),
     setting!(root.dashboard, "second listener for the dashboard, or off"),
+    setting!(root.network_api_port, "further port for the network information API, or off"),
     setting!(root.advertise, "names and addresses in the HTTPS certificate of this root"),
     setting!(root.public_url, "address at which users reach this root, for links in mails"),
     setting!(root.cluster_lost_after, "how long a cluster may be away until others take over, or off"),

@@ -60,6 +60,8 @@ pub(crate) struct RootConfig {
     pub(crate) listen: SocketAddr,
     /// Second listener for the dashboard; `None` when off.
     pub(crate) dashboard: Option<SocketAddr>,
+    /// Port of the network information API on the address of `listen`; `None` when off.
+    pub(crate) network_api_port: Option<u16>,
     /// Host names and addresses in the HTTPS certificate; `localhost` is always among them.
     pub(crate) advertise: Vec<String>,
     /// Address at which users reach this root, for links in mails.
@@ -172,6 +174,7 @@ impl Default for Config {
             root: RootConfig {
                 listen: everywhere(10000),
                 dashboard: Some(everywhere(80)),
+                network_api_port: Some(10099),
                 advertise: Vec::new(),
                 public_url: None,
                 cluster_lost_after: Some(Interval::of_seconds(300)),

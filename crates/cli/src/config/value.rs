@@ -60,6 +60,17 @@ impl SettingValue for u32 {
     }
 }
 
+/// A port.
+impl SettingValue for u16 {
+    fn from_text(text: &str) -> Result<Self, String> {
+        let port = text.trim().parse().ok().filter(|port| *port != 0);
+        port.ok_or_else(|| "must be a port, a whole number from 1 to 65535".to_owned())
+    }
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
 impl SettingValue for bool {
     fn from_text(text: &str) -> Result<Self, String> {
         text.trim().parse().map_err(|_| "must be true or false".to_owned())

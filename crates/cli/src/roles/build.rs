@@ -22,6 +22,7 @@ pub(super) fn root(config: &Config, claimed: &ClaimedPorts) -> Result<RootConfig
         directory: config.data_dir.join("root"),
         listen: config.root.listen,
         dashboard: config.root.dashboard,
+        network_api_port: config.root.network_api_port,
         host_names: config.root.advertise.clone(),
         settings: oak_control::root::Settings {
             cpu_overcommit: config.cluster.cpu_overcommit,

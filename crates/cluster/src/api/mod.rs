@@ -7,6 +7,7 @@ mod answer;
 mod applications;
 mod disk;
 mod instances;
+mod metrics;
 mod nodes;
 mod record;
 
@@ -41,12 +42,14 @@ type Shared = Arc<Local>;
 /// Everything this port answers over HTTP.
 pub(crate) fn router(local: Local) -> Router {
     let id = local.id;
+    let local = Arc::new(local);
     let status = move || async move { Json(json!({ "cluster_id": id })) };
     Router::new()
         .route("/healthz", get(|| async { Json(json!({ "status": "ok" })) }))
         .route("/status", get(status))
         .route("/api/cluster/status", get(status))
-        .merge(local_api(Arc::new(local)))
+        .route("/metrics", get(metrics::show).with_state(Arc::clone(&local)))
+        .merge(local_api(local))
         .fallback(|| async { Refused::nothing_here() })
 }
 

@@ -59,13 +59,16 @@ pub struct ImageSummary {
     pub is_local: bool,
 }
 
+/// Who asks with other credentials asks for something else.
+type PullKey = (ImageReference, Option<Credentials>);
+
 struct Shared {
     config: ImageStoreConfig,
     layout: Layout,
     registry: RegistryClient,
     /// Held for a few lines, or for the renames that have to happen together with a change of it.
     state: Mutex<State>,
-    images: SingleFlight<(ImageReference, Option<Credentials>), PullTracker, Result<Arc<Image>, PullError>>,
+    images: SingleFlight<PullKey, PullTracker, Result<Arc<Image>, PullError>>,
     layers: SingleFlight<LayerSource, LayerTracker, Result<LayerContents, Failure>>,
     pull_permits: Semaphore,
     unpack_permits: Arc<Semaphore>,

@@ -121,6 +121,6 @@ fn bearer(parts: &Parts) -> Result<&str, ApiError> {
 
 /// The original has two guards: one says 422 to a damaged token, the other 401 to everything
 /// (root-api reference, 2.5).
-fn tells_defects_apart(path: &str) -> bool {
+pub(super) fn tells_defects_apart(path: &str) -> bool {
     ["/api/application", "/api/organization", "/api/auth"].iter().any(|prefix| path.starts_with(prefix))
 }

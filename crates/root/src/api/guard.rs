@@ -3,17 +3,17 @@
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use tracing::debug;
 
-use super::Shared;
 use super::error::ApiError;
+use super::{Api, Shared};
 
 /// Requests handled at the same time.
 pub(super) const CONCURRENT: usize = 256;
@@ -24,27 +24,35 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs the rest of the stack within the limits.
 pub(super) async fn guard(State(api): State<Shared>, request: Request, next: Next) -> Response {
+    let begun = Instant::now();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let mut response = within_limits(&api, request, next).await;
+    let status = response.status();
+    api.metrics.answered(route.as_ref().map(MatchedPath::as_str), &method, status, begun.elapsed());
+    // The last part of that path is a secret.
+    let path = if path.starts_with("/resetPassword/") { "/resetPassword/" } else { &*path };
+    debug!(%method, path, status = status.as_u16(), "request answered");
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+async fn within_limits(api: &Api, request: Request, next: Next) -> Response {
     let turn = tokio::time::timeout(TURN, Arc::clone(&api.requests).acquire_owned()).await;
     let Ok(Ok(_turn)) = turn else {
         return ApiError::unavailable("too many requests at the same time: try again in a few seconds")
             .into_response();
     };
     let work = AssertUnwindSafe(next.run(request)).catch_unwind();
-    let mut response = match tokio::time::timeout(PATIENCE, work).await {
+    match tokio::time::timeout(PATIENCE, work).await {
         Ok(Ok(response)) => response,
         Ok(Err(panic)) => ApiError::internal(&panic_text(panic.as_ref())).into_response(),
         Err(_) => {
             ApiError::unavailable("the request took too long; it may still take effect").into_response()
         }
-    };
-    // The last part of that path is a secret.
-    let path = if path.starts_with("/resetPassword/") { "/resetPassword/" } else { &*path };
-    debug!(%method, path, status = response.status().as_u16(), "request answered");
-    let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    response
+    }
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {

@@ -6,6 +6,7 @@
 //!
 //! Every error is a JSON object with `code`, `status` and `message`, made in `error`.
 
+mod about;
 mod answer;
 mod applications;
 mod audit;
@@ -29,6 +30,9 @@ mod instances;
 mod log_events;
 mod logs;
 mod members;
+mod metrics;
+mod network;
+mod openapi;
 mod organizations;
 mod parameter;
 mod peer;
@@ -112,6 +116,7 @@ impl RootApi {
             log_streams: Arc::new(Semaphore::new(logs::CONCURRENT)),
             event_streams: Arc::new(Semaphore::new(events::CONCURRENT)),
             execs: Arc::new(Semaphore::new(exec::CONCURRENT)),
+            metrics: metrics::Requests::default(),
         }))
     }
 
@@ -119,6 +124,11 @@ impl RootApi {
     /// count as coming from another machine.
     pub fn router(&self) -> axum::Router {
         router::build(Arc::clone(&self.0))
+    }
+
+    /// The routes of the network information API alone, for the port it has of its own.
+    pub fn network_router(&self) -> axum::Router {
+        router::build_network(Arc::clone(&self.0))
     }
 }
 
@@ -176,6 +186,7 @@ struct Api {
     throttle: Throttle,
     refusals: Allowance,
     requests: Arc<Semaphore>,
+    metrics: metrics::Requests,
     log_streams: Arc<Semaphore>,
     event_streams: Arc<Semaphore>,
     execs: Arc<Semaphore>,

@@ -1,36 +1,21 @@
 //! Which path leads to which handler.
 
 use axum::Router;
+use axum::http::Uri;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, delete, get, post, put};
 
 use super::error::ApiError;
 use super::{
-    Shared, applications, audit, auth, clusters, cors, disk, events, exec, explain, forgotten, guard, health,
-    instances, logs, members, organizations, secrets, services, tokens, trail, updates, users, workers,
+    Shared, about, applications, audit, auth, clusters, cors, disk, events, exec, explain, forgotten, guard,
+    health, instances, logs, members, metrics, network, openapi, organizations, secrets, services, tokens,
+    trail, updates, users, workers,
 };
 use crate::dashboard;
 
-/// All routes with everything around them.
-pub(super) fn build(api: Shared) -> Router {
-    let mut router = Router::new().route("/", get(dashboard::page));
-    for (path, methods) in routes() {
-        // Old clients use one form or the other; a redirect would break the dashboard's preflights.
-        router = router.route(&format!("{path}/"), methods.clone()).route(path, methods);
-    }
-    router
-        .fallback(|| async { ApiError::not_found("there is nothing at this path") })
-        .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
-        .layer(from_fn_with_state(api.clone(), disk::refuse_changes))
-        .layer(from_fn_with_state(api.clone(), trail::record))
-        .layer(from_fn_with_state(api.clone(), guard::guard))
-        .layer(from_fn(cors::allow_every_origin))
-        .with_state(api)
-}
-
-/// Every path but `/`, with its handlers.
+/// All routes but the page. A new one needs its operations in `openapi`, too: a test compares.
 pub(super) fn routes() -> Vec<(&'static str, MethodRouter<Shared>)> {
-    vec![
+    let mut routes = vec![
         ("/api/auth/login", post(auth::login)),
         ("/api/auth/refresh", post(auth::refresh)),
         ("/api/auth/register", post(members::register)),
@@ -85,9 +70,70 @@ pub(super) fn routes() -> Vec<(&'static str, MethodRouter<Shared>)> {
         ("/api/tokens", post(tokens::create)),
         ("/healthz", get(health::alive)),
         ("/readyz", get(health::ready)),
+        ("/status", get(health::ready)),
+        ("/metrics", get(metrics::show)),
+        ("/api/v1/info", get(about::info)),
+        ("/api/v1/clusters", get(clusters::list)),
+        ("/api/settings", get(about::settings).put(about::settings)),
+        // The dashboard of the original forgets the slash.
+        ("/apisettings", put(about::settings)),
+        ("/docs/openapi.json", get(openapi::show)),
+        ("/api/docs", get(openapi::page)),
+    ];
+    routes.extend(network::routes());
+    routes
+}
+
+/// Everything of the main port.
+pub(super) fn build(api: Shared) -> Router {
+    let assets = [
+        ("/", get(dashboard::page)),
         (dashboard::STYLE_PATH, get(dashboard::style)),
         (dashboard::SCRIPT_PATH, get(dashboard::script)),
         (dashboard::RESET_PATH, get(dashboard::reset)),
         (dashboard::RESET_SCRIPT_PATH, get(dashboard::reset_script)),
-    ]
+        (openapi::STYLE_PATH, get(openapi::style)),
+        (openapi::SCRIPT_PATH, get(openapi::script)),
+    ];
+    let mut router = in_both_forms(routes());
+    for (path, methods) in assets {
+        router = router.route(path, methods);
+    }
+    surround(router, api)
+}
+
+/// Only what the port of the network information API has.
+pub(super) fn build_network(api: Shared) -> Router {
+    surround(in_both_forms(network::routes().into()), api)
+}
+
+/// Old clients use one form or the other; a redirect would break the dashboard's preflights.
+fn in_both_forms(routes: Vec<(&'static str, MethodRouter<Shared>)>) -> Router<Shared> {
+    routes.into_iter().fold(Router::new(), |router, (path, methods)| {
+        router.route(&format!("{path}/"), methods.clone()).route(path, methods)
+    })
+}
+
+fn surround(router: Router<Shared>, api: Shared) -> Router {
+    router
+        .fallback(nothing_here)
+        .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
+        .layer(from_fn_with_state(api.clone(), disk::refuse_changes))
+        .layer(from_fn_with_state(api.clone(), trail::record))
+        .layer(from_fn_with_state(api.clone(), guard::guard))
+        .layer(from_fn(cors::allow_every_origin))
+        .with_state(api)
+}
+
+/// Paths that components of the original used among themselves.
+const MACHINE_PATHS: [&str; 3] = ["/api/net/", "/api/information/", "/api/result/"];
+
+async fn nothing_here(uri: Uri) -> ApiError {
+    if MACHINE_PATHS.iter().any(|prefix| uri.path().starts_with(prefix)) {
+        return ApiError::not_found(
+            "clusters and workers talk to this root over a link of their own: calls between components of the \
+             original have no use here and are not offered",
+        );
+    }
+    ApiError::not_found("there is nothing at this path")
 }

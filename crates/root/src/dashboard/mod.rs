@@ -1,4 +1,4 @@
-//! The page at `/`, and the second port it is also served at.
+//! The page at `/`, and the further ports of a root.
 
 mod page;
 mod serve;
@@ -6,4 +6,4 @@ mod serve;
 pub(crate) use page::{
     RESET_PATH, RESET_SCRIPT_PATH, SCRIPT_PATH, STYLE_PATH, page, reset, reset_script, script, style,
 };
-pub use serve::{Dashboard, serve};
+pub use serve::{SecondPort, serve};

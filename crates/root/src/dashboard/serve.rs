@@ -1,4 +1,5 @@
-//! The second port of the page, 80 by default: a convenience that makes room for applications.
+//! Further ports of the root: 80 for the page, 10099 for the network information API. They are conveniences that make
+//! room for applications.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -14,45 +15,50 @@ use tracing::{info, warn};
 
 /// What to serve, and where.
 #[derive(Clone)]
-pub struct Dashboard {
+pub struct SecondPort {
+    /// What it is called in the log.
+    pub name: &'static str,
     /// Where to listen.
     pub address: SocketAddr,
-    /// What to serve: the router of the API, whose root is the page.
+    /// What to serve. Everything is at the main port, too.
     pub router: Router,
     /// For browsers that try TLS first.
     pub tls: Arc<ServerConfig>,
     /// Limits of the port.
     pub limits: PortLimits,
-    /// Port at which the page always stays; named in the log.
+    /// Port at which it always stays; named in the log.
     pub main_port: u16,
 }
 
-impl std::fmt::Debug for Dashboard {
+impl std::fmt::Debug for SecondPort {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Dashboard").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("SecondPort")
+            .field("name", &self.name)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
 /// Serves until `shutdown`. While `claimed` holds the port, because an application on this machine uses it, the port
-/// is left alone. A port that cannot be bound is no error: the page is at the main port too.
+/// is left alone. A port that cannot be bound is no error: everything is at the main port, too.
 pub async fn serve(
-    dashboard: Dashboard,
+    second: SecondPort,
     mut claimed: watch::Receiver<BTreeSet<u16>>,
     shutdown: CancellationToken,
 ) {
-    let port = dashboard.address.port();
+    let port = second.address.port();
     loop {
         if !until(&mut claimed, &shutdown, |ports| !ports.contains(&port)).await {
             return;
         }
         let turn = shutdown.child_token();
-        let serving = listen(&dashboard, turn.clone());
+        let serving = listen(&second, turn.clone());
         let until_claimed = async {
             let goes_on = until(&mut claimed, &shutdown, |ports| ports.contains(&port)).await;
             if goes_on {
                 info!(
-                    "port {port} is used by an application now; the dashboard stays at port {}",
-                    dashboard.main_port
+                    "port {port} is used by an application now; the {} stays at port {}",
+                    second.name, second.main_port
                 );
             }
             turn.cancel();
@@ -84,25 +90,26 @@ async fn until(
     is_reached
 }
 
-async fn listen(dashboard: &Dashboard, turn: CancellationToken) {
-    let listener = match TcpListener::bind(dashboard.address).await {
+async fn listen(second: &SecondPort, turn: CancellationToken) {
+    let listener = match TcpListener::bind(second.address).await {
         Ok(listener) => listener,
         Err(error) => {
             warn!(
-                address = %dashboard.address,
+                address = %second.address,
                 %error,
-                "cannot serve the dashboard here; it stays at port {}",
-                dashboard.main_port
+                "cannot serve the {} here; it stays at port {}",
+                second.name,
+                second.main_port
             );
             return;
         }
     };
-    info!(address = %dashboard.address, "dashboard is served here too");
+    info!(address = %second.address, "{} is served here too", second.name);
     let config = PortConfig {
-        plain: dashboard.router.clone(),
-        tls: dashboard.router.clone(),
-        tls_config: Arc::clone(&dashboard.tls),
-        limits: dashboard.limits.clone(),
+        plain: second.router.clone(),
+        tls: second.router.clone(),
+        tls_config: Arc::clone(&second.tls),
+        limits: second.limits.clone(),
     };
     oak_link::serve(listener, config, turn).await;
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oak_link::PortLimits;
-use oak_root::dashboard::{Dashboard, serve};
+use oak_root::dashboard::{SecondPort, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -19,14 +19,15 @@ async fn free_port() -> SocketAddr {
     listener.local_addr().unwrap()
 }
 
-fn dashboard(world: &World, address: SocketAddr) -> Dashboard {
+fn dashboard(world: &World, address: SocketAddr) -> SecondPort {
     // Nobody speaks TLS here; a configuration that knows no certificate is enough.
     let tls = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(rustls::server::ResolvesServerCertUsingSni::new()));
-    Dashboard {
+    SecondPort {
+        name: "dashboard",
         address,
         router: world.router.clone(),
         tls: Arc::new(tls),

@@ -57,7 +57,7 @@ impl Listener {
                 return told;
             }
             let piece = tokio::time::timeout(Duration::from_secs(10), self.body.next()).await;
-            let piece = piece.expect("an event in time").expect("the stream goes on").unwrap();
+            let piece = piece.unwrap().unwrap().unwrap();
             self.text.push_str(std::str::from_utf8(&piece).unwrap());
         }
     }

@@ -100,8 +100,6 @@ const fn row(
 const NONE: Body = |_| Value::Null;
 const DESCRIPTOR: Body = |subject| descriptor(&format!("new{}", subject.number), "", &[]);
 const SERVICES: Body = |subject| descriptor(&subject.application_name, &subject.application, &["more"]);
-const CHANGE: Body = |_| descriptor("x", "", &["web"])["applications"][0]["microservices"][0].clone();
-const REPLICAS: Body = |_| json!({ "replicas": 1 });
 const DESCRIPTION: Body = |_| json!({ "application_desc": "changed" });
 const EMAIL: Body = |subject| json!({ "email": format!("{}@example.org", subject.number) });
 const ADMIN: Body = |_| json!({ "roles": ["Admin"] });
@@ -112,6 +110,7 @@ const LOGIN: Body = |_| json!({ "username": "bob", "password": "bob's password" 
 const RESET: Body = |_| json!({ "username": "bob", "domain": "example.org" });
 const NEW_PASSWORD: Body = |_| json!({ "token": "unknown", "password": "new" });
 const CLUSTER: Body = |_| json!({ "role": "cluster" });
+const NO_REPLICAS: Body = |_| json!({ "replicas": 0 });
 const NONSENSE: Body = |_| json!({ "availability": "nonsense" });
 const SECRET: Body = |_| json!({ "value": "hunter2" });
 const LOGIN_DATA: Body = |_| json!({ "username": "u", "password": "hunter2" });
@@ -160,8 +159,8 @@ const ROWS: &[Row] = &[
     row("GET", "/api/applications/{user}", UserId, NONE, "uu uuuuu uuuuu uuuu"),
     row("POST", "/api/service", Application, SERVICES, "u. .f.nn nnnnn nnnn"),
     row("GET", "/api/service/{id}", Service, NONE, "u. ...nn nnnnn nnnn"),
-    row("PUT", "/api/service/{id}", Service, CHANGE, "u. .f.nn nnnnn nnnn"),
-    row("PUT", "/api/service/{id}/scale", Service, REPLICAS, "u. .f.nn nnnnn nnnn"),
+    row("PUT", "/api/service/{id}", Service, NONSENSE, "uv vvvvv vvvvv vvvv"),
+    row("PUT", "/api/service/{id}/scale", Service, NO_REPLICAS, "u. .f.nn nnnnn nnnn"),
     row("DELETE", "/api/service/{id}/update", Service, NONE, "uc cfcnn nnnnn nnnn"),
     row("GET", "/api/service/{id}/explain", Service, NONE, "u. ...nn nnnnn nnnn"),
     row("DELETE", "/api/service/{id}", Service, NONE, "u. .f.nn nnnnn nnnn"),
@@ -192,10 +191,22 @@ const ROWS: &[Row] = &[
     row("GET", "/api/audit", Nothing, NONE, "u. .ffff .ffff ffff"),
     row("GET", "/healthz", Nothing, NONE, ".. ..... ..... ...."),
     row("GET", "/readyz", Nothing, NONE, ".. ..... ..... ...."),
-    row("GET", "/assets/page.css", Nothing, NONE, ".. ..... ..... ...."),
-    row("GET", "/assets/page.js", Nothing, NONE, ".. ..... ..... ...."),
-    row("GET", "/assets/reset.js", Nothing, NONE, ".. ..... ..... ...."),
-    row("GET", "/resetPassword/{token}", OwnId, NONE, ".. ..... ..... ...."),
+    row("GET", "/status", Nothing, NONE, ".. ..... ..... ...."),
+    row("GET", "/metrics", Nothing, NONE, ".. ..... ..... ...."),
+    row("GET", "/api/v1/info", Nothing, NONE, ".. ..... ..... ...."),
+    row("GET", "/api/v1/clusters", Nothing, NONE, ".. ..... ..... ...."),
+    row("GET", "/docs/openapi.json", Nothing, NONE, ".. ..... ..... ...."),
+    row("GET", "/api/docs", Nothing, NONE, ".. ..... ..... ...."),
+    row("GET", "/api/settings", Nothing, NONE, "uo fffff fffff ffff"),
+    row("PUT", "/api/settings", Nothing, NONE, "uo fffff fffff ffff"),
+    row("PUT", "/apisettings", Nothing, NONE, "uo fffff fffff ffff"),
+    row("GET", "/api/net/service/{service}/instances", Service, NONE, "u. ...nn nnnnn nnnn"),
+    row("GET", "/api/pubnet/service/netinfo/{service}", Service, NONE, "u. ...nn nnnnn nnnn"),
+    // These objects have no address and no number.
+    row("GET", "/api/net/service/ip/{address}/instances", Worker, NONE, "ub bbbbb bbbbb bbbb"),
+    row("GET", "/api/pubnet/service/netinfo/ip/{address}", Worker, NONE, "ub bbbbb bbbbb bbbb"),
+    row("GET", "/api/pubnet/service/netinfo/available-ip", Nothing, NONE, "u. ..... ..... ...."),
+    row("GET", "/api/pubnet/service/netinfo/available-ip/{count}", Worker, NONE, "un nnnnn nnnnn nnnn"),
 ];
 
 /// One call's surroundings.

@@ -235,6 +235,7 @@ fn obey(message: ClusterToWorker) -> Option<WorkerToCluster> {
             status: Status::Running,
             detail: "running".into(),
             address: None,
+            ended: false,
         })),
         ClusterToWorker::Remove { key, incarnation } => Some(WorkerToCluster::Removed { key, incarnation }),
         ClusterToWorker::ReportUsage | ClusterToWorker::Leases { .. } => None,

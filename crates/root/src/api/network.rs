@@ -1,0 +1,211 @@
+//! What is known about the addresses of services: the reading part of the original's network component, which had a
+//! port of its own (10099, see `start`).
+//!
+//! Names may be written with `_` for `.`, as old clients do.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::routing::{MethodRouter, get};
+use oak_control::root::{Instance, Root, Service};
+use oak_model::ServiceId;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::Shared;
+use super::answer::{Answer, plain};
+use super::caller::Caller;
+use super::clusters::shortened;
+use super::error::ApiError;
+use super::parameter::Parameter;
+use super::scope::Scope;
+
+/// Port of the overlay on every worker.
+const OVERLAY_PORT: u16 = 50_103;
+/// Most addresses proposed at once.
+const MOST_PROPOSED: usize = 100;
+
+/// The routes, here and on the port of their own.
+pub(super) fn routes() -> [(&'static str, MethodRouter<Shared>); 6] {
+    [
+        ("/api/net/service/{service}/instances", get(of_service)),
+        ("/api/net/service/ip/{address}/instances", get(of_address)),
+        ("/api/pubnet/service/netinfo/{service}", get(info_of_service)),
+        ("/api/pubnet/service/netinfo/ip/{address}", get(info_of_address)),
+        ("/api/pubnet/service/netinfo/available-ip", get(one_free_address)),
+        ("/api/pubnet/service/netinfo/available-ip/{count}", get(free_addresses)),
+    ]
+}
+
+/// `GET /api/net/service/<name or id>/instances`.
+async fn of_service(
+    State(api): State<Shared>,
+    caller: Caller,
+    Parameter(service): Parameter<String>,
+) -> Answer {
+    let scope = caller.view();
+    let record =
+        api.parts.root.call(move |root, _, _| named(root, &scope, &service).map(|found| full(root, found)));
+    plain(&record.await??)
+}
+
+/// `GET /api/net/service/ip/<address>/instances`.
+async fn of_address(
+    State(api): State<Shared>,
+    caller: Caller,
+    Parameter(address): Parameter<String>,
+) -> Answer {
+    let scope = caller.view();
+    let record = api
+        .parts
+        .root
+        .call(move |root, _, _| addressed(root, &scope, &address).map(|found| full(root, found)));
+    plain(&record.await??)
+}
+
+/// `GET /api/pubnet/service/netinfo/<name or id>`.
+async fn info_of_service(
+    State(api): State<Shared>,
+    caller: Caller,
+    Parameter(service): Parameter<String>,
+) -> Answer {
+    let scope = caller.view();
+    let record =
+        api.parts.root.call(move |root, _, _| named(root, &scope, &service).map(|found| info(root, found)));
+    plain(&record.await??)
+}
+
+/// `GET /api/pubnet/service/netinfo/ip/<address>`.
+async fn info_of_address(
+    State(api): State<Shared>,
+    caller: Caller,
+    Parameter(address): Parameter<String>,
+) -> Answer {
+    let scope = caller.view();
+    let record = api
+        .parts
+        .root
+        .call(move |root, _, _| addressed(root, &scope, &address).map(|found| info(root, found)));
+    plain(&record.await??)
+}
+
+/// Which family of addresses is wanted.
+#[derive(Debug, Deserialize)]
+struct Family {
+    v: Option<u8>,
+}
+
+type Wanted = Result<Query<Family>, axum::extract::rejection::QueryRejection>;
+
+/// `GET /api/pubnet/service/netinfo/available-ip`.
+async fn one_free_address(state: State<Shared>, caller: Caller, family: Wanted) -> Answer {
+    propose(state, &caller, 1, family).await
+}
+
+/// `GET /api/pubnet/service/netinfo/available-ip/<count>?v=4`: addresses that `addresses.rr_ip` may ask for now. They
+/// are not held back for the caller.
+async fn free_addresses(
+    state: State<Shared>,
+    caller: Caller,
+    Parameter(count): Parameter<usize>,
+    family: Wanted,
+) -> Answer {
+    propose(state, &caller, count, family).await
+}
+
+async fn propose(State(api): State<Shared>, _caller: &Caller, count: usize, family: Wanted) -> Answer {
+    let wrong = || ApiError::bad_request("the query may hold v=4 or v=6");
+    let family = family.map_err(|_| wrong())?.0.v;
+    if !(1..=MOST_PROPOSED).contains(&count) {
+        return Err(ApiError::bad_request(format!("ask for 1 to {MOST_PROPOSED} addresses")));
+    }
+    let addresses = match family {
+        None | Some(4) => api.parts.root.call(move |root, _, _| root.next_addresses(count)).await?,
+        Some(6) => {
+            return Err(ApiError::new(
+                StatusCode::NOT_IMPLEMENTED,
+                "services have no IPv6 addresses in this release",
+            ));
+        }
+        Some(_) => return Err(wrong()),
+    };
+    let entry = |address: Ipv4Addr| json!({ "Address": address, "Address_v6": null, "IpType": "IPv4" });
+    plain(&json!({ "available_service_ips": addresses.into_iter().map(entry).collect::<Vec<_>>() }))
+}
+
+/// A service by id or by its four names.
+fn named<'a>(root: &'a Root, scope: &Scope, text: &str) -> Result<&'a Service, ApiError> {
+    let unknown = || ApiError::not_found(format!("there is no service `{}`", shortened(text)));
+    let by_id = text.parse::<ServiceId>().ok().and_then(|id| root.service(id));
+    let found = by_id.or_else(|| {
+        let name = text.replace('_', ".");
+        root.services().find(|service| service.job_name.to_string() == name)
+    });
+    let id = found.ok_or_else(unknown)?.id;
+    scope.service(root, id).map_err(|_| unknown())
+}
+
+/// The service that has an address, or an instance that has it.
+fn addressed<'a>(root: &'a Root, scope: &Scope, text: &str) -> Result<&'a Service, ApiError> {
+    let unknown = || ApiError::not_found(format!("no service has the address `{}`", shortened(text)));
+    let address: IpAddr = text.replace('_', ".").parse().map_err(|_| {
+        ApiError::bad_request("the path must end in an IP address, such as 10.30.0.1 or 10_30_0_1")
+    })?;
+    let IpAddr::V4(address) = address else { return Err(unknown()) };
+    let by_service = root.services().find(|service| service.address == address).map(|service| service.id);
+    let by_instance =
+        || root.instances().find(|instance| instance.address == address).map(|instance| instance.key.service);
+    let id = by_service.or_else(by_instance).ok_or_else(unknown)?;
+    scope.service(root, id).map_err(|_| unknown())
+}
+
+/// The record with everything, as the components of the original exchange it.
+fn full(root: &Root, service: &Service) -> Value {
+    let mut record = service.record();
+    // Here the id is plain text, unlike everywhere else.
+    record.insert("_id".to_owned(), json!(service.id));
+    record.insert("service_ip_list".to_owned(), addresses(service));
+    let instances = root.instances_of(service.id).map(|instance| {
+        let mut entry = short(instance);
+        entry.insert("status".to_owned(), json!(instance.status));
+        if !instance.host_address.is_empty() {
+            entry.insert("host_ip".to_owned(), json!(instance.host_address));
+            entry.insert("host_port".to_owned(), json!(OVERLAY_PORT));
+        }
+        Value::Object(entry)
+    });
+    record.insert("instance_list".to_owned(), Value::Array(instances.collect()));
+    Value::Object(record)
+}
+
+/// The record for users.
+fn info(root: &Root, service: &Service) -> Value {
+    let name = &service.job_name;
+    let instances = root.instances_of(service.id).map(|instance| Value::Object(short(instance)));
+    json!({
+        "_id": service.id,
+        "applicationID": service.application,
+        "app_name": name.application,
+        "app_ns": name.application_namespace,
+        "service_name": name.service,
+        "service_ns": name.service_namespace,
+        "service_job_id": service.id,
+        "service_ip_list": addresses(service),
+        "instance_list": instances.collect::<Vec<_>>(),
+    })
+}
+
+fn addresses(service: &Service) -> Value {
+    json!([{ "IpType": "RR", "Address": service.address, "Address_v6": null }])
+}
+
+fn short(instance: &Instance) -> Map<String, Value> {
+    let entries = [
+        ("instance_number", json!(instance.key.number)),
+        ("cluster_id", json!(instance.cluster)),
+        ("instance_ip", json!(instance.address)),
+        ("instance_ip_v6", Value::Null),
+    ];
+    entries.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()
+}

@@ -1,0 +1,111 @@
+//! Applications, and the descriptors they are made from.
+
+use serde_json::{Value, json};
+
+use super::Group;
+use super::operation::{delete, get, post, put};
+use super::schema::{id, integer, list, object, object_id, open, optionally, reference, text};
+
+pub(super) fn group() -> Group {
+    let operations = vec![
+        post("/api/application", "Create applications with their services")
+            .about(
+                "Everything in the descriptor or nothing. Nothing is deployed yet. Answers all applications of the \
+                 caller. With `?dry_run=true&instances=N` nothing is created, and the answer is the plan, an object.",
+            )
+            .restricted()
+            .takes(reference("Descriptor"))
+            .answers_nested(list(reference("Application")))
+            .may(400, "the query is not understood")
+            .may(409, "an application or a service address exists already, or the quota is used up"),
+        get("/api/applications", "List applications")
+            .about("All of them for admins, the own ones for others.")
+            .answers_nested(list(reference("Application"))),
+        get("/api/applications/{user}", "List the own applications")
+            .about("The id must be that of the caller.")
+            .answers_nested(list(reference("Application")))
+            .may(401, "the id is not that of the caller, or the token is missing, old or revoked"),
+        get("/api/application/{id}", "Show an application").answers(reference("Application")),
+        put("/api/application/{id}", "Change the description of an application")
+            .about("Name and namespace may be sent as they are, and cannot be changed.")
+            .restricted()
+            .takes(optionally(
+                object([]),
+                [
+                    ("application_desc", text("New description")),
+                    ("application_name", text("Present name")),
+                    ("application_namespace", text("Present namespace")),
+                ],
+            )),
+        delete("/api/application/{id}", "Delete an application")
+            .about("With its services and their instances.")
+            .restricted(),
+    ];
+    Group {
+        name: "applications",
+        about: "Sets of services, created by descriptors",
+        operations,
+        schemas: vec![
+            ("Message", object([("message", text("`ok` or a sentence"))])),
+            ("Application", application()),
+            ("Descriptor", descriptor()),
+            ("Microservice", microservice()),
+        ],
+    }
+}
+
+fn application() -> Value {
+    open(object([
+        ("_id", object_id()),
+        ("applicationID", id()),
+        ("application_name", text("Name")),
+        ("application_namespace", text("Namespace")),
+        ("application_desc", text("Description")),
+        ("userId", text("Name of the user it belongs to")),
+        ("microservices", list(id())),
+    ]))
+}
+
+/// The frame; what a service may hold is a document of its own.
+fn descriptor() -> Value {
+    let application = open(optionally(
+        object([
+            ("application_name", name()),
+            ("application_namespace", name()),
+            ("microservices", list(reference("Microservice"))),
+        ]),
+        [
+            ("application_desc", text("Description")),
+            ("applicationID", text("The application to add services to; otherwise missing or empty")),
+        ],
+    ));
+    let mut applications = list(application);
+    applications["maxItems"] = json!(100);
+    open(optionally(
+        object([("sla_version", text("`v2.0`")), ("applications", applications)]),
+        [("customerID", text("Not used: the caller owns what it creates"))],
+    ))
+}
+
+fn name() -> Value {
+    json!({ "type": "string", "pattern": "^[a-zA-Z0-9]{1,30}$" })
+}
+
+fn microservice() -> Value {
+    open(optionally(
+        object([
+            ("microservice_name", name()),
+            ("microservice_namespace", name()),
+            ("virtualization", text("`container`")),
+            ("code", text("Image, such as `docker.io/library/nginx:latest`")),
+        ]),
+        [
+            ("cmd", list(text("Command and arguments"))),
+            ("environment", list(text("`NAME=value`"))),
+            ("memory", integer("MiB")),
+            ("vcpus", integer("Cores")),
+            ("storage", integer("MiB")),
+            ("port", text("`80:80/tcp;53:53/udp`")),
+        ],
+    ))
+}

@@ -1,0 +1,78 @@
+//! Services.
+
+use oak_model::Status;
+use serde_json::{Value, json};
+
+use super::Group;
+use super::operation::{delete, get, post, put};
+use super::schema::{id, integer, list, nothing, object, object_id, open, optionally, reference, text, word};
+
+pub(super) fn group() -> Group {
+    let operations = vec![
+        post("/api/service", "Add services to an application")
+            .about("The descriptor holds one application with its `applicationID`. All services or none.")
+            .restricted()
+            .takes(reference("Descriptor"))
+            .answers(reference("CreatedServices"))
+            .may(404, "there is no such application")
+            .may(409, "a service or its address exists already, or the quota is used up"),
+        get("/api/services", "List services")
+            .about("All of them for admins, the own ones for others.")
+            .answers_nested(list(reference("Service"))),
+        get("/api/services/{application}", "List the services of an application")
+            .answers_nested(list(reference("Service"))),
+        get("/api/service/{id}", "Show a service with its instances").answers_nested(reference("Service")),
+        put("/api/service/{id}", "Change a service")
+            .about("Not offered in this release.")
+            .may(501, "always: delete the service and create it anew"),
+        delete("/api/service/{id}", "Delete a service").about("With its instances.").restricted(),
+    ];
+    Group {
+        name: "services",
+        about: "What runs in instances",
+        operations,
+        schemas: vec![("CreatedServices", created()), ("Service", service())],
+    }
+}
+
+pub(super) fn status() -> Value {
+    let words: Vec<_> = Status::ALL.iter().map(|status| status.as_str()).collect();
+    word("Phase of its life", &words)
+}
+
+fn created() -> Value {
+    let entry = object([("service_name", text("Name")), ("status", integer("200"))]);
+    object([
+        ("job_id", text("Id of the last service that was created; empty if there was none")),
+        ("deployed_services", list(entry)),
+        ("failed_services", list(json!({}))),
+    ])
+}
+
+/// The descriptor as it was sent, and these.
+fn service() -> Value {
+    let known = object([
+        ("_id", object_id()),
+        ("microserviceID", id()),
+        ("applicationID", id()),
+        ("job_name", text("The four names with dots between them")),
+        ("app_name", text("Name of its application")),
+        ("app_ns", text("Namespace of its application")),
+        ("microservice_name", text("Name")),
+        ("microservice_namespace", text("Namespace")),
+        ("service_name", text("Name")),
+        ("service_ns", text("Namespace")),
+        ("image", text("Image")),
+        ("RR_ip", text("Address behind which its instances are balanced")),
+        ("next_instance_progressive_number", integer("Number of the next instance")),
+        ("instance_list", list(reference("Instance"))),
+    ]);
+    open(optionally(
+        known,
+        [
+            ("status", status()),
+            ("status_detail", text("Reason; missing before the first deployment")),
+            ("RR_ip_v6", nothing("Services have no IPv6 address")),
+        ],
+    ))
+}
