@@ -49,10 +49,6 @@ struct Pair {
     running: Vec<(InstanceKey, Ipv4Addr)>,
 }
 
-fn owner(user: &str) -> root::Owner {
-    root::Owner { user: user.to_owned(), organization: None }
-}
-
 impl Pair {
     fn new() -> Self {
         let mut entropy = SeededEntropy::new(3);

@@ -292,6 +292,8 @@ mod tests {
             namespace: "test".parse().unwrap(),
             spec: spec.clone(),
             document: Map::new(),
+            replicas: None,
+            update: oak_model::UpdatePolicy::default(),
         };
         ApplicationRequest {
             application_id: None,

@@ -87,7 +87,7 @@ impl Site {
         };
         let (now, root) = (self.now(), &mut self.fixture.root);
         let created =
-            root.create_applications(now, &mut self.fixture.entropy, "Admin", vec![application]).unwrap();
+            root.create_applications(now, &mut self.fixture.entropy, &admin(), vec![application]).unwrap();
         let id = root.application(created[0]).unwrap().services[0];
         self.fixture.commit();
         id
