@@ -302,6 +302,8 @@ mod tests {
             replicas: None,
             update: oak_model::UpdatePolicy::default(),
             document: Map::new(),
+            replicas: None,
+            update: oak_model::UpdatePolicy::default(),
         };
         ApplicationRequest {
             application_id: None,
