@@ -299,8 +299,6 @@ mod tests {
             name: format!("s{number}").parse().unwrap(),
             namespace: "test".parse().unwrap(),
             spec: spec.clone(),
-            replicas: None,
-            update: oak_model::UpdatePolicy::default(),
             document: Map::new(),
             replicas: None,
             update: oak_model::UpdatePolicy::default(),
