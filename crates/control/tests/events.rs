@@ -30,9 +30,12 @@ fn worker(number: u64, connected: bool) -> WorkerSummary {
         name: format!("w{number}"),
         address: String::new(),
         architecture: Architecture::Amd64,
-        capacity: Resources { cpu_millis: 8_000, memory_mib: 8_000, storage_mib: 8_000 },
+        capacity: Resources { cpu_millis: 8_000, memory_mib: 8_000, storage_mib: 8_000, gpus: 0 },
         virtualization: vec!["docker".into()],
         version: String::new(),
+        labels: Vec::new(),
+        addons: Vec::new(),
+        position: None,
         csi_drivers: Vec::new(),
     };
     WorkerSummary {
@@ -43,6 +46,7 @@ fn worker(number: u64, connected: bool) -> WorkerSummary {
         connected,
         host_ports: Vec::new(),
         availability: Availability::Open,
+        round_trip_us: None,
     }
 }
 
