@@ -365,7 +365,7 @@ mod tests {
         // A node that every machine has stands for a GPU; a file that is no node is left out.
         request.devices = vec!["/dev/null".into(), "/dev/nothing".into()];
         let identity = Identity { uid: 0, gid: 0, groups: Vec::new(), home: "/".into() };
-        let value = configuration(&request, &identity, &[], &Hierarchies::Legacy(Vec::new()));
+        let value = configuration(&request, &identity, &[], &Hierarchies::Legacy(Vec::new()), &[]);
         let devices = value["linux"]["devices"].as_array().unwrap();
         assert_eq!(devices.len(), 1);
         assert_eq!((&devices[0]["path"], &devices[0]["major"]), (&json!("/dev/null"), &json!(1)));
