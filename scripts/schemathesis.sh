@@ -96,12 +96,12 @@ END
 
 say "seed $seed; log of the root in $work/log while it runs"
 status=0
-# It keeps notes where it is started. Refreshing needs another token than all the rest.
+# It keeps notes where it is started. Refreshing needs another token than all the rest; the stream of events has no end.
 cd "$work"
 "$venv/bin/schemathesis" --config-file "$work/schemathesis.toml" run "$api/docs/openapi.json" --url "$api" \
     -H "Authorization: Bearer $token" --max-examples "$examples" --seed "$seed" \
     --checks not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,response_schema_conformance \
-    --exclude-path-regex '^/api/auth/refresh$' || status=$?
+    --exclude-path-regex '^/api/(auth/refresh|events)$' || status=$?
 ! grep -E 'panicked|a request failed' "$work/log" >&2 || die "the root had faults"
 [ "$status" -eq 0 ] || die "schemathesis found answers that are not documented: see above; repeat with --seed $seed"
 say "every answer was a documented one"

@@ -68,13 +68,19 @@ impl Lines {
         let mut text = Vec::new();
         for part in piece.split_inclusive(|byte| *byte == b'\n') {
             self.rest.extend_from_slice(part);
-            if self.rest.last() == Some(&b'\n') {
+            let is_whole = self.rest.last() == Some(&b'\n');
+            if is_whole {
                 self.rest.pop();
+            }
+            while self.rest.len() > LONGEST {
+                let later = self.rest.split_off(cut(&self.rest));
+                self.flush(&mut text);
+                self.rest = later;
+                self.is_continued = true;
+            }
+            if is_whole {
                 self.flush(&mut text);
                 self.is_continued = false;
-            } else if self.rest.len() > LONGEST {
-                self.flush(&mut text);
-                self.is_continued = true;
             }
         }
         text
@@ -125,6 +131,12 @@ impl Lines {
         );
         text
     }
+}
+
+/// Where a line that is too long is cut: not inside of a character.
+fn cut(line: &[u8]) -> usize {
+    let is_inside = |at: usize| line.get(at).is_some_and(|byte| byte & 0b1100_0000 == 0b1000_0000);
+    (LONGEST - 3..=LONGEST).rev().find(|at| !is_inside(*at)).unwrap_or(LONGEST)
 }
 
 struct Reading {
@@ -216,5 +228,12 @@ mod tests {
         let line = format!("2026-11-24T16:00:00.000001Z {}\n", "x".repeat(LONGEST * 2));
         let text = events(None, &line, 1 << 15);
         assert_eq!((text.matches("id: ").count(), text.matches("event: continued").count()), (1, 2));
+    }
+    #[test]
+    fn characters_are_never_cut() {
+        let line = format!("2026-11-24T16:00:00.000001Z {}\n", "\u{20ac}".repeat(LONGEST));
+        let text = events(None, &line, 1 << 15);
+        assert_eq!(text.matches('\u{20ac}').count(), LONGEST);
+        assert!(!text.contains('\u{fffd}'));
     }
 }

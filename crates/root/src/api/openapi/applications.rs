@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::Group;
 use super::operation::{delete, get, post, put};
-use super::schema::{id, integer, list, object, object_id, open, optionally, reference, text};
+use super::schema::{boolean, id, integer, list, object, object_id, open, optionally, reference, text, word};
 
 pub(super) fn group() -> Group {
     let operations = vec![
@@ -106,6 +106,69 @@ fn microservice() -> Value {
             ("vcpus", integer("Cores")),
             ("storage", integer("MiB")),
             ("port", text("`80:80/tcp;53:53/udp`")),
+            ("one_shot", boolean("Ends by itself")),
+            ("at_most_one", boolean("Never two processes of an instance")),
+            ("privileged", boolean("With all capabilities and devices")),
+            ("arch", list(word("Architecture", &["amd64", "arm64", "arm", "riscv64"]))),
+            ("constraints", list(open(object([("type", text("`direct`, `clusters`, …"))])))),
+            ("volumes", list(volume())),
+            ("added_files", list(text("`/path=text`, or `/path=base64:…`"))),
+            ("healthcheck", healthcheck()),
+            ("restart", word("When it is started again", &["", "always", "on-failure", "never"])),
+            ("stop_grace_s", integer("Seconds between the stop signal and SIGKILL")),
+            ("secrets", list(secret())),
+            ("registry_credentials", text("Registry whose credentials pull the image")),
+            ("replicas", super::services::replicas()),
+            ("update", update()),
         ],
     ))
+}
+
+fn volume() -> Value {
+    let config = json!({ "type": "object", "additionalProperties": { "type": "string" } });
+    optionally(
+        object([("volume_id", text("Name")), ("csi_driver", text("Such as `csi.oakestra.io/hostpath`"))]),
+        [("mount_path", text("Place inside the container")), ("config", config)],
+    )
+}
+
+/// Exactly one of `http`, `tcp` and `command`.
+fn healthcheck() -> Value {
+    let port = || json!({ "type": "integer", "minimum": 1, "maximum": u16::MAX });
+    let scheme = word("What it speaks", &["http"]);
+    optionally(
+        object([]),
+        [
+            (
+                "http",
+                optionally(object([("port", port())]), [("path", text("Default `/`")), ("scheme", scheme)]),
+            ),
+            ("tcp", object([("port", port())])),
+            ("command", list(text("A word of the command line"))),
+            ("interval_s", integer("Seconds between two checks")),
+            ("timeout_s", integer("Seconds after which a check has failed")),
+            ("retries", integer("Failures in a row after which it is restarted")),
+            ("start_period_s", integer("Seconds after the start in which failures do not count")),
+        ],
+    )
+}
+
+fn secret() -> Value {
+    optionally(
+        object([("name", text("Name"))]),
+        [("env", text("Variable it is put into")), ("file", text("Or file"))],
+    )
+}
+
+/// How instances are replaced.
+fn update() -> Value {
+    optionally(
+        object([]),
+        [
+            ("order", word("What comes first", &["start-first", "stop-first"])),
+            ("parallel", integer("Instances replaced at the same time")),
+            ("min_ready_s", integer("Seconds a new instance must run before it counts")),
+            ("deadline_s", integer("Seconds in which it must")),
+        ],
+    )
 }

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::Group;
-use super::operation::{delete, get, post};
-use super::schema::{boolean, id_or_empty, integer, list, number, object, open, reference, text};
+use super::operation::{Operation, delete, get, post};
+use super::schema::{boolean, id_or_empty, integer, list, number, object, open, reference, text, word};
 
 pub(super) fn group() -> Group {
     let number = || json!({ "type": "integer", "minimum": 0, "maximum": u32::MAX });
@@ -40,14 +40,23 @@ pub(super) fn group() -> Group {
             .answers(reference("Explanation"))
             .may(400, "the query or the number is not understood"),
         get("/api/service/{id}/instance/{number}/logs", "Read the output of an instance")
-            .about("Standard output and standard error as text, while it is read from the worker.")
+            .about(
+                "Standard output and standard error: text, or server-sent events (one per line, with `timestamp` and \
+                 `text`; `Last-Event-ID` resumes) with `format=sse` or `Accept: text/event-stream`. Events follow unless \
+                 `follow=false`.",
+            )
             .path_value("number", number())
             .query("tail", lines)
             .query("follow", boolean("Go on with what comes"))
-            .answers_media("text/plain; charset=utf-8")
+            .query("since", text("Only what was written in the last `10m`, `2h` …, or from a time of RFC 3339 on"))
+            .query("timestamps", boolean("Each line begins with its time"))
+            .query("download", boolean("As a file; not with `follow` or events"))
+            .query("format", word("Form of the answer", &["text", "sse"]))
+            .answers_either("text/plain; charset=utf-8", "text/event-stream")
             .may(409, "the instance has no output yet")
             .may(502, "the worker failed to read it")
             .may(503, "a link on the way is down, or too many outputs are being read"),
+        exec(number()),
     ];
     Group {
         name: "instances",
@@ -69,10 +78,38 @@ fn explanation() -> Value {
     ]))
 }
 
+fn exec(number: Value) -> Operation {
+    let mut command = list(text("A word"));
+    command["minItems"] = json!(1);
+    get("/api/service/{id}/instance/{number}/exec", "Run a program inside an instance")
+        .about(
+            "A WebSocket with the protocol `oak.exec.v1`: binary messages, each the number of a channel (0 input, 1 output, \
+             2 errors, 3 end, 4 size of the terminal) and its bytes. Browsers offer the token as the protocol \
+             `bearer.<token>` beside it.",
+        )
+        .restricted()
+        .path_value("number", number)
+        .needs_query("command", command)
+        .query("cmd", text("Another way to write `command`"))
+        .query("tty", boolean("With a terminal"))
+        .query("columns", terminal())
+        .query("rows", terminal())
+        .upgrades("The program runs; the connection is a WebSocket")
+        .may(400, "the query does not say what to run, or the request is no WebSocket")
+        .may(409, "the instance does not run yet, or the program cannot be run")
+        .may(502, "the worker failed to run it")
+        .may(503, "a link on the way is down, or too many programs are being run")
+}
+
+fn terminal() -> Value {
+    json!({ "type": "integer", "minimum": 0, "maximum": u16::MAX })
+}
+
 fn instance() -> Value {
     let history = || list(object([("value", text("Number")), ("timestamp", text("ISO 8601"))]));
     object([
         ("instance_number", integer("Number, never used again")),
+        ("revision", integer("Revision of the service it was made from")),
         ("status", super::services::status()),
         ("status_detail", text("Reason, for people")),
         ("cluster_id", id_or_empty("Cluster it is in")),

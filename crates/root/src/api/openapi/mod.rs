@@ -9,12 +9,14 @@
 mod about;
 mod accounts;
 mod applications;
+mod events;
 mod instances;
 mod network;
 mod nodes;
 mod operation;
 mod page;
 mod schema;
+mod secrets;
 mod services;
 
 use std::sync::LazyLock;
@@ -44,6 +46,8 @@ fn groups() -> Vec<Group> {
         applications::group(),
         services::group(),
         instances::group(),
+        events::group(),
+        secrets::group(),
         nodes::group(),
         network::group(),
         about::group(),

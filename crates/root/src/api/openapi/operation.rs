@@ -24,6 +24,10 @@ enum Content {
     Nested(Value),
     /// Another media type.
     Other(&'static str),
+    /// One of two other media types.
+    Either(&'static str, &'static str),
+    /// Goes on in another protocol.
+    Upgrade(&'static str),
 }
 
 pub(super) struct Operation {
@@ -99,6 +103,12 @@ impl Operation {
         self
     }
 
+    /// A parameter after `?` that must be there.
+    pub(super) fn needs_query(mut self, name: &str, schema: Value) -> Self {
+        self.parameters.push(json!({ "name": name, "in": "query", "required": true, "schema": schema }));
+        self
+    }
+
     /// Has a JSON body.
     pub(super) fn takes(mut self, schema: Value) -> Self {
         self.body = Some(schema);
@@ -120,6 +130,18 @@ impl Operation {
     /// Answers another media type.
     pub(super) fn answers_media(mut self, media_type: &'static str) -> Self {
         self.answer = Content::Other(media_type);
+        self
+    }
+
+    /// Answers one of two other media types.
+    pub(super) fn answers_either(mut self, usual: &'static str, other: &'static str) -> Self {
+        self.answer = Content::Either(usual, other);
+        self
+    }
+
+    /// Goes on in another protocol.
+    pub(super) fn upgrades(mut self, protocol: &'static str) -> Self {
+        self.answer = Content::Upgrade(protocol);
         self
     }
 
@@ -178,7 +200,8 @@ impl Operation {
     }
 
     fn responses(&self) -> Value {
-        let mut responses = Map::from_iter([("200".to_owned(), self.success())]);
+        let (status, success) = self.success();
+        let mut responses = Map::from_iter([(status.to_owned(), success)]);
         let mut statuses = self.usual_errors();
         statuses.extend(self.errors.keys().copied());
         statuses.sort_unstable();
@@ -193,17 +216,21 @@ impl Operation {
         Value::Object(responses)
     }
 
-    fn success(&self) -> Value {
-        let (media, schema) = match &self.answer {
-            Content::Json(schema) => ("application/json", schema.clone()),
+    fn success(&self) -> (&'static str, Value) {
+        let json = |schema: Value| json!({ "application/json": { "schema": schema } });
+        let plain = || json!({ "schema": { "type": "string" } });
+        let content = match &self.answer {
+            Content::Json(schema) => json(schema.clone()),
             Content::Nested(schema) => {
                 let mut outer = text("JSON in a JSON string");
                 outer["x-json"] = schema.clone();
-                ("application/json", outer)
+                json(outer)
             }
-            Content::Other(media) => (*media, json!({ "type": "string" })),
+            Content::Other(media) => json!({ *media: plain() }),
+            Content::Either(usual, other) => json!({ *usual: plain(), *other: plain() }),
+            Content::Upgrade(protocol) => return ("101", json!({ "description": protocol })),
         };
-        json!({ "description": "success", "content": { media: { "schema": schema } } })
+        ("200", json!({ "description": "success", "content": content }))
     }
 
     fn usual_errors(&self) -> Vec<u16> {

@@ -31,6 +31,7 @@ function example(schema, depth = 0) {
   if (schema.default !== undefined) return schema.default;
   if (schema.enum) return schema.enum[0];
   if (depth > 6) return null;
+  if (schema.anyOf) return example(schema.anyOf[0], depth + 1);
   if (schema.allOf) return Object.assign({}, ...schema.allOf.map((part) => example(part, depth + 1)));
   switch (schema.type) {
     case "object":
@@ -58,7 +59,7 @@ function kind(schema) {
 
 function schemaTable(schema) {
   schema = resolve(schema);
-  const parts = schema.allOf ? schema.allOf.map(resolve) : [schema];
+  const parts = schema.allOf || schema.anyOf ? (schema.allOf || schema.anyOf).map(resolve) : [schema];
   const rows = parts.flatMap((part) => Object.entries(part.properties ?? {}).map(([key, value]) => make("tr", {},
     make("td", {}, make("code", {}, key)),
     make("td", {}, kind(value)),

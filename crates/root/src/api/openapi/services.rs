@@ -1,6 +1,6 @@
 //! Services.
 
-use oak_model::Status;
+use oak_model::{MAX_REPLICAS, RolloutState, Status};
 use serde_json::{Value, json};
 
 use super::Group;
@@ -23,21 +23,71 @@ pub(super) fn group() -> Group {
             .answers_nested(list(reference("Service"))),
         get("/api/service/{id}", "Show a service with its instances").answers_nested(reference("Service")),
         put("/api/service/{id}", "Change a service")
-            .about("Not offered in this release.")
-            .may(501, "always: delete the service and create it anew"),
+            .about(
+                "What it shall be from now on: a descriptor with exactly this service, the service alone, or its changed \
+                 record. Its instances are replaced one after the other; when that fails, the service is again what it \
+                 was.",
+            )
+            .restricted()
+            .takes(json!({ "anyOf": [reference("Microservice"), reference("Descriptor")] }))
+            .answers(reference("Service"))
+            .may(409, "another update is under way, or the quota is used up"),
+        put("/api/service/{id}/scale", "Set how many instances a service keeps by itself")
+            .restricted()
+            .takes(object([("replicas", replicas())]))
+            .answers(reference("Scaled"))
+            .may(409, "the quota of the organisation is used up"),
+        delete("/api/service/{id}/update", "Call an update off, or take the last one back")
+            .restricted()
+            .answers(reference("Service"))
+            .may(409, "there is nothing to go back to"),
         delete("/api/service/{id}", "Delete a service").about("With its instances.").restricted(),
     ];
     Group {
         name: "services",
         about: "What runs in instances",
         operations,
-        schemas: vec![("CreatedServices", created()), ("Service", service())],
+        schemas: vec![
+            ("CreatedServices", created()),
+            ("Service", service()),
+            ("Rollout", rollout()),
+            ("Scaled", scaled()),
+        ],
     }
 }
 
 pub(super) fn status() -> Value {
     let words: Vec<_> = Status::ALL.iter().map(|status| status.as_str()).collect();
     word("Phase of its life", &words)
+}
+
+pub(super) fn replicas() -> Value {
+    json!({ "type": "integer", "minimum": 0, "maximum": MAX_REPLICAS, "description": "Instances it keeps by itself" })
+}
+
+fn scaled() -> Value {
+    let numbers = |about| list(integer(about));
+    object([
+        ("microserviceID", id()),
+        ("replicas", replicas()),
+        ("created", numbers("Number of a new instance")),
+        ("removed", numbers("Number of an instance that is taken down")),
+    ])
+}
+
+/// The update under way, or the last one.
+fn rollout() -> Value {
+    let states =
+        [RolloutState::Running, RolloutState::RollingBack, RolloutState::Done, RolloutState::RolledBack];
+    object([
+        ("state", word("How far it is", &states.map(RolloutState::as_str))),
+        ("revision", integer("Where it leads")),
+        ("from_revision", integer("Where it began")),
+        ("updated", integer("Instances that are done")),
+        ("total", integer("Instances")),
+        ("detail", text("The same for people")),
+        ("reason", nothing("Why it is rolled back")),
+    ])
 }
 
 fn created() -> Value {
@@ -70,6 +120,9 @@ fn service() -> Value {
     open(optionally(
         known,
         [
+            ("revision", integer("Grows with every change")),
+            ("replicas", replicas()),
+            ("rollout", reference("Rollout")),
             ("status", status()),
             ("status_detail", text("Reason; missing before the first deployment")),
             ("RR_ip_v6", nothing("Services have no IPv6 address")),
