@@ -119,7 +119,8 @@ impl Worker {
                 worker.stop(now, key, true);
             }
         }
-        worker.update_network();
+        // Whatever the kernel has is from before the start: it may have missed the last table.
+        worker.tell_network();
         Ok((worker, adopted))
     }
 }

@@ -72,6 +72,20 @@ impl Worker {
 
     /// Emits the network table when it changed: only instances that can serve get new connections.
     pub(super) fn update_network(&mut self) {
+        if self.present_network() != self.network {
+            self.tell_network();
+        }
+    }
+
+    /// Emits the network table.
+    pub(super) fn tell_network(&mut self) {
+        let table = self.present_network();
+        self.network = table.clone();
+        self.network_version.0 += 1;
+        self.outbox.emit(Effect::Network { version: self.network_version, table });
+    }
+
+    fn present_network(&self) -> NetworkTable {
         let mut table = NetworkTable::default();
         for workload in self.workloads.values() {
             let desired = &workload.stored.assignment.desired;
@@ -96,10 +110,6 @@ impl Worker {
                 table.ports.entry(*port).or_default().push(address);
             }
         }
-        if table != self.network {
-            self.network = table.clone();
-            self.network_version.0 += 1;
-            self.outbox.emit(Effect::Network { version: self.network_version, table });
-        }
+        table
     }
 }
