@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Position, ServiceId};
+use crate::{Position, Service, ServiceId};
 
 /// What must not be exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -173,6 +173,22 @@ pub struct PeerBound {
     /// Instances of the peer in other clusters.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub elsewhere: Vec<PeerPlace>,
+}
+
+impl PeerBound {
+    /// The bound number `index` in the descriptor of `declared_by`, as the service at the other end of `peer` sees it.
+    #[must_use]
+    pub fn new(index: usize, bound: &ServiceBound, declared_by: &Service, peer: Option<&Service>) -> Self {
+        Self {
+            peer: peer.map(|peer| peer.id),
+            name: peer.map_or_else(|| bound.target.clone(), |peer| peer.job_name.to_string()),
+            declared_by: declared_by.job_name.to_string(),
+            index,
+            limit: bound.limit,
+            strictness: bound.strictness,
+            elsewhere: Vec::new(),
+        }
+    }
 }
 
 /// An instance of a peer in another cluster.

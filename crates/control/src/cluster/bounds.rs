@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use oak_model::{
-    Area, InstanceKey, Moment, Now, PeerBound, Position, Service, ServiceBound, ServiceId, Surroundings,
-    WorkerId,
+    Area, InstanceKey, Moment, Now, PeerBound, Position, Service, ServiceId, Surroundings, WorkerId,
 };
 
 use super::Cluster;
@@ -111,12 +110,12 @@ impl Cluster {
         }
         for (index, bound) in service.spec.connectivity.iter().enumerate() {
             let peer = self.local_peer(service, &bound.target);
-            around.peers.push(peer_bound(index, bound, service, peer));
+            around.peers.push(PeerBound::new(index, bound, service, peer));
         }
         for other in self.services.values().filter(|other| other.id != service.id) {
             for (index, bound) in other.spec.connectivity.iter().enumerate() {
                 if self.local_peer(other, &bound.target).is_some_and(|peer| peer.id == service.id) {
-                    around.peers.push(peer_bound(index, bound, other, Some(other)));
+                    around.peers.push(PeerBound::new(index, bound, other, Some(other)));
                 }
             }
         }
@@ -129,22 +128,5 @@ impl Cluster {
                 other.application == service.application && other.job_name.service.as_str() == target;
             is_named || other.id.to_string() == target || other.job_name.to_string() == target
         })
-    }
-}
-
-fn peer_bound(
-    index: usize,
-    bound: &ServiceBound,
-    declared_by: &Service,
-    peer: Option<&Service>,
-) -> PeerBound {
-    PeerBound {
-        peer: peer.map(|peer| peer.id),
-        name: peer.map_or_else(|| bound.target.clone(), |peer| peer.job_name.to_string()),
-        declared_by: declared_by.job_name.to_string(),
-        index,
-        limit: bound.limit,
-        strictness: bound.strictness,
-        elsewhere: Vec::new(),
     }
 }

@@ -115,13 +115,8 @@ impl Root {
         cluster: Option<&Cluster>,
     ) -> PeerBound {
         PeerBound {
-            peer: peer.map(|peer| peer.id),
-            name: peer.map_or_else(|| bound.target.clone(), |peer| peer.job_name.to_string()),
-            declared_by: declared_by.job_name.to_string(),
-            index,
-            limit: bound.limit,
-            strictness: bound.strictness,
             elsewhere: peer.map(|peer| self.elsewhere(peer.id, cluster)).unwrap_or_default(),
+            ..PeerBound::new(index, bound, declared_by, peer)
         }
     }
 

@@ -81,8 +81,8 @@ impl Root {
     /// number of instances takes effect when that is done.
     ///
     /// # Errors
-    /// The service does not exist, the change would be another service, or another update is under way; nothing was
-    /// changed.
+    /// The service does not exist, the change would be another service or go beyond a quota, or another update is under
+    /// way; nothing was changed.
     pub fn change_service(
         &mut self,
         now: Now,
@@ -101,6 +101,7 @@ impl Root {
             return Ok(Change::Unchanged);
         }
         if !is_same_spec {
+            self.check_quota_of_change(service, &request)?;
             return self.begin_update(now, id, request).map(|()| Change::Updating);
         }
         let (replicas, present) = (request.replicas, service.upkeep.replicas);

@@ -194,6 +194,19 @@ impl Consumption {
         sum
     }
 
+    /// What it is more than `other`, kind by kind.
+    const fn beyond(&self, other: &Self) -> Self {
+        Self {
+            applications: self.applications.saturating_sub(other.applications),
+            services: self.services.saturating_sub(other.services),
+            instances: self.instances.saturating_sub(other.instances),
+            cpu_millis: self.cpu_millis.saturating_sub(other.cpu_millis),
+            memory_mib: self.memory_mib.saturating_sub(other.memory_mib),
+            storage_mib: self.storage_mib.saturating_sub(other.storage_mib),
+            gpus: self.gpus.saturating_sub(other.gpus),
+        }
+    }
+
     fn add(&mut self, other: Self, times: u64) {
         let add = |sum: &mut u64, amount: u64| *sum = sum.saturating_add(amount.saturating_mul(times));
         add(&mut self.applications, other.applications);
@@ -274,6 +287,21 @@ impl Root {
         let Some(organization) = organization else { return Ok(()) };
         let Some(quota) = self.quotas.get(&organization) else { return Ok(()) };
         quota.check(&self.consumption(organization), wanted)
+    }
+
+    /// Refuses another revision of a service if its instances would need more than what is left. What an update has to
+    /// spare while it is under way does not count.
+    pub(super) fn check_quota_of_change(
+        &self,
+        service: &Service,
+        request: &ServiceRequest,
+    ) -> Result<(), OverQuota> {
+        let present = self.instances_of(service.id).count();
+        let mut after = Consumption::default();
+        let times = request.replicas.map_or_else(|| count(present), Into::into);
+        after.add(Consumption::of_spec(&request.spec), times);
+        let more = after.beyond(&Consumption::of_instances(service, present));
+        self.check_quota(self.organization_of(service), &more)
     }
 
     pub(super) fn organization_of(&self, service: &Service) -> Option<OrganizationId> {
@@ -387,6 +415,28 @@ mod tests {
         assert_eq!(root.instances_of(service).count(), 2);
         root.create_applications(now, &mut entropy, &bob, vec![application("more", 1)]).unwrap();
         assert!(root.deploy(now, service).is_err());
+    }
+
+    #[test]
+    fn a_change_of_a_service_is_held_against_the_quota() {
+        let (mut root, mut entropy, bob) = limited(Quota { memory_mib: Some(300), ..Quota::default() });
+        let now = Now::default();
+        let id = root.create_applications(now, &mut entropy, &bob, vec![application("app", 1)]).unwrap()[0];
+        let service = root.application(id).unwrap().services[0];
+        root.scale(now, service, 2).unwrap();
+        let _ = root.take_outbox();
+        let with = |memory_mib: u32, replicas: u32| {
+            let mut request = application("app", 1).services.remove(0);
+            request.spec.resources.memory_mib = memory_mib;
+            request.replicas = Some(replicas);
+            request
+        };
+        for (memory_mib, replicas) in [(151, 2), (150, 3)] {
+            let refused = root.change_service(now, service, with(memory_mib, replicas)).unwrap_err();
+            assert!(matches!(refused, Refusal::OverQuota(_)), "{refused}");
+        }
+        assert!(root.take_outbox().is_empty(), "nothing was changed");
+        root.change_service(now, service, with(150, 2)).unwrap();
     }
 
     #[test]

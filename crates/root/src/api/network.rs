@@ -39,54 +39,40 @@ pub(super) fn routes() -> [(&'static str, MethodRouter<Shared>); 6] {
 }
 
 /// `GET /api/net/service/<name or id>/instances`.
-async fn of_service(
-    State(api): State<Shared>,
-    caller: Caller,
-    Parameter(service): Parameter<String>,
-) -> Answer {
-    let scope = caller.view();
-    let record =
-        api.parts.root.call(move |root, _, _| named(root, &scope, &service).map(|found| full(root, found)));
-    plain(&record.await??)
+async fn of_service(api: State<Shared>, caller: Caller, service: Parameter<String>) -> Answer {
+    show(api, &caller, service, named, full).await
 }
 
 /// `GET /api/net/service/ip/<address>/instances`.
-async fn of_address(
-    State(api): State<Shared>,
-    caller: Caller,
-    Parameter(address): Parameter<String>,
-) -> Answer {
-    let scope = caller.view();
-    let record = api
-        .parts
-        .root
-        .call(move |root, _, _| addressed(root, &scope, &address).map(|found| full(root, found)));
-    plain(&record.await??)
+async fn of_address(api: State<Shared>, caller: Caller, address: Parameter<String>) -> Answer {
+    show(api, &caller, address, addressed, full).await
 }
 
 /// `GET /api/pubnet/service/netinfo/<name or id>`.
-async fn info_of_service(
-    State(api): State<Shared>,
-    caller: Caller,
-    Parameter(service): Parameter<String>,
-) -> Answer {
-    let scope = caller.view();
-    let record =
-        api.parts.root.call(move |root, _, _| named(root, &scope, &service).map(|found| info(root, found)));
-    plain(&record.await??)
+async fn info_of_service(api: State<Shared>, caller: Caller, service: Parameter<String>) -> Answer {
+    show(api, &caller, service, named, info).await
 }
 
 /// `GET /api/pubnet/service/netinfo/ip/<address>`.
-async fn info_of_address(
+async fn info_of_address(api: State<Shared>, caller: Caller, address: Parameter<String>) -> Answer {
+    show(api, &caller, address, addressed, info).await
+}
+
+/// Finds a service the caller may see.
+type Find = for<'a> fn(&'a Root, &Scope, &str) -> Result<&'a Service, ApiError>;
+
+async fn show(
     State(api): State<Shared>,
-    caller: Caller,
-    Parameter(address): Parameter<String>,
+    caller: &Caller,
+    Parameter(text): Parameter<String>,
+    find: Find,
+    render: fn(&Root, &Service) -> Value,
 ) -> Answer {
     let scope = caller.view();
-    let record = api
-        .parts
-        .root
-        .call(move |root, _, _| addressed(root, &scope, &address).map(|found| info(root, found)));
+    let record = api.parts.root.call(move |root, _, _| {
+        let service = find(root, &scope, &text)?;
+        Ok::<_, ApiError>(render(root, service))
+    });
     plain(&record.await??)
 }
 
