@@ -148,6 +148,25 @@ impl Upkeep {
         Self { replicas, policy, ..Self::default() }
     }
 
+    /// Brings numbers that another machine has sent into their ranges.
+    pub fn bound(&mut self) {
+        let bound = |replicas: &mut Option<u32>, policy: &mut UpdatePolicy| {
+            *replicas = replicas.map(|number| number.min(MAX_REPLICAS));
+            policy.parallel = policy.parallel.clamp(1, MAX_REPLICAS);
+            policy.min_ready_s = policy.min_ready_s.min(3_600);
+            policy.deadline_s = policy.deadline_s.clamp(1, 86_400);
+        };
+        bound(&mut self.replicas, &mut self.policy);
+        let from = self.rollout.as_mut().and_then(|rollout| rollout.from.as_mut());
+        for revision in self.former.iter_mut().chain(from) {
+            bound(&mut revision.replicas, &mut revision.policy);
+        }
+        if let Some(rollout) = &mut self.rollout {
+            // There are no more addresses.
+            rollout.total = rollout.total.min(1 << 16);
+        }
+    }
+
     /// Whether a service of an earlier release could be kept like this: then it is not written down.
     #[must_use]
     pub fn is_default(&self) -> bool {

@@ -299,7 +299,15 @@ impl Operations {
         limit: Duration,
     ) {
         let Ok(_turn) = self.probes.acquire().await else { return };
-        let outcome = crate::probe::attempt(self.runtime.as_ref(), key, probe, address, limit).await;
+        let outcome = crate::probe::attempt(
+            self.runtime.as_ref(),
+            key,
+            probe,
+            address,
+            limit,
+            self.secrets.environment_of(key),
+        )
+        .await;
         if let Err(why) = &outcome {
             tracing::debug!(instance = %key, %probe, why, "health check failed");
         }

@@ -18,13 +18,14 @@ const STATUS_LINE: u64 = 1024;
 const OUTPUT: usize = 4096;
 const SHOWN: usize = 120;
 
-/// Tries once. The text says what went wrong.
+/// Tries once. `environment` is what a command gets besides that of its container. The text says what went wrong.
 pub(crate) async fn attempt(
     runtime: &dyn Runtime,
     key: InstanceKey,
     probe: &Probe,
     address: Ipv4Addr,
     limit: Duration,
+    environment: Vec<String>,
 ) -> Result<(), String> {
     let late = || format!("no answer within {} s", limit.as_secs());
     match probe {
@@ -40,10 +41,10 @@ pub(crate) async fn attempt(
         }
         Probe::Command(words) => {
             let id = container_id(key).map_err(|error| chain(&error))?;
-            let run = runtime.exec(&id, ExecRequest::new(words.clone()));
-            let program = run.await.map_err(|error| chain(&error))?;
+            let request = ExecRequest { environment, ..ExecRequest::new(words.clone()) };
+            let run = async { runtime.exec(&id, request).await?.collect(OUTPUT).await };
             // Dropped when it is late, which ends it.
-            let ended = timeout(limit, program.collect(OUTPUT)).await;
+            let ended = timeout(limit, run).await;
             let ended = ended.map_err(|_| format!("the command did not end within {} s", limit.as_secs()))?;
             judge_end(&ended.map_err(|error| chain(&error))?)
         }

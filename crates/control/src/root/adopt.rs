@@ -102,7 +102,9 @@ impl Root {
         }
     }
 
-    fn adopt_local(&mut self, now: Now, id: ClusterId, holdings: Holdings) {
+    fn adopt_local(&mut self, now: Now, id: ClusterId, mut holdings: Holdings) {
+        let keys: Vec<_> = holdings.instances.iter().map(|held| held.desired.key).collect();
+        self.keep_own(id, &mut holdings);
         let Some(cluster) = self.clusters.get_mut(&id) else { return };
         let ids: Vec<_> = holdings.applications.iter().map(|application| application.id).collect();
         // Taken over before and not here any more: deleted meanwhile.
@@ -113,7 +115,6 @@ impl Root {
             .filter(|application| !self.applications.contains_key(application))
             .collect();
         cluster.adopted.extend(&ids);
-        let keys: Vec<_> = holdings.instances.iter().map(|held| held.desired.key).collect();
         self.import(now, id, holdings, &deleted);
         self.save_cluster(id);
         self.send_records(id, &keys);
@@ -133,6 +134,27 @@ impl Root {
             }
         }
         self.send(id, RootToCluster::Adopted(ids));
+    }
+
+    /// Only what was made at this cluster is taken over from it: nothing it says changes the applications of others, nor
+    /// puts anything into them.
+    fn keep_own(&self, id: ClusterId, holdings: &mut Holdings) {
+        let Some(cluster) = self.clusters.get(&id) else { return };
+        let is_own = |application: &ApplicationId| {
+            cluster.adopted.contains(application) || !self.applications.contains_key(application)
+        };
+        holdings.applications.retain(|application| is_own(&application.id));
+        let own: BTreeSet<_> = holdings.applications.iter().map(|application| application.id).collect();
+        let is_foreign = |service: &ServiceId, application: &ApplicationId| {
+            self.services.get(service).is_some_and(|known| known.application != *application)
+        };
+        holdings.services.retain(|service| {
+            own.contains(&service.application) && !is_foreign(&service.id, &service.application)
+        });
+        holdings.instances.retain(|held| {
+            let application = &held.desired.application;
+            own.contains(application) && !is_foreign(&held.desired.key.service, application)
+        });
     }
 
     /// Tells a cluster what instances belong to.
@@ -196,8 +218,12 @@ impl Root {
 
     fn import_service(&mut self, mut service: Service) {
         service.next_number = service.next_number.min(LARGEST_NUMBER);
+        if service.upkeep.highest >= LARGEST_NUMBER || service.upkeep.revision > service.upkeep.highest {
+            return;
+        }
+        service.upkeep.bound();
         if let Some(known) = self.services.get_mut(&service.id) {
-            if known.upkeep.highest < service.upkeep.highest && service.upkeep.highest < LARGEST_NUMBER {
+            if known.upkeep.highest < service.upkeep.highest {
                 // It was updated after the state of this root was saved.
                 let present = known.present();
                 known.spec = service.spec;

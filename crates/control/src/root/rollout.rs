@@ -102,6 +102,11 @@ impl Standing {
             let (number, failures, detail) = (instance.key.number, instance.failures, &instance.detail);
             self.broken = Some(format!("instance {number} failed {failures} times: {detail}"));
         }
+        if instance.ended && instance.ready_since.is_none() {
+            self.broken =
+                Some(format!("instance {} ended for good: {}", instance.key.number, instance.detail));
+            return;
+        }
         let at = match instance.ready_since {
             // What a cluster out of touch last said may not be true any more.
             Some(_) if !is_in_touch => return,
@@ -176,15 +181,23 @@ impl Standing {
         if self.outdated() == 0 && count(&self.present) >= total {
             return self.surplus(total).unwrap_or(Move::Finish);
         }
-        self.create(service, limits)
+        // What comes back is not on trial: one that does not run must not hold up the others.
+        if count(&self.present) < total && self.is_room(service, limits) {
+            return Move::Create(1);
+        }
+        Move::Wait(self.next)
+    }
+
+    fn is_room(&self, service: &Service, limits: Limits) -> bool {
+        let leaving = if is_exclusive(service) { self.leaving } else { 0 };
+        self.all().saturating_add(leaving) < limits.most
     }
 
     fn create(&self, service: &Service, limits: Limits) -> Move {
         let present = count(&self.present);
-        let leaving = if is_exclusive(service) { self.leaving } else { 0 };
         let unready = present.saturating_sub(self.ready);
-        let is_room = self.all().saturating_add(leaving) < limits.most;
-        if present < limits.total && unready < service.upkeep.policy.parallel && is_room {
+        let may_try_another = unready < service.upkeep.policy.parallel;
+        if present < limits.total && may_try_another && self.is_room(service, limits) {
             return Move::Create(1);
         }
         Move::Wait(self.next)

@@ -123,13 +123,14 @@ async fn propose(State(api): State<Shared>, _caller: &Caller, count: usize, fami
 /// A service by id or by its four names.
 fn named<'a>(root: &'a Root, scope: &Scope, text: &str) -> Result<&'a Service, ApiError> {
     let unknown = || ApiError::not_found(format!("there is no service `{}`", shortened(text)));
-    let by_id = text.parse::<ServiceId>().ok().and_then(|id| root.service(id));
-    let found = by_id.or_else(|| {
+    let by_id = text.parse::<ServiceId>().ok().and_then(|id| scope.service(root, id).ok());
+    let by_name = || {
+        // Several owners may use the same names.
         let name = text.replace('_', ".");
-        root.services().find(|service| service.job_name.to_string() == name)
-    });
-    let id = found.ok_or_else(unknown)?.id;
-    scope.service(root, id).map_err(|_| unknown())
+        let mut named = root.services().filter(|service| service.job_name.to_string() == name);
+        named.find(|service| scope.service(root, service.id).is_ok())
+    };
+    by_id.or_else(by_name).ok_or_else(unknown)
 }
 
 /// The service that has an address, or an instance that has it.

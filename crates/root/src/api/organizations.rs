@@ -73,8 +73,9 @@ pub(super) async fn change(
     };
     let members = fields::members(&body)?;
     let quota = quotas::read(&body)?;
+    let may_limit = allowed(&caller.0, Action::ManageOrganizations, About::Anything);
     if let Some(quota) = quota
-        && !allowed(&caller.0, Action::ManageOrganizations, About::Anything)
+        && !may_limit
         && quota != api.parts.root.call(move |root, _, _| root.quota(id)).await?
     {
         return Err(ApiError::forbidden_because(
@@ -87,7 +88,8 @@ pub(super) async fn change(
         Ok::<_, ApiError>(accounts.change_organization(id, name, members)?)
     });
     changed.await??;
-    if let Some(quota) = quota {
+    // Others send the quota back as they read it, and it may have been changed since.
+    if let Some(quota) = quota.filter(|_| may_limit) {
         api.parts.root.call(move |root, _, _| root.set_quota(id, quota)).await?;
     }
     message("Organization is updated")
