@@ -51,7 +51,7 @@ fn a_full_system_survives_faults_and_explains_what_waits() {
 
 #[test]
 fn updates_come_to_an_end_under_faults() {
-    survives("mixed-updates.toml", 20);
+    survives("mixed-updates.toml", 100);
 }
 
 #[test]
