@@ -39,7 +39,9 @@ fn a_cluster_is_used_for_long_without_the_root() -> anyhow::Result<()> {
         site.all_said_to_run()?;
         site.tiers.api.wait_running(&field(round - 1), 1)?;
         site.runs_once()?;
-        ensure!(site.running()? == meanwhile, "{:?} instead of {meanwhile:?}", site.running()?);
+        let merged = site.running()?;
+        ensure!(merged.len() == meanwhile.len(), "{merged:?} instead of {meanwhile:?}");
+        untouched(&meanwhile, &merged, None)?;
         // What was deleted at the cluster does not come back, what was deployed there can be deleted here.
         for former in 0..round - 1 {
             let found = site.tiers.api.find_application(&field(former))?;
@@ -62,7 +64,7 @@ fn lose_and_regain(site: &mut Site<'_>, round: usize) -> anyhow::Result<()> {
     dead.power_off()?;
     dead.cable()?.cut();
     site.runs_once()?;
-    untouched(&before, &site.running()?, dead.name())?;
+    untouched(&before, &site.running()?, Some(dead.name()))?;
     site.world.power_on(dead)?;
     dead.cable()?.mend();
     site.tiers.workers[index].wait_for_end()?;
@@ -72,8 +74,8 @@ fn lose_and_regain(site: &mut Site<'_>, round: usize) -> anyhow::Result<()> {
 }
 
 /// What ran on the other workers still runs there, in the same processes.
-fn untouched(before: &Running, after: &Running, dead: &str) -> anyhow::Result<()> {
-    let others = before.iter().filter(|((worker, _), _)| worker != dead);
+fn untouched(before: &Running, after: &Running, dead: Option<&str>) -> anyhow::Result<()> {
+    let others = before.iter().filter(|((worker, _), _)| Some(&**worker) != dead);
     for (place, processes) in others {
         let now = after.get(place);
         // A program that had just begun may have started further processes since.
