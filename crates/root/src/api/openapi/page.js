@@ -16,6 +16,11 @@ function make(name, attributes = {}, ...children) {
   return element;
 }
 
+/** Text in which `words` between backticks are code. */
+function prose(text = "") {
+  return text.split("`").map((part, place) => (place % 2 === 1 ? make("code", {}, part) : part));
+}
+
 /** Follows a reference inside the document. */
 function resolve(schema) {
   for (let steps = 0; schema && schema.$ref && steps < 10; steps += 1) {
@@ -51,20 +56,56 @@ function kind(schema) {
   const name = schema?.$ref?.split("/").pop();
   if (name) return name;
   schema = schema ?? {};
+  const several = schema.anyOf ?? schema.allOf;
+  if (several) return several.map(kind).join(schema.anyOf ? " or " : " and ");
   if (schema["x-json"]) return `text with JSON: ${kind(schema["x-json"])}`;
   if (schema.enum) return schema.enum.map((word) => JSON.stringify(word)).join(" | ");
   if (schema.type === "array") return `list of ${kind(schema.items)}`;
   return schema.type ?? "anything";
 }
 
+/** The schema of the parts of a list, of what is inside a text, or the schema itself. */
+function inside(schema) {
+  schema = resolve(schema);
+  if (schema["x-json"]) return inside(schema["x-json"]);
+  return schema.type === "array" ? inside(schema.items) : schema;
+}
+
+/** The row of a key. If its value has keys of its own, they are shown below it on a click. */
+function keyRow(key, value, isRequired) {
+  const parts = inside(value);
+  const cell = make("td", {});
+  const row = make("tr", {},
+    make("td", {}, make("code", {}, key)),
+    cell,
+    make("td", { className: "dim" }, isRequired ? "" : "optional"),
+    make("td", { className: "wide" }, ...prose(resolve(value).description ?? parts.description)));
+  if (!parts.properties && !parts.allOf && !parts.anyOf) {
+    cell.append(kind(value));
+    return row;
+  }
+  const button = make("button", { type: "button", className: "quiet keys" }, kind(value));
+  let below = null;
+  const show = (isOpen) => {
+    button.setAttribute("aria-expanded", isOpen);
+    // Schemas may contain themselves: one level with each click.
+    if (isOpen && !below) row.after(below = make("tr", {}, make("td", { colSpan: 4, className: "below" }, schemaTable(parts))));
+    if (below) below.hidden = !isOpen;
+  };
+  button.addEventListener("click", () => show(button.getAttribute("aria-expanded") !== "true"));
+  show(false);
+  cell.append(button);
+  return row;
+}
+
 function schemaTable(schema) {
   schema = resolve(schema);
-  const parts = schema.allOf || schema.anyOf ? (schema.allOf || schema.anyOf).map(resolve) : [schema];
-  const rows = parts.flatMap((part) => Object.entries(part.properties ?? {}).map(([key, value]) => make("tr", {},
-    make("td", {}, make("code", {}, key)),
-    make("td", {}, kind(value)),
-    make("td", { className: "dim" }, (part.required ?? []).includes(key) ? "" : "optional"),
-    make("td", { className: "wide" }, resolve(value).description ?? ""))));
+  if (schema.anyOf) {
+    return make("div", {}, ...schema.anyOf.flatMap((part) => [make("h4", {}, kind(part)), schemaTable(inside(part))]));
+  }
+  const parts = schema.allOf ? schema.allOf.map(resolve) : [schema];
+  const rows = parts.flatMap((part) => Object.entries(part.properties ?? {})
+    .map(([key, value]) => keyRow(key, value, (part.required ?? []).includes(key))));
   if (rows.length === 0) return make("p", { className: "dim" }, kind(schema));
   const head = ["Name", "Kind", "", "Meaning"].map((title) => make("th", { scope: "col" }, title));
   return make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows));
@@ -130,7 +171,7 @@ function responses(operation) {
   const rows = Object.entries(operation.responses).map(([status, response]) => {
     response = resolve(response);
     const [media, content] = Object.entries(response.content ?? {})[0] ?? ["", {}];
-    return make("tr", {}, make("td", {}, make("code", {}, status)), make("td", { className: "wide" }, response.description),
+    return make("tr", {}, make("td", {}, make("code", {}, status)), make("td", { className: "wide" }, ...prose(response.description)),
       make("td", {}, media === "application/json" ? kind(content.schema) : media));
   });
   return make("table", {}, make("tbody", {}, ...rows));
@@ -148,14 +189,11 @@ function describe(path, method, operation) {
   details.addEventListener("toggle", () => {
     if (!details.open || content.hasChildNodes()) return;
     const access = operation.security?.length === 0 ? "Needs no token." : "Needs a token.";
-    content.append(make("p", {}, [operation.description, access].filter(Boolean).join(" ")));
+    content.append(make("p", {}, ...prose([operation.description, access].filter(Boolean).join(" "))));
     const body = operation.requestBody?.content?.["application/json"]?.schema;
     if (body) content.append(make("h3", {}, `Body: ${kind(body)}`), schemaTable(body));
     const success = resolve(operation.responses["200"]).content?.["application/json"]?.schema;
-    const inside = success?.["x-json"] ?? success;
-    if (inside) {
-      content.append(make("h3", {}, `Answer: ${kind(success)}`), schemaTable(inside.type === "array" ? inside.items : inside));
-    }
+    if (success) content.append(make("h3", {}, `Answer: ${kind(success)}`), schemaTable(inside(success)));
     content.append(make("h3", {}, "Statuses"), responses(operation), trial(path, method, operation));
   });
   return details;
@@ -163,7 +201,7 @@ function describe(path, method, operation) {
 
 function show(document_) {
   api = document_;
-  find("about").textContent = api.info.description;
+  find("about").append(...prose(api.info.description));
   for (const tag of api.tags) {
     const links = make("ul", {});
     const section = make("section", { "aria-label": tag.name },
