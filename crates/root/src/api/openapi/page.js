@@ -2,6 +2,8 @@
 "use strict";
 
 const TOKEN = "oakestra-api-token";
+/** Characters of a stream that stay on the page. */
+const MOST_SHOWN = 200_000;
 const find = (id) => document.getElementById(id);
 let api = null;
 
@@ -123,13 +125,37 @@ function readable(body) {
   }
 }
 
-async function call(method, path, body, token) {
+function send(method, path, body, token, signal) {
   const headers = {};
   if (token) headers.Authorization = `Bearer ${token}`;
   if (body !== undefined) headers["Content-Type"] = "application/json";
-  const begun = performance.now();
-  const answer = await fetch(path, { method, headers, body });
-  return { answer, text: await answer.text(), took: Math.round(performance.now() - begun) };
+  return fetch(path, { method, headers, body, signal });
+}
+
+async function call(method, path, body) {
+  const answer = await send(method, path, body);
+  return { answer, text: await answer.text() };
+}
+
+/** Shows an answer; what is not JSON as it comes, because events and output may have no end. */
+async function showAnswer(result, stop, answer, took) {
+  const media = answer.headers.get("content-type");
+  const line = `${answer.status} ${answer.statusText} · ${took} ms · ${media ?? "no body"}`;
+  const head = make("p", { className: answer.ok ? "good" : "problem" }, line);
+  const text = make("pre", { tabIndex: 0, "aria-live": "off" });
+  if (!media || media.startsWith("application/json")) {
+    text.append(readable(await answer.text()));
+    result.replaceChildren(head, text);
+    return;
+  }
+  result.replaceChildren(head, make("p", {}, stop), text);
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    text.textContent = (text.textContent + value).slice(-MOST_SHOWN);
+  }
+  stop.remove();
 }
 
 /** The form that calls an operation. */
@@ -138,11 +164,12 @@ function trial(path, method, operation) {
     parameter,
     input: make("input", { placeholder: kind(parameter.schema), required: parameter.required, spellcheck: false }),
   }));
-  const fields = inputs.map(({ parameter, input }) => make("label", {}, parameter.name, input));
+  const fields = inputs.map(({ parameter, input }) => make("label", { title: parameter.schema.description ?? "" }, parameter.name, input));
   const schema = operation.requestBody?.content?.["application/json"]?.schema;
   const body = schema && make("textarea", { spellcheck: false, value: JSON.stringify(example(schema), null, 2) });
   if (body) fields.push(make("label", { className: "wide" }, "Body", body));
   const result = make("div", { role: "status" });
+  let running = null;
   const form = make("form", {}, ...fields, make("button", {}, "Send"));
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
@@ -153,15 +180,18 @@ function trial(path, method, operation) {
       else if (input.value !== "") query.set(parameter.name, input.value);
     }
     if (query.size > 0) target += `?${query}`;
-    result.replaceChildren(make("p", { className: "dim" }, "waiting…"));
+    running?.abort();
+    const abort = running = new AbortController();
+    const stop = make("button", { type: "button", className: "quiet" }, "Stop");
+    stop.addEventListener("click", () => abort.abort());
+    result.replaceChildren(make("p", { className: "dim" }, "waiting… ", stop));
+    const begun = performance.now();
     try {
-      const { answer, text, took } = await call(method.toUpperCase(), target, body?.value, sessionStorage.getItem(TOKEN));
-      const line = `${answer.status} ${answer.statusText} · ${took} ms · ${answer.headers.get("content-type") ?? "no body"}`;
-      result.replaceChildren(
-        make("p", { className: answer.ok ? "good" : "problem" }, line),
-        make("pre", { tabIndex: 0 }, readable(text)));
+      const answer = await send(method.toUpperCase(), target, body?.value, sessionStorage.getItem(TOKEN), abort.signal);
+      await showAnswer(result, stop, answer, Math.round(performance.now() - begun));
     } catch (error) {
-      result.replaceChildren(make("p", { className: "problem" }, `no answer: ${error.message}`));
+      if (!abort.signal.aborted) result.replaceChildren(make("p", { className: "problem" }, `no answer: ${error.message}`));
+      else if (abort === running) stop.replaceWith(make("span", { className: "dim" }, "stopped"));
     }
   });
   return make("div", {}, make("h3", {}, "Try it"), form, result);
