@@ -33,8 +33,11 @@ const STRANGE: [&str; 12] = [
     "a%0d%0aset-cookie:%20x=y",
 ];
 
-/// Bodies that are nothing anywhere: name, start, what is repeated, how often, end.
-const NOT_JSON: [(&str, &[u8], &[u8], usize, &[u8]); 14] = [
+/// A body: name, start, what is repeated, how often, end.
+type Made = (&'static str, &'static [u8], &'static [u8], usize, &'static [u8]);
+
+/// Bodies that are nothing anywhere.
+const NOT_JSON: [Made; 14] = [
     ("nothing", b"", b"", 0, b""),
     ("a brace", b"{", b"", 0, b""),
     ("text", b"hello", b"", 0, b""),
@@ -52,7 +55,7 @@ const NOT_JSON: [(&str, &[u8], &[u8], usize, &[u8]); 14] = [
 ];
 
 /// Bodies that are JSON and no object.
-const NO_OBJECT: [(&str, &[u8], &[u8], usize, &[u8]); 7] = [
+const NO_OBJECT: [Made; 7] = [
     ("null", b"null", b"", 0, b""),
     ("a number", b"5", b"", 0, b""),
     ("a text", b"\"text\"", b"", 0, b""),
@@ -62,7 +65,7 @@ const NO_OBJECT: [(&str, &[u8], &[u8], usize, &[u8]); 7] = [
     ("a list of a hundred thousand", b"[0", b",0", 99_999, b"]"),
 ];
 
-fn made((_, start, repeated, times, end): &(&str, &[u8], &[u8], usize, &[u8])) -> Vec<u8> {
+fn made((_, start, repeated, times, end): &Made) -> Vec<u8> {
     [*start, &repeated.repeat(*times), *end].concat()
 }
 
@@ -127,7 +130,7 @@ fn bodies_that_are_no_object_are_refused_by_every_operation() {
             return Vec::new();
         }
         let path = lab.existing(operation);
-        let try_it = |(kind, allowed): (&(&str, &[u8], &[u8], usize, &[u8]), &[u16])| {
+        let try_it = |(kind, allowed): (&Made, &[u16])| {
             let found = lab.call(operation, &path, Caller::Admin, Some(&made(kind))).refused(allowed);
             found.err().map(|problem| format!("{operation}, {}: {problem}", kind.0))
         };
