@@ -1,44 +1,13 @@
 //! The Python CLI of the original (`oak-cli` 0.5.5 from PyPI), unmodified, against a running system.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, bail, ensure};
-use oak_e2e::{Api, Host, World, eventually, soon};
-use xtask::workspace::target_directory;
+use oak_e2e::{Api, Host, World, eventually, install, soon};
 
 const VERSION: &str = "0.5.5";
 /// How old clients name a status in their tables when all is well.
 const RUNNING: &str = "RUNNING";
-
-/// The program in an environment of its own; `None` when PyPI cannot be reached.
-#[allow(clippy::print_stderr, reason = "for the person who runs the tests")]
-fn install() -> anyhow::Result<Option<PathBuf>> {
-    let directory = target_directory().join(format!("e2e/oak-cli-{VERSION}"));
-    let program = directory.join("bin/oak");
-    let complete = directory.join("complete");
-    if complete.exists() {
-        return Ok(Some(program));
-    }
-    let venv = Command::new("python3").args(["-m", "venv", "--clear"]).arg(&directory).output();
-    if !venv.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: the Python CLI, there is no python3 with the module venv");
-        return Ok(None);
-    }
-    let pip = Command::new(directory.join("bin/python"))
-        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
-        .arg(format!("oak-cli=={VERSION}"))
-        .output()?;
-    if !pip.status.success() {
-        let reason = String::from_utf8_lossy(&pip.stderr).into_owned();
-        let is_away = ["NewConnectionError", "No matching distribution", "timed out", "ConnectionError"];
-        ensure!(is_away.iter().any(|sign| reason.contains(sign)), "pip: {reason}");
-        eprintln!("skipped: the Python CLI, PyPI cannot be reached");
-        return Ok(None);
-    }
-    std::fs::write(complete, VERSION)?;
-    Ok(Some(program))
-}
 
 /// The program with a home directory of its own on a machine.
 struct Cli<'a> {
@@ -81,7 +50,8 @@ impl Cli<'_> {
 
 #[test]
 fn every_command_of_the_python_cli_works() -> anyhow::Result<()> {
-    let Some(program) = install()? else { return Ok(()) };
+    let Some(environment) = install("oak-cli", VERSION)? else { return Ok(()) };
+    let program = environment.join("bin/oak");
     World::run("python_cli", |world| {
         let host = world.host("device", 10)?;
         let mut oak = world.oak(&host, &["up"])?;

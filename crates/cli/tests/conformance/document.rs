@@ -36,7 +36,7 @@ impl Document {
         methods.get(method.to_lowercase())
     }
 
-    fn resolve<'a>(&'a self, schema: &'a Value) -> &'a Value {
+    pub(crate) fn resolve<'a>(&'a self, schema: &'a Value) -> &'a Value {
         match schema.get("$ref").and_then(Value::as_str) {
             Some(reference) => {
                 self.0.pointer(reference.trim_start_matches('#')).expect("a reference that leads somewhere")
@@ -49,6 +49,11 @@ impl Document {
         let schema = self.resolve(schema);
         if let Some(parts) = schema["allOf"].as_array() {
             return parts.iter().find_map(|part| self.violation(part, value, place));
+        }
+        if let Some(parts) = schema["anyOf"].as_array() {
+            let mut complaints: Vec<_> =
+                parts.iter().map(|part| self.violation(part, value, place)).collect();
+            return if complaints.contains(&None) { None } else { complaints.swap_remove(0) };
         }
         if value.is_null() && schema["nullable"] == true {
             return None;

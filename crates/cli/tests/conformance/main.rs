@@ -4,10 +4,13 @@
 //!
 //! Each file is a story of its own with a root (and, if it says so, a cluster) of its own. Its cases run in order and may
 //! save parts of answers for later ones.
+//!
+//! What holds for every operation of the document is in `everywhere`.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 mod case;
 mod document;
+mod everywhere;
 mod http;
 mod shape;
 mod story;

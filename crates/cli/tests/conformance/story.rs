@@ -39,16 +39,10 @@ impl Run {
             run.plain("POST", "/api/auth/login", Some(json!({"username": "Admin", "password": "Admin"})));
         let token = |name: &str| tokens[name].as_str().unwrap().to_owned();
         let admin = token("token");
-        run.save("expired", run.system.expired(&admin));
-        // The same with another signature, and with none at all.
-        let unsigned = admin.rsplit_once('.').unwrap().0;
-        run.save("forged", format!("{unsigned}.{}", "A".repeat(86)));
-        run.save(
-            "unsigned",
-            format!("eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{}.", admin.split('.').nth(1).unwrap()),
-        );
+        for (name, token) in run.system.wrong_tokens(&admin) {
+            run.save(name, token);
+        }
         run.save("refresh", token("refresh_token"));
-        run.save("garbage", "not.a.token".to_owned());
         run.save("admin", admin);
         for companion in companions {
             match companion {

@@ -50,8 +50,21 @@ impl System {
         }
     }
 
+    /// Tokens by name that nobody may use, made from a right one.
+    pub(crate) fn wrong_tokens(&self, right: &str) -> [(&'static str, String); 4] {
+        // The same with another signature, and with none at all.
+        let unsigned = right.rsplit_once('.').unwrap().0;
+        let payload = right.split('.').nth(1).unwrap();
+        [
+            ("expired", self.expired(right)),
+            ("forged", format!("{unsigned}.{}", "A".repeat(86))),
+            ("unsigned", format!("eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{payload}.")),
+            ("garbage", "not.a.token".to_owned()),
+        ]
+    }
+
     /// A token of the same user as this one that ended in 1970.
-    pub(crate) fn expired(&self, token: &str) -> String {
+    fn expired(&self, token: &str) -> String {
         let claims = claims(token);
         let signer = Signer::open(&self.directory.path().join("r/root/jwt-key")).unwrap();
         let principal = Principal {

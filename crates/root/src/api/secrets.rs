@@ -155,8 +155,13 @@ pub(super) async fn put_registry(
         password: body.text("password", MAX_CONFIDENTIAL_BYTES / 2)?.to_owned(),
     };
     if login.username.contains(':') {
-        // Basic authentication ends the name at the first colon (RFC 7617, 2).
+        // Basic authentication ends the name at the first colon (RFC 7617, 2), which also forbids control characters.
         return Err(ApiError::field("username", "must not contain a colon"));
+    }
+    for (field, text) in [("username", &login.username), ("password", &login.password)] {
+        if text.chars().any(char::is_control) {
+            return Err(ApiError::field(field, "must not contain control characters"));
+        }
     }
     let value = serde_json::to_vec(&login).map_err(|error| ApiError::internal(&error))?;
     store(&api, &caller, purpose, Some(login.username), &value).await

@@ -52,6 +52,10 @@ pub(super) async fn create(
     };
     let life = read_life(body.0.get("ttl_seconds"))?;
     let wanted = body.optional_text("cluster", MAX_NAME_BYTES)?.map(str::to_owned);
+    if kind == NodeKind::Cluster && wanted.is_some() {
+        let message = "is for workers only: a cluster says its own name when it joins (`oak cluster --name`)";
+        return Err(ApiError::field("cluster", message));
+    }
     let mut random = StdRng::try_from_os_rng().map_err(|error| ApiError::internal(&error))?;
     let authority = match kind {
         NodeKind::Cluster => api.parts.authority,

@@ -11,11 +11,13 @@ pub(super) fn group() -> Group {
         post("/api/application", "Create applications with their services")
             .about(
                 "Everything in the descriptor or nothing. Nothing is deployed yet. Answers all applications of the \
-                 caller. With `?dry_run=true&instances=N` nothing is created, and the answer is the plan, an object.",
+                 caller. With `dry_run` nothing is created, and the answer is the plan.",
             )
             .restricted()
+            .query("dry_run", boolean("Only tell what would be created, and where its instances would go"))
+            .query("instances", planned_instances())
             .takes(reference("Descriptor"))
-            .answers_nested(list(reference("Application")))
+            .answers_nested_or(list(reference("Application")), reference("Plan"))
             .may(400, "the query is not understood")
             .may(409, "an application or a service address exists already, or the quota is used up"),
         get("/api/applications", "List applications")
@@ -48,6 +50,7 @@ pub(super) fn group() -> Group {
         schemas: vec![
             ("Message", object([("message", text("`ok` or a sentence"))])),
             ("Application", application()),
+            ("Plan", plan()),
             ("Descriptor", descriptor()),
             ("Microservice", microservice()),
         ],
@@ -66,12 +69,43 @@ fn application() -> Value {
     ]))
 }
 
+fn planned_instances() -> Value {
+    json!({
+        "type": "integer",
+        "minimum": 0,
+        "maximum": u32::MAX,
+        "description": "With `dry_run`: instances of each service that has no `replicas`; 1 if missing",
+    })
+}
+
+/// The answer to a dry run.
+fn plan() -> Value {
+    let place = json!({ "type": "object", "nullable": true, "additionalProperties": true });
+    let instance = optionally(
+        object([
+            ("instance_number", integer("Number")),
+            ("place", described("Cluster and worker it would get; nothing if there is none", place)),
+        ]),
+        [("explanation", reference("Explanation"))],
+    );
+    let service = object([
+        ("job_name", text("The four names of the service with dots between them")),
+        ("instances", list(instance)),
+    ]);
+    object([
+        ("dry_run", boolean("Always true")),
+        ("all_placed", boolean("Whether there is room for everything")),
+        ("warnings", list(text("What is not as it seems"))),
+        ("services", list(service)),
+    ])
+}
+
 /// The frame; what a service may hold is a document of its own.
 fn descriptor() -> Value {
     let application = open(optionally(
         object([
-            ("application_name", name()),
-            ("application_namespace", name()),
+            ("application_name", name("Name")),
+            ("application_namespace", name("Namespace")),
             ("microservices", list(reference("Microservice"))),
         ]),
         [
@@ -81,21 +115,45 @@ fn descriptor() -> Value {
     ));
     let mut applications = list(application);
     applications["maxItems"] = json!(100);
-    open(optionally(
-        object([("sla_version", text("`v2.0`")), ("applications", applications)]),
-        [("customerID", text("Not used: the caller owns what it creates"))],
-    ))
+    let mut descriptor = open(object([
+        ("sla_version", text("`v2.0`")),
+        ("customerID", text("Not used: the caller owns what it creates")),
+        ("applications", applications),
+    ]));
+    let application =
+        json!({ "application_name": "shop", "application_namespace": "test", "microservices": [example()] });
+    descriptor["example"] =
+        json!({ "sla_version": "v2.0", "customerID": "Admin", "applications": [application] });
+    descriptor
 }
 
-fn name() -> Value {
-    json!({ "type": "string", "pattern": "^[a-zA-Z0-9]{1,30}$" })
+fn name(about: &str) -> Value {
+    json!({ "type": "string", "pattern": "^[a-zA-Z0-9]{1,30}$", "description": about })
+}
+
+/// Says what an object or a list is for.
+fn described(about: &str, mut schema: Value) -> Value {
+    schema["description"] = json!(about);
+    schema
+}
+
+/// A service that can be created as it is.
+fn example() -> Value {
+    json!({
+        "microservice_name": "web",
+        "microservice_namespace": "test",
+        "virtualization": "container",
+        "code": "docker.io/library/nginx:latest",
+        "memory": 100,
+        "port": "8080:80",
+    })
 }
 
 fn microservice() -> Value {
-    open(optionally(
+    let mut microservice = open(optionally(
         object([
-            ("microservice_name", name()),
-            ("microservice_namespace", name()),
+            ("microservice_name", name("Name")),
+            ("microservice_namespace", name("Namespace")),
             ("virtualization", text("`container`")),
             ("code", text("Image, such as `docker.io/library/nginx:latest`")),
         ]),
@@ -110,18 +168,26 @@ fn microservice() -> Value {
             ("at_most_one", boolean("Never two processes of an instance")),
             ("privileged", boolean("With all capabilities and devices")),
             ("arch", list(word("Architecture", &["amd64", "arm64", "arm", "riscv64"]))),
-            ("constraints", list(open(object([("type", text("`direct`, `clusters`, …"))])))),
-            ("volumes", list(volume())),
+            (
+                "constraints",
+                described(
+                    "Where it may run",
+                    list(open(object([("type", text("`direct`, `clusters`, …"))]))),
+                ),
+            ),
+            ("volumes", described("Directories that outlive it", list(volume()))),
             ("added_files", list(text("`/path=text`, or `/path=base64:…`"))),
-            ("healthcheck", healthcheck()),
+            ("healthcheck", described("How to see that it works: `http`, `tcp` or `command`", healthcheck())),
             ("restart", word("When it is started again", &["", "always", "on-failure", "never"])),
             ("stop_grace_s", integer("Seconds between the stop signal and SIGKILL")),
-            ("secrets", list(secret())),
+            ("secrets", described("Secrets it gets", list(secret()))),
             ("registry_credentials", text("Registry whose credentials pull the image")),
             ("replicas", super::services::replicas()),
-            ("update", update()),
+            ("update", described("How its instances are replaced", update())),
         ],
-    ))
+    ));
+    microservice["example"] = example();
+    microservice
 }
 
 fn volume() -> Value {

@@ -147,12 +147,15 @@ fn worker_details() -> Value {
 
 fn token_request() -> Value {
     let life = json!({ "type": "integer", "minimum": 1, "maximum": 604_800, "default": 3600 });
-    let mut cluster = nothing("Name or id, for a worker; may be missing while there is only one cluster");
+    let mut cluster =
+        nothing("Name or id, for a worker only; may be missing while there is only one cluster");
     cluster["example"] = json!("local");
-    optionally(
+    let mut request = optionally(
         object([("role", word("What joins", &["cluster", "worker"]))]),
         [("cluster", cluster), ("ttl_seconds", life)],
-    )
+    );
+    request["example"] = json!({ "role": "worker", "cluster": "local", "ttl_seconds": 3600 });
+    request
 }
 
 fn join_token() -> Value {

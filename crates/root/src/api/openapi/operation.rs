@@ -22,6 +22,8 @@ enum Content {
     Json(Value),
     /// JSON inside a JSON string.
     Nested(Value),
+    /// The same, or plain JSON.
+    NestedOr(Value, Value),
     /// Another media type.
     Other(&'static str),
     /// One of two other media types.
@@ -127,6 +129,12 @@ impl Operation {
         self
     }
 
+    /// Answers JSON inside a JSON string, or plain JSON.
+    pub(super) fn answers_nested_or(mut self, schema: Value, other: Value) -> Self {
+        self.answer = Content::NestedOr(schema, other);
+        self
+    }
+
     /// Answers another media type.
     pub(super) fn answers_media(mut self, media_type: &'static str) -> Self {
         self.answer = Content::Other(media_type);
@@ -217,17 +225,18 @@ impl Operation {
     }
 
     fn success(&self) -> (&'static str, Value) {
-        let json = |schema: Value| json!({ "application/json": { "schema": schema } });
-        let plain = || json!({ "schema": { "type": "string" } });
+        let json_of = |schema: Value| json!({ "application/json": { "schema": schema } });
+        // A schema of a stream would be that of its events, for tools that look into it.
+        let of = |media: &str| match media {
+            "text/event-stream" => json!({}),
+            _ => json!({ "schema": { "type": "string" } }),
+        };
         let content = match &self.answer {
-            Content::Json(schema) => json(schema.clone()),
-            Content::Nested(schema) => {
-                let mut outer = text("JSON in a JSON string");
-                outer["x-json"] = schema.clone();
-                json(outer)
-            }
-            Content::Other(media) => json!({ *media: plain() }),
-            Content::Either(usual, other) => json!({ *usual: plain(), *other: plain() }),
+            Content::Json(schema) => json_of(schema.clone()),
+            Content::Nested(schema) => json_of(nested(schema)),
+            Content::NestedOr(schema, other) => json_of(json!({ "anyOf": [nested(schema), other] })),
+            Content::Other(media) => json!({ *media: of(media) }),
+            Content::Either(usual, other) => json!({ *usual: of(usual), *other: of(other) }),
             Content::Upgrade(protocol) => return ("101", json!({ "description": protocol })),
         };
         ("200", json!({ "description": "success", "content": content }))
@@ -258,6 +267,12 @@ impl Operation {
         }
         statuses
     }
+}
+
+fn nested(schema: &Value) -> Value {
+    let mut outer = text("JSON in a JSON string");
+    outer["x-json"] = schema.clone();
+    outer
 }
 
 fn error_response(when: &str) -> Value {

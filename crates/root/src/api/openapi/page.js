@@ -2,6 +2,8 @@
 "use strict";
 
 const TOKEN = "oakestra-api-token";
+/** Characters of a stream that stay on the page. */
+const MOST_SHOWN = 200_000;
 const find = (id) => document.getElementById(id);
 let api = null;
 
@@ -14,6 +16,11 @@ function make(name, attributes = {}, ...children) {
   }
   element.append(...children);
   return element;
+}
+
+/** Text in which `words` between backticks are code. */
+function prose(text = "") {
+  return text.split("`").map((part, place) => (place % 2 === 1 ? make("code", {}, part) : part));
 }
 
 /** Follows a reference inside the document. */
@@ -51,20 +58,56 @@ function kind(schema) {
   const name = schema?.$ref?.split("/").pop();
   if (name) return name;
   schema = schema ?? {};
+  const several = schema.anyOf ?? schema.allOf;
+  if (several) return several.map(kind).join(schema.anyOf ? " or " : " and ");
   if (schema["x-json"]) return `text with JSON: ${kind(schema["x-json"])}`;
   if (schema.enum) return schema.enum.map((word) => JSON.stringify(word)).join(" | ");
   if (schema.type === "array") return `list of ${kind(schema.items)}`;
   return schema.type ?? "anything";
 }
 
+/** The schema of the parts of a list, of what is inside a text, or the schema itself. */
+function inside(schema) {
+  schema = resolve(schema);
+  if (schema["x-json"]) return inside(schema["x-json"]);
+  return schema.type === "array" ? inside(schema.items) : schema;
+}
+
+/** The row of a key. If its value has keys of its own, they are shown below it on a click. */
+function keyRow(key, value, isRequired) {
+  const parts = inside(value);
+  const cell = make("td", {});
+  const row = make("tr", {},
+    make("td", {}, make("code", {}, key)),
+    cell,
+    make("td", { className: "dim" }, isRequired ? "" : "optional"),
+    make("td", { className: "wide" }, ...prose(resolve(value).description ?? parts.description)));
+  if (!parts.properties && !parts.allOf && !parts.anyOf) {
+    cell.append(kind(value));
+    return row;
+  }
+  const button = make("button", { type: "button", className: "quiet keys" }, kind(value));
+  let below = null;
+  const show = (isOpen) => {
+    button.setAttribute("aria-expanded", isOpen);
+    // Schemas may contain themselves: one level with each click.
+    if (isOpen && !below) row.after(below = make("tr", {}, make("td", { colSpan: 4, className: "below" }, schemaTable(parts))));
+    if (below) below.hidden = !isOpen;
+  };
+  button.addEventListener("click", () => show(button.getAttribute("aria-expanded") !== "true"));
+  show(false);
+  cell.append(button);
+  return row;
+}
+
 function schemaTable(schema) {
   schema = resolve(schema);
-  const parts = schema.allOf || schema.anyOf ? (schema.allOf || schema.anyOf).map(resolve) : [schema];
-  const rows = parts.flatMap((part) => Object.entries(part.properties ?? {}).map(([key, value]) => make("tr", {},
-    make("td", {}, make("code", {}, key)),
-    make("td", {}, kind(value)),
-    make("td", { className: "dim" }, (part.required ?? []).includes(key) ? "" : "optional"),
-    make("td", { className: "wide" }, resolve(value).description ?? ""))));
+  if (schema.anyOf) {
+    return make("div", {}, ...schema.anyOf.flatMap((part) => [make("h4", {}, kind(part)), schemaTable(inside(part))]));
+  }
+  const parts = schema.allOf ? schema.allOf.map(resolve) : [schema];
+  const rows = parts.flatMap((part) => Object.entries(part.properties ?? {})
+    .map(([key, value]) => keyRow(key, value, (part.required ?? []).includes(key))));
   if (rows.length === 0) return make("p", { className: "dim" }, kind(schema));
   const head = ["Name", "Kind", "", "Meaning"].map((title) => make("th", { scope: "col" }, title));
   return make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows));
@@ -82,13 +125,37 @@ function readable(body) {
   }
 }
 
-async function call(method, path, body, token) {
+function send(method, path, body, token, signal) {
   const headers = {};
   if (token) headers.Authorization = `Bearer ${token}`;
   if (body !== undefined) headers["Content-Type"] = "application/json";
-  const begun = performance.now();
-  const answer = await fetch(path, { method, headers, body });
-  return { answer, text: await answer.text(), took: Math.round(performance.now() - begun) };
+  return fetch(path, { method, headers, body, signal });
+}
+
+async function call(method, path, body) {
+  const answer = await send(method, path, body);
+  return { answer, text: await answer.text() };
+}
+
+/** Shows an answer; what is not JSON as it comes, because events and output may have no end. */
+async function showAnswer(result, stop, answer, took) {
+  const media = answer.headers.get("content-type");
+  const line = `${answer.status} ${answer.statusText} · ${took} ms · ${media ?? "no body"}`;
+  const head = make("p", { className: answer.ok ? "good" : "problem" }, line);
+  const text = make("pre", { tabIndex: 0, "aria-live": "off" });
+  if (!media || media.startsWith("application/json")) {
+    text.append(readable(await answer.text()));
+    result.replaceChildren(head, text);
+    return;
+  }
+  result.replaceChildren(head, make("p", {}, stop), text);
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    text.textContent = (text.textContent + value).slice(-MOST_SHOWN);
+  }
+  stop.remove();
 }
 
 /** The form that calls an operation. */
@@ -97,11 +164,12 @@ function trial(path, method, operation) {
     parameter,
     input: make("input", { placeholder: kind(parameter.schema), required: parameter.required, spellcheck: false }),
   }));
-  const fields = inputs.map(({ parameter, input }) => make("label", {}, parameter.name, input));
+  const fields = inputs.map(({ parameter, input }) => make("label", { title: parameter.schema.description ?? "" }, parameter.name, input));
   const schema = operation.requestBody?.content?.["application/json"]?.schema;
   const body = schema && make("textarea", { spellcheck: false, value: JSON.stringify(example(schema), null, 2) });
   if (body) fields.push(make("label", { className: "wide" }, "Body", body));
   const result = make("div", { role: "status" });
+  let running = null;
   const form = make("form", {}, ...fields, make("button", {}, "Send"));
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
@@ -112,15 +180,18 @@ function trial(path, method, operation) {
       else if (input.value !== "") query.set(parameter.name, input.value);
     }
     if (query.size > 0) target += `?${query}`;
-    result.replaceChildren(make("p", { className: "dim" }, "waiting…"));
+    running?.abort();
+    const abort = running = new AbortController();
+    const stop = make("button", { type: "button", className: "quiet" }, "Stop");
+    stop.addEventListener("click", () => abort.abort());
+    result.replaceChildren(make("p", { className: "dim" }, "waiting… ", stop));
+    const begun = performance.now();
     try {
-      const { answer, text, took } = await call(method.toUpperCase(), target, body?.value, sessionStorage.getItem(TOKEN));
-      const line = `${answer.status} ${answer.statusText} · ${took} ms · ${answer.headers.get("content-type") ?? "no body"}`;
-      result.replaceChildren(
-        make("p", { className: answer.ok ? "good" : "problem" }, line),
-        make("pre", { tabIndex: 0 }, readable(text)));
+      const answer = await send(method.toUpperCase(), target, body?.value, sessionStorage.getItem(TOKEN), abort.signal);
+      await showAnswer(result, stop, answer, Math.round(performance.now() - begun));
     } catch (error) {
-      result.replaceChildren(make("p", { className: "problem" }, `no answer: ${error.message}`));
+      if (!abort.signal.aborted) result.replaceChildren(make("p", { className: "problem" }, `no answer: ${error.message}`));
+      else if (abort === running) stop.replaceWith(make("span", { className: "dim" }, "stopped"));
     }
   });
   return make("div", {}, make("h3", {}, "Try it"), form, result);
@@ -130,7 +201,7 @@ function responses(operation) {
   const rows = Object.entries(operation.responses).map(([status, response]) => {
     response = resolve(response);
     const [media, content] = Object.entries(response.content ?? {})[0] ?? ["", {}];
-    return make("tr", {}, make("td", {}, make("code", {}, status)), make("td", { className: "wide" }, response.description),
+    return make("tr", {}, make("td", {}, make("code", {}, status)), make("td", { className: "wide" }, ...prose(response.description)),
       make("td", {}, media === "application/json" ? kind(content.schema) : media));
   });
   return make("table", {}, make("tbody", {}, ...rows));
@@ -148,14 +219,11 @@ function describe(path, method, operation) {
   details.addEventListener("toggle", () => {
     if (!details.open || content.hasChildNodes()) return;
     const access = operation.security?.length === 0 ? "Needs no token." : "Needs a token.";
-    content.append(make("p", {}, [operation.description, access].filter(Boolean).join(" ")));
+    content.append(make("p", {}, ...prose([operation.description, access].filter(Boolean).join(" "))));
     const body = operation.requestBody?.content?.["application/json"]?.schema;
     if (body) content.append(make("h3", {}, `Body: ${kind(body)}`), schemaTable(body));
     const success = resolve(operation.responses["200"]).content?.["application/json"]?.schema;
-    const inside = success?.["x-json"] ?? success;
-    if (inside) {
-      content.append(make("h3", {}, `Answer: ${kind(success)}`), schemaTable(inside.type === "array" ? inside.items : inside));
-    }
+    if (success) content.append(make("h3", {}, `Answer: ${kind(success)}`), schemaTable(inside(success)));
     content.append(make("h3", {}, "Statuses"), responses(operation), trial(path, method, operation));
   });
   return details;
@@ -163,7 +231,7 @@ function describe(path, method, operation) {
 
 function show(document_) {
   api = document_;
-  find("about").textContent = api.info.description;
+  find("about").append(...prose(api.info.description));
   for (const tag of api.tags) {
     const links = make("ul", {});
     const section = make("section", { "aria-label": tag.name },

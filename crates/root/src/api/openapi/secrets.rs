@@ -112,7 +112,13 @@ fn secret_value() -> Value {
 
 fn registry_login() -> Value {
     object([
-        ("username", json!({ "type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[^:]+$" })),
-        ("password", json!({ "type": "string", "minLength": 1, "description": "Password or token" })),
+        (
+            "username",
+            json!({ "type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[^:\\x00-\\x1f\\x7f-\\x9f]+$" }),
+        ),
+        (
+            "password",
+            json!({ "type": "string", "minLength": 1, "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f]+$", "description": "Password or token" }),
+        ),
     ])
 }
