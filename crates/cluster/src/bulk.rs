@@ -41,6 +41,7 @@ pub(crate) async fn relay(offer: BulkOffer, engine: Engine<Cluster>, sessions: S
 async fn both_ways(root: BulkStream, worker: BulkStream) -> Result<(), BulkError> {
     let (mut to_root, mut from_root) = root.split();
     let (mut to_worker, mut from_worker) = worker.split();
+    let root_is_gone = to_root.gone();
     let down = async {
         while let Some(piece) = from_root.recv().await {
             to_worker.send(piece?).await?;
@@ -59,6 +60,8 @@ async fn both_ways(root: BulkStream, worker: BulkStream) -> Result<(), BulkError
     };
     tokio::select! {
         gone = down => return gone,
+        // `down` does not see it while the worker takes nothing.
+        () = root_is_gone => return Err(BulkError::Cancelled),
         said = up => said?,
     }
     // Dropping the receiver now would cancel what is still on its way.

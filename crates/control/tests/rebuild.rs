@@ -15,6 +15,7 @@ use oak_control::cluster::{self, Cluster, LocalRefusal};
 use oak_control::root::{self, Root};
 use oak_control::token::TokenRole;
 use oak_control::{Row, SeededEntropy, Table};
+use oak_model::confidential::{SecretTarget, SecretUse};
 use oak_model::message::{
     ClusterToRoot, ClusterToWorker, HeldInstance, Holdings, InstanceReport, WorkerHello, WorkerToCluster,
     WorkerToken, WorkloadReport,
@@ -444,6 +445,20 @@ fn a_cluster_gives_out_only_its_own_addresses_and_says_what_it_cannot_do() {
     fixed.services[0].spec.service_address = Some(Ipv4Addr::new(10, 30, 1, 1));
     let refused = pair.cluster.create_local(now(), &mut pair.entropy, vec![fixed]);
     assert!(matches!(refused, Err(LocalRefusal::AddressOfTheRoot(_))));
+    for is_pull in [false, true] {
+        let mut confidential = application("confidential");
+        let spec = &mut confidential.services[0].spec;
+        if is_pull {
+            spec.registry_credentials = Some("registry.example".parse().unwrap());
+        } else {
+            let target = SecretTarget::Env("PASSWORD".into());
+            spec.secrets = vec![SecretUse { name: "db".parse().unwrap(), target }];
+        }
+        let wanted = vec![application("innocent"), confidential];
+        let refused = pair.cluster.create_local(now(), &mut pair.entropy, wanted).unwrap_err();
+        assert!(matches!(refused, LocalRefusal::ConfidentialOfTheRoot(..)), "{refused}");
+    }
+    assert!(!pair.cluster.applications().any(|known| known.local));
     let refused = pair.cluster.undeploy_local(now(), key);
     assert!(matches!(refused, Err(LocalRefusal::OfTheRoot(name)) if name.starts_with("shop")));
     let mut created = 0;

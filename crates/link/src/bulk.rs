@@ -113,6 +113,8 @@ impl BulkStream {
 pub struct BulkSender {
     frames: mpsc::Sender<BulkFrame>,
     cancelled: CancellationToken,
+    /// Cancelled when nobody takes the frames any more.
+    gone: CancellationToken,
 }
 
 impl BulkSender {
@@ -123,6 +125,12 @@ impl BulkSender {
             self.push(Body::Data(piece)).await?;
         }
         Ok(())
+    }
+
+    /// Resolves when the peer takes nothing more: it dropped the stream, the connection broke, or this direction has ended.
+    /// Unlike [`BulkReceiver::recv`] it does not wait behind what the peer has sent and nobody has read yet.
+    pub fn gone(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.gone.clone().cancelled_owned()
     }
 
     /// Ends this direction successfully. The peer has not necessarily read all of it yet.
@@ -147,8 +155,8 @@ impl BulkSender {
 /// finished or after the first error.
 pub struct BulkReceiver {
     frames: Streaming<BulkFrame>,
-    /// Cancels our sending direction when dropped before the end.
-    cancel: Option<DropGuard>,
+    /// Dropped before the end.
+    cut: Option<Cut>,
     has_ended: bool,
 }
 
@@ -160,8 +168,8 @@ impl BulkReceiver {
 
     fn end(&mut self) {
         self.has_ended = true;
-        if let Some(guard) = self.cancel.take() {
-            guard.disarm();
+        if let Some(cut) = self.cut.take() {
+            cut.disarm();
         }
     }
 }
@@ -191,7 +199,7 @@ impl Stream for BulkReceiver {
             Some(Body::Bulk(_)) | None => {
                 self.has_ended = true;
                 // The peer is gone or mad: our direction is of no use either.
-                self.cancel = None;
+                self.cut = None;
                 Some(Err(BulkError::Cancelled))
             }
         };
@@ -203,13 +211,14 @@ impl Stream for BulkReceiver {
 pub(crate) struct BulkOutbound {
     frames: mpsc::Receiver<BulkFrame>,
     cancelled: CancellationToken,
+    gone: DropGuard,
 }
 
 impl BulkOutbound {
     pub(crate) fn into_stream(self) -> impl Stream<Item = BulkFrame> + Send + 'static {
-        let frames = stream::unfold(self.frames, |mut frames| async {
+        let frames = stream::unfold((self.frames, self.gone), |(mut frames, gone)| async {
             let frame = frames.recv().await?;
-            Some((frame, frames))
+            Some((frame, (frames, gone)))
         });
         frames.take_until(self.cancelled.cancelled_owned())
     }
@@ -222,9 +231,9 @@ impl BulkOutbound {
 /// Makes the sending direction of a stream; the receiving one is added when the peer's frames are there.
 pub(crate) fn outbound() -> (BulkSender, BulkOutbound) {
     let (sender, frames) = mpsc::channel(QUEUE);
-    let cancelled = CancellationToken::new();
-    let outbound = BulkOutbound { frames, cancelled: cancelled.clone() };
-    (BulkSender { frames: sender, cancelled }, outbound)
+    let (cancelled, gone) = (CancellationToken::new(), CancellationToken::new());
+    let outbound = BulkOutbound { frames, cancelled: cancelled.clone(), gone: gone.clone().drop_guard() };
+    (BulkSender { frames: sender, cancelled, gone }, outbound)
 }
 
 impl BulkSender {
@@ -233,9 +242,36 @@ impl BulkSender {
         self.push(Body::Bulk(bulk)).await
     }
 
-    /// Joins the directions.
-    pub(crate) fn join(self, frames: Streaming<BulkFrame>) -> BulkStream {
-        let cancel = Some(self.cancelled.clone().drop_guard());
-        BulkStream { sender: self, receiver: BulkReceiver { frames, cancel, has_ended: false } }
+    /// Joins the directions. A stream that is dropped before its end hangs up: its end would wait behind what the peer does
+    /// not read otherwise.
+    pub(crate) fn join(
+        self,
+        frames: Streaming<BulkFrame>,
+        hang_up: impl Fn() + Send + Sync + 'static,
+    ) -> BulkStream {
+        let cut = Cut { cancelled: self.cancelled.clone(), hang_up: Box::new(hang_up), is_armed: true };
+        BulkStream { sender: self, receiver: BulkReceiver { frames, cut: Some(cut), has_ended: false } }
+    }
+}
+
+/// Cancels our sending direction and ends the connection, which no other stream uses, when dropped.
+struct Cut {
+    cancelled: CancellationToken,
+    hang_up: Box<dyn Fn() + Send + Sync>,
+    is_armed: bool,
+}
+
+impl Cut {
+    fn disarm(mut self) {
+        self.is_armed = false;
+    }
+}
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        if self.is_armed {
+            self.cancelled.cancel();
+            (self.hang_up)();
+        }
     }
 }

@@ -262,6 +262,7 @@ impl BoundRoot {
                 Some(Ok(Ok(())) | Err(_)) | None => Err(RootError::Store(StoreError::WriterGone)),
             },
         };
+        api.drained().await;
         link.drained().await;
         tasks.shutdown().await;
         result

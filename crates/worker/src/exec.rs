@@ -81,15 +81,21 @@ fn runtime_size(size: TerminalSize) -> oak_runtime::TerminalSize {
 
 async fn follow(exec: Exec, mut sender: BulkSender, mut receiver: BulkReceiver) -> Result<(), BulkError> {
     let Exec { io, mut end } = exec;
+    // Seen also while the program takes no input, so that nothing is received.
+    let gone = sender.gone();
     let ended = match io {
         ExecIo::Pipes { stdin, stdout, stderr } => {
             tokio::select! {
                 gone = feed(stdin, &mut receiver) => return Err(gone),
                 ended = read_pipes(stdout, stderr, &mut end, &mut sender) => ended?,
+                () = gone => return Err(BulkError::Cancelled),
             }
         }
         ExecIo::Terminal(terminal) => {
-            Terminal::new(terminal).follow(&mut end, &mut sender, &mut receiver).await?
+            tokio::select! {
+                ended = Terminal::new(terminal).follow(&mut end, &mut sender, &mut receiver) => ended?,
+                () = gone => return Err(BulkError::Cancelled),
+            }
         }
     };
     let end = match ended {

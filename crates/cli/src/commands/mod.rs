@@ -12,6 +12,7 @@ mod explain;
 mod failure;
 mod find;
 mod get;
+mod hidden;
 mod local;
 mod logs;
 mod maintenance;

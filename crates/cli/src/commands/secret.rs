@@ -1,7 +1,9 @@
 //! `oak secret`, `oak registry`: values that services and pulls need. They are read from standard input or a file, never
 //! from the command line, which other users of the machine can see.
 
+use std::fs::File;
 use std::io::{self, IsTerminal, Read};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use base64::Engine as _;
@@ -10,8 +12,11 @@ use clap::{Args, Subcommand};
 use oak_client::{Client, Secret};
 use oak_model::confidential::MAX_CONFIDENTIAL_BYTES;
 
-use super::Failure;
+use super::{Failure, hidden};
 use crate::output::{Cell, Output, Table, Tone};
+
+/// Most bytes read: one more than allowed, so that too many are noticed; a typed value ends with a line end besides.
+const LIMIT: u64 = MAX_CONFIDENTIAL_BYTES as u64 + 2;
 
 /// What to do with secrets.
 #[derive(Args, Clone, Debug)]
@@ -70,8 +75,8 @@ impl SecretArguments {
         match self.action {
             SecretAction::Set { name, from_file } => {
                 let value = match from_file {
-                    Some(path) => read(std::fs::File::open(path)?)?,
-                    None => read_input(output, "value")?,
+                    Some(path) => read(File::open(path)?)?,
+                    None => read_input(output, "value").await?,
                 };
                 client.put_secret(&name, &BASE64.encode(value)).await?;
                 output.say(format_args!("secret {name} is stored"))?;
@@ -87,7 +92,7 @@ impl RegistryArguments {
     pub(super) async fn run(self, client: &Client, output: &mut Output<'_>) -> Result<(), Failure> {
         match self.action {
             RegistryAction::Login { host, username } => {
-                let password = String::from_utf8(read_input(output, "password")?);
+                let password = String::from_utf8(read_input(output, "password").await?);
                 let password = password.map_err(|_| Failure::usage("the password is not UTF-8"))?;
                 let password = password.strip_suffix('\n').unwrap_or(&password);
                 client.put_registry(&host, &username, password).await?;
@@ -100,22 +105,27 @@ impl RegistryArguments {
     }
 }
 
-/// Reads standard input to its end. What is typed ends with a line end that nobody means.
-fn read_input(output: &mut Output<'_>, what: &str) -> Result<Vec<u8>, Failure> {
-    let is_typed = io::stdin().is_terminal();
-    if is_typed {
-        output.say(format_args!("type the {what}, then Ctrl-D on an empty line"))?;
+/// Reads standard input to its end. What is typed is not shown, and ends with a line end that nobody means.
+async fn read_input(output: &mut Output<'_>, what: &str) -> Result<Vec<u8>, Failure> {
+    if !io::stdin().is_terminal() {
+        return read(io::stdin());
     }
-    let mut value = read(io::stdin())?;
-    if is_typed && value.last() == Some(&b'\n') {
+    output.say(format_args!("type the {what}, which is not shown, then Enter and Ctrl-D"))?;
+    let terminal = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut value = hidden::read(terminal, LIMIT).await?;
+    if value.last() == Some(&b'\n') {
         value.pop();
     }
-    Ok(value)
+    check(value)
 }
 
 fn read(source: impl Read) -> Result<Vec<u8>, Failure> {
     let mut value = Vec::new();
-    source.take(MAX_CONFIDENTIAL_BYTES as u64 + 1).read_to_end(&mut value)?;
+    source.take(LIMIT).read_to_end(&mut value)?;
+    check(value)
+}
+
+fn check(value: Vec<u8>) -> Result<Vec<u8>, Failure> {
     if value.is_empty() || value.len() > MAX_CONFIDENTIAL_BYTES {
         return Err(Failure::usage(format!("a value must have 1 to {MAX_CONFIDENTIAL_BYTES} bytes")));
     }

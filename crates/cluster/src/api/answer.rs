@@ -60,7 +60,8 @@ impl From<LocalRefusal> for Refused {
             LocalRefusal::ApplicationExists(_)
             | LocalRefusal::ServiceTwice(_)
             | LocalRefusal::OfTheRoot(_)
-            | LocalRefusal::AddressOfTheRoot(_) => StatusCode::CONFLICT,
+            | LocalRefusal::AddressOfTheRoot(_)
+            | LocalRefusal::ConfidentialOfTheRoot(..) => StatusCode::CONFLICT,
             LocalRefusal::NoAddresses | LocalRefusal::AddressesExhausted => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, refusal.to_string())

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use oak_model::message::DesiredInstance;
 use oak_model::sla::ApplicationRequest;
 use oak_model::{
-    Application, ApplicationId, Generation, InstanceKey, JobName, Now, Service, ServiceId, Surroundings,
-    Upkeep,
+    Application, ApplicationId, Generation, InstanceKey, JobName, Now, Service, ServiceId, ServiceSpec,
+    Surroundings, Upkeep,
 };
 
 use super::records::{Extent, KnownApplication};
@@ -49,6 +49,12 @@ pub enum LocalRefusal {
         "service address {0} can be given only by the root: leave `addresses.rr_ip` out, or deploy at the root"
     )]
     AddressOfTheRoot(Ipv4Addr),
+    /// The service needs values that only a root keeps.
+    #[error(
+        "service `{0}` needs {1}, which this cluster cannot give it: secrets are kept by the root; deploy there, or leave \
+         them out"
+    )]
+    ConfidentialOfTheRoot(JobName, String),
     /// The root never gave this cluster addresses of its own.
     #[error("this cluster has no service addresses of its own: it gets them when it is connected to a root")]
     NoAddresses,
@@ -123,6 +129,9 @@ impl Cluster {
                     return Err(LocalRefusal::AddressOfTheRoot(address));
                 }
                 let job_name = job_name(request, service);
+                if let Some(what) = confidential(&service.spec) {
+                    return Err(LocalRefusal::ConfidentialOfTheRoot(job_name, what));
+                }
                 if !services.insert((service.name.clone(), service.namespace.clone())) {
                     return Err(LocalRefusal::ServiceTwice(job_name));
                 }
@@ -278,4 +287,10 @@ fn job_name(application: &ApplicationRequest, service: &oak_model::sla::ServiceR
         service: service.name.clone(),
         service_namespace: service.namespace.clone(),
     }
+}
+
+/// Which confidential value a service cannot do without, for people.
+fn confidential(spec: &ServiceSpec) -> Option<String> {
+    let secret = spec.secrets.first().map(|secret| format!("the secret `{}`", secret.name));
+    secret.or_else(|| Some(format!("the credentials of `{}`", spec.registry_credentials.as_ref()?)))
 }

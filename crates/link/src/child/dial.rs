@@ -11,13 +11,14 @@ use std::time::Duration;
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
 
 use crate::pki::PeerRejected;
 use crate::pki::find_rejection;
@@ -89,6 +90,28 @@ pub(crate) struct Dialled {
     pub remote: SocketAddr,
     /// Stops the connection at once, dropping what is not sent.
     pub driver: AbortHandle,
+    /// Stops also what `hyper` does on its own, which would wait for a parent that does not read.
+    pub hangup: CancellationToken,
+}
+
+/// Runs the tasks of one connection until it is hung up.
+#[derive(Clone)]
+struct Tied(CancellationToken);
+
+impl<F> hyper::rt::Executor<F> for Tied
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, task: F) {
+        let hangup = self.0.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = task => {}
+                () = hangup.cancelled() => {}
+            }
+        });
+    }
 }
 
 /// Tells where to dial.
@@ -118,7 +141,8 @@ pub(crate) async fn dial(target: &Target, tls: Arc<ClientConfig>) -> Result<Dial
             });
         }
     };
-    let (requests, connection) = http2::Builder::new(TokioExecutor::new())
+    let hangup = CancellationToken::new();
+    let (requests, connection) = http2::Builder::new(Tied(hangup.clone()))
         .timer(TokioTimer::new())
         .initial_stream_window_size(1024 * 1024)
         .initial_connection_window_size(1024 * 1024)
@@ -135,7 +159,7 @@ pub(crate) async fn dial(target: &Target, tls: Arc<ClientConfig>) -> Result<Dial
     });
     let client = LinkClient::with_origin(Channel(requests), Uri::from_static("https://parent"))
         .max_decoding_message_size(MAX_FRAME);
-    Ok(Dialled { client, local, remote: address, driver: driver.abort_handle() })
+    Ok(Dialled { client, local, remote: address, driver: driver.abort_handle(), hangup })
 }
 
 async fn connect(target: &Target) -> Result<(TcpStream, SocketAddr), ConnectError> {

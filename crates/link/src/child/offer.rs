@@ -80,7 +80,8 @@ async fn open(answer: &Answer) -> Result<BulkStream, BulkError> {
     sender.introduce(answer.bulk).await?;
     let call = dialled.client.bulk(outbound.into_stream()).await;
     let frames = call.map_err(|status| BulkError::Failed(status.message().to_owned()))?.into_inner();
-    Ok(sender.join(frames))
+    let hangup = dialled.hangup;
+    Ok(sender.join(frames, move || hangup.cancel()))
 }
 
 impl Drop for BulkOffer {

@@ -106,6 +106,7 @@ impl<E: Enroller> Link for Service<E> {
         request: Request<Streaming<BulkFrame>>,
     ) -> Result<Response<Self::BulkStream>, Status> {
         let peer = self.member(&request).await?;
+        let hangup = request.extensions().get::<Hangup>().cloned();
         let mut frames = request.into_inner();
         let first = tokio::time::timeout(FIRST_BULK_FRAME, frames.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("the first frame did not come"))??;
@@ -116,7 +117,12 @@ impl<E: Enroller> Link for Service<E> {
         let reply =
             reply.ok_or_else(|| Status::not_found("nobody asked for this bulk stream, or not any more"))?;
         let (sender, outbound) = bulk::outbound();
-        if reply.send(Ok(sender.join(frames))).is_err() {
+        let hang_up = move || {
+            if let Some(Hangup(connection)) = &hangup {
+                connection.cancel();
+            }
+        };
+        if reply.send(Ok(sender.join(frames, hang_up))).is_err() {
             return Err(Status::cancelled("the parent gave up this bulk stream"));
         }
         Ok(Response::new(outbound.into_response()))

@@ -12,6 +12,7 @@ use hyper::rt::{Read, Write};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use rustix::net::sockopt;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -31,6 +32,9 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// How long an idle connection may take to say goodbye; nothing of value is on its way.
 const CLOSING: Duration = Duration::from_secs(1);
 
+/// Silence after which the kernel asks whether the other side is there; asked again four times as often.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
 /// HTTP/2 windows: members may fill a fast line, others should not be able to fill our memory.
 const PEER_WINDOW: u32 = 1024 * 1024;
 const ANONYMOUS_WINDOW: u32 = 128 * 1024;
@@ -49,6 +53,7 @@ pub(crate) struct Connection {
 pub(crate) async fn handle(context: Arc<Connection>, stream: TcpStream, address: SocketAddr, place: Place) {
     // Small frames must not wait for others; if this fails the connection is dead anyway.
     let _ = stream.set_nodelay(true);
+    notice_the_end(&stream, context.limits.unread);
     let mut first = [0];
     let peeked = tokio::select! {
         peeked = timeout(context.limits.handshake, stream.peek(&mut first)) => peeked,
@@ -61,6 +66,20 @@ pub(crate) async fn handle(context: Arc<Connection>, stream: TcpStream, address:
             serve_http(&context, TokioIo::new(stream), Caller { address, peer: None }, router).await;
         }
         _ => debug!(%address, "connection closed before its first byte"),
+    }
+}
+
+/// Lets the kernel cut a connection whose other side is gone without a word, or takes nothing for so long. Those who
+/// wait for room to write would wait for ever otherwise (tcp(7), `TCP_USER_TIMEOUT`).
+fn notice_the_end(stream: &TcpStream, unread: Duration) {
+    let millis = u32::try_from(unread.as_millis()).unwrap_or(u32::MAX);
+    let set = sockopt::set_tcp_user_timeout(stream, millis)
+        .and_then(|()| sockopt::set_tcp_keepidle(stream, KEEPALIVE))
+        .and_then(|()| sockopt::set_tcp_keepintvl(stream, KEEPALIVE / 4))
+        .and_then(|()| sockopt::set_socket_keepalive(stream, true));
+    if let Err(error) = set {
+        // Only the end of this one connection may be noticed later.
+        debug!(%error, "a connection stays without keepalive");
     }
 }
 

@@ -29,6 +29,9 @@ pub struct PortLimits {
     pub header: Duration,
     /// Time a connection may be open without a request. Default 60 s.
     pub idle: Duration,
+    /// Time a client may leave bytes that were sent to it unread or unacknowledged, once the buffers between both are full;
+    /// then its connection is cut. Default 120 s.
+    pub unread: Duration,
     /// Size of the head of a request in bytes, at least 8 KiB. Default 64 KiB.
     pub header_bytes: usize,
     /// Time running requests may take to end at shutdown. Default 10 s.
@@ -44,6 +47,7 @@ impl Default for PortLimits {
             handshake: Duration::from_secs(10),
             header: Duration::from_secs(15),
             idle: Duration::from_secs(60),
+            unread: Duration::from_secs(120),
             header_bytes: 64 * 1024,
             drain: Duration::from_secs(10),
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::support::*;
@@ -134,6 +135,28 @@ async fn a_dropped_stream_is_cancelled_at_the_other_end() {
             }
         });
         assert_eq!(failed.await, BulkError::Cancelled);
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_a_peer_is_noticed_behind_what_nobody_reads() {
+    let mut world = World::new().await;
+    let (mut child, handle) = pair(&mut world).await;
+    for parent_drops in [true, false] {
+        let (ours, theirs) = open(&mut child, &handle).await;
+        let (mut dropped, kept) = if parent_drops { (ours, theirs) } else { (theirs, ours) };
+        let piece = Bytes::from(vec![0; 1024 * 1024]);
+        // Until the windows and socket buffers between both are full.
+        let stuffed = async {
+            let patience = Duration::from_millis(300);
+            while tokio::time::timeout(patience, dropped.sender.send(piece.clone())).await.is_ok() {}
+        };
+        within("filling the stream", stuffed).await;
+        let gone = kept.sender.gone();
+        tokio::pin!(gone);
+        assert!((&mut gone).now_or_never().is_none());
+        drop(dropped);
+        within(if parent_drops { "the end of the parent" } else { "the end of the child" }, gone).await;
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
+
 use super::support::*;
 use crate::PortLimits;
 
@@ -83,4 +85,25 @@ async fn members_do_not_take_the_places_of_strangers() {
     let url = format!("http://{}/who", world.root.address);
     let answer = http_client().build().unwrap().get(url).send().await.unwrap();
     assert_eq!(answer.text().await.unwrap(), "nobody");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_loses_its_place() {
+    let unread = Duration::from_secs(1);
+    let limits = PortLimits { anonymous: 1, anonymous_per_address: 1, unread, ..PortLimits::default() };
+    let world = World::with(ParentOptions { limits, ..ParentOptions::default() }).await;
+    let mut deaf = tokio::net::TcpStream::connect(world.root.address).await.unwrap();
+    deaf.write_all(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let url = format!("http://{}/who", world.root.address);
+    let client = http_client().build().unwrap();
+    let answered = async {
+        loop {
+            if let Ok(answer) = client.get(&url).send().await {
+                return answer.text().await.unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    assert_eq!(within("a place", answered).await, "nobody");
+    drop(deaf);
 }

@@ -211,7 +211,7 @@ impl Parent {
         config.heartbeat = options.heartbeat;
         config.event_queue = options.event_queue;
         let (link, events) = ParentLink::new(config, shell.clone());
-        let rest = axum::Router::new().route("/who", get(who));
+        let rest = axum::Router::new().route("/who", get(who)).route("/endless", get(endless));
         let port = PortConfig {
             plain: rest.clone(),
             tls: rest.merge(link.routes()),
@@ -270,6 +270,11 @@ impl Parent {
 
 async fn who(peer: Option<Extension<PeerIdentity>>) -> String {
     peer.map_or_else(|| "nobody".to_owned(), |peer| peer.identity.to_string())
+}
+
+async fn endless() -> axum::body::Body {
+    let piece = Ok::<_, std::convert::Infallible>(Bytes::from_static(&[0; 64 << 10]));
+    axum::body::Body::from_stream(futures_util::stream::repeat(piece))
 }
 
 /// A root and the place of everything else.

@@ -7,6 +7,7 @@ use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
+use oak_model::confidential::MAX_CONFIDENTIAL_BYTES;
 use oak_model::sla::MAX_DOCUMENT_BYTES;
 use serde_json::{Map, Value, json};
 
@@ -14,6 +15,8 @@ use super::error::ApiError;
 
 /// Largest body that is not a descriptor.
 const SMALL: usize = 64 * 1024;
+/// Largest body that carries a value of the most confidential bytes: JSON may write each of them with six characters.
+const CONFIDENTIAL: usize = 6 * MAX_CONFIDENTIAL_BYTES + 4 * 1024;
 /// Time a client may take to send its body.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// A client that sends too much usually reads the answer only after it has sent everything; so much is read and
@@ -27,6 +30,9 @@ pub(super) struct Descriptor(pub(super) Bytes);
 /// A small JSON object.
 pub(super) struct Object(pub(super) Map<String, Value>);
 
+/// A JSON object with room for a secret of the largest size.
+pub(super) struct ConfidentialObject(pub(super) Object);
+
 impl<S: Send + Sync> FromRequest<S> for Descriptor {
     type Rejection = ApiError;
 
@@ -39,7 +45,21 @@ impl<S: Send + Sync> FromRequest<S> for Object {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
-        let bytes = read(request, SMALL).await?;
+        Self::read(request, SMALL).await
+    }
+}
+
+impl<S: Send + Sync> FromRequest<S> for ConfidentialObject {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
+        Object::read(request, CONFIDENTIAL).await.map(Self)
+    }
+}
+
+impl Object {
+    async fn read(request: Request, limit: usize) -> Result<Self, ApiError> {
+        let bytes = read(request, limit).await?;
         match serde_json::from_slice(&bytes) {
             Ok(Value::Object(fields)) => Ok(Self(fields)),
             Ok(_) => Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "the body must be a JSON object")
@@ -48,9 +68,7 @@ impl<S: Send + Sync> FromRequest<S> for Object {
                 .with_errors(json!(["Invalid JSON body."]))),
         }
     }
-}
 
-impl Object {
     /// A required text of 1 to `longest` bytes.
     pub(super) fn text(&self, name: &str, longest: usize) -> Result<&str, ApiError> {
         match self.0.get(name) {

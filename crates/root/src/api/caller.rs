@@ -4,13 +4,15 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use oak_control::root::{Owner, SecretOwner};
+use oak_model::OrganizationId;
+use oak_store::EngineStopped;
 
 use super::error::ApiError;
 use super::permission::{Action, Object, allowed};
 use super::scope::Scope;
 use super::trail::Trail;
 use super::{Api, Shared};
-use crate::accounts::{Claims, Principal, TokenKind};
+use crate::accounts::{Accounts, Claims, Principal, TokenKind};
 
 /// An authenticated user.
 #[derive(Clone, Debug)]
@@ -25,6 +27,16 @@ impl Caller {
     /// Refuses everybody but this user.
     pub(super) fn require_self(&self, name: &str) -> Result<(), ApiError> {
         if self.0.name == name { Ok(()) } else { Err(ApiError::forbidden()) }
+    }
+
+    /// The same user as the accounts know it now; `None` if its token has been revoked since.
+    pub(super) async fn renewed(&self, api: &Api) -> Result<Option<Self>, EngineStopped> {
+        let former = self.0.clone();
+        let present = api.parts.accounts.call(move |accounts, _, _| {
+            let present = present(accounts, &former.name, former.organization, !former.roles.is_empty());
+            present.filter(|now| now.user == former.user && now.password_version == former.password_version)
+        });
+        Ok(present.await?.map(Self))
     }
 
     /// Which applications it may change.
@@ -77,11 +89,10 @@ async fn authenticate(parts: &Parts, api: &Api, kind: TokenKind) -> Result<Princ
         Err(rejected) => return Err(ApiError::token(StatusCode::UNAUTHORIZED, rejected.to_string())),
     };
     let Claims { sub, organization, roles, .. } = claims;
-    let principal = api.parts.accounts.call(move |accounts, _, _| {
-        let is_member = accounts.organization(organization)?.has(accounts.user_named(&sub)?.id);
-        // Whoever had a role and is no member any more was removed.
-        accounts.principal(&sub, organization).filter(|_| is_member || roles.is_empty())
-    });
+    let principal = api
+        .parts
+        .accounts
+        .call(move |accounts, _, _| present(accounts, &sub, organization, !roles.is_empty()));
     // The user is gone, or its password was changed: the token must not outlive either.
     let principal = principal
         .await?
@@ -91,6 +102,17 @@ async fn authenticate(parts: &Parts, api: &Api, kind: TokenKind) -> Result<Princ
         trail.leads_to(&principal);
     }
     Ok(principal)
+}
+
+/// Who a user is now. Whoever had a role and is no member any more was removed.
+fn present(
+    accounts: &Accounts,
+    name: &str,
+    organization: OrganizationId,
+    had_roles: bool,
+) -> Option<Principal> {
+    let is_member = accounts.organization(organization)?.has(accounts.user_named(name)?.id);
+    accounts.principal(name, organization).filter(|_| is_member || !had_roles)
 }
 
 /// Browsers cannot give a WebSocket a header of their own, only protocols it would like to speak: the token is one of

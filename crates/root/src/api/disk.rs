@@ -27,10 +27,14 @@ pub(super) async fn refuse_changes(State(api): State<Shared>, request: Request, 
             Err(rejection) => rejection.into_response(),
         };
     }
-    // Both branches are cancel-safe: what the machine took in is stored whether or not somebody waits.
+    let mut work = Box::pin(next.run(request));
+    // Both branches are cancel-safe: the work goes on, and makes its further steps as soon as the disk does.
     tokio::select! {
-        response = next.run(request) => response,
-        why = stalled(&mut health) => insufficient(why).into_response(),
+        response = &mut work => response,
+        why = stalled(&mut health) => {
+            api.changes.spawn(work);
+            insufficient(why).into_response()
+        }
     }
 }
 

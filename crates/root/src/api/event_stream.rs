@@ -10,18 +10,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
-use oak_control::root::{Occurrence, Topic};
+use oak_control::root::{Application, Occurrence, Root, Topic};
 use oak_model::{ApplicationId, EventKind};
 use serde_json::json;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::{self, error::RecvError};
-use tokio::time::{Instant, interval_at};
+use tokio::time::{Instant, interval_at, sleep_until};
 
 use super::caller::Caller;
 use super::error::ApiError;
 use super::events::Filter;
 use super::permission::Action;
+use super::slots::Slot;
 use super::sse::{Frame, HEARTBEAT};
+use super::standing::{CHECK, DISMISSED};
 use super::{Shared, record};
 use crate::events::Batch;
 
@@ -29,7 +30,6 @@ use crate::events::Batch;
 const REMEMBERED: usize = 4_096;
 
 const CUT: &str = "this reader was too slow: connect again with the id of the last event";
-const CALLER_CHANGED: &str = "the user is gone or its password was changed: log in again";
 
 /// A reader and where it is.
 pub(super) struct Reader {
@@ -42,11 +42,13 @@ pub(super) struct Reader {
     /// Everything up to this number was given out or is not wanted.
     done: u64,
     visible: HashMap<ApplicationId, bool>,
+    /// When the caller is looked at again, and what is remembered of its view forgotten.
+    next_check: Instant,
     /// What is said before the first event.
     greeting: Option<Bytes>,
     heartbeat: tokio::time::Interval,
     ended: bool,
-    _permit: OwnedSemaphorePermit,
+    _slot: Slot,
 }
 
 impl Reader {
@@ -56,7 +58,7 @@ impl Reader {
         caller: Caller,
         filter: Filter,
         since: Option<u64>,
-        permit: OwnedSemaphorePermit,
+        slot: Slot,
     ) -> Result<Self, ApiError> {
         let live = api.parts.events.listen();
         let mut reader = Self {
@@ -64,10 +66,11 @@ impl Reader {
             waiting: VecDeque::new(),
             done: 0,
             visible: HashMap::new(),
+            next_check: Instant::now() + CHECK,
             greeting: None,
             heartbeat: interval_at(Instant::now() + HEARTBEAT, HEARTBEAT),
             ended: false,
-            _permit: permit,
+            _slot: slot,
             api,
             caller,
             filter,
@@ -117,26 +120,25 @@ impl Reader {
             return Some(greeting);
         }
         loop {
+            // Also while there is so much to tell that it never waits.
+            if Instant::now() >= self.next_check && !self.is_still_known().await {
+                return Some(self.end(DISMISSED));
+            }
             while let Some(occurrence) = self.waiting.pop_front() {
                 if self.filter.matches(&occurrence.event) && self.may_see(&occurrence).await {
                     let record = record::event(&occurrence.event);
                     return Some(Frame::default().id(occurrence.event.sequence).data(&record));
                 }
             }
-            // Both branches are cancel-safe.
+            // All branches are cancel-safe.
             tokio::select! {
                 batch = self.live.recv() => match batch {
                     Ok(batch) => self.take_in(&batch),
                     Err(RecvError::Lagged(_)) => return Some(self.end(CUT)),
                     Err(RecvError::Closed) => return None,
                 },
-                _ = self.heartbeat.tick() => {
-                    self.visible.clear();
-                    if !self.is_still_known().await {
-                        return Some(self.end(CALLER_CHANGED));
-                    }
-                    return Some(Frame::comment("still here"));
-                }
+                () = sleep_until(self.next_check) => {}
+                _ = self.heartbeat.tick() => return Some(Frame::comment("still here")),
             }
         }
     }
@@ -158,19 +160,21 @@ impl Reader {
             Topic::System => return self.may_see_machines(occurrence.event.kind),
             Topic::Application(id) | Topic::Service(id, _) => id,
         };
-        if let Some(known) = self.visible.get(&id) {
-            return *known;
-        }
         let scope = self.caller.view();
         let sees_everything = self.caller.0.is_system_admin();
+        // What is known of an application that is gone goes before what was seen of it.
         if let Some(former) = &occurrence.former {
             return scope.contains(former);
         }
+        if let Some(known) = self.visible.get(&id) {
+            return *known;
+        }
         let seen = self.api.parts.root.call(move |root, _, _| match root.application(id) {
-            Some(_) => scope.application(root, id).is_ok(),
-            None => sees_everything,
+            Some(_) => Some(scope.application(root, id).is_ok()),
+            // Its end is still ahead of this reader, and tells whose it was.
+            None => former_of(root, id, |former| scope.contains(former)),
         });
-        let is_visible = seen.await.unwrap_or(false);
+        let Some(is_visible) = seen.await.ok().flatten() else { return sees_everything };
         if self.visible.len() < REMEMBERED {
             self.visible.insert(id, is_visible);
         }
@@ -186,19 +190,30 @@ impl Reader {
         }
     }
 
-    /// Whether the caller still is who it was, with the same password.
+    /// Whether the caller still is who it was, with the same password; its roles are those of now from here on.
     async fn is_still_known(&mut self) -> bool {
-        let (name, organization) = (self.caller.0.name.clone(), self.caller.0.organization);
-        let present =
-            self.api.parts.accounts.call(move |accounts, _, _| accounts.principal(&name, organization));
-        match present.await {
-            Ok(Some(present)) if present.password_version == self.caller.0.password_version => {
-                self.caller = Caller(present);
+        self.next_check = Instant::now() + CHECK;
+        self.visible.clear();
+        match self.caller.renewed(&self.api).await {
+            Ok(Some(present)) => {
+                self.caller = present;
                 true
             }
-            Ok(_) | Err(_) => false,
+            Ok(None) | Err(_) => false,
         }
     }
+}
+
+/// What holds for an application that is gone; `None` if nothing is known of it.
+fn former_of<T>(root: &Root, id: ApplicationId, read: impl Fn(&Application) -> T) -> Option<T> {
+    let mut found = None;
+    root.events_after(0, |topic, former| {
+        if topic.application() == Some(id) {
+            found = former.map(&read).or_else(|| found.take());
+        }
+        false
+    });
+    found
 }
 
 /// The text of a reader.

@@ -18,6 +18,8 @@ use super::{Shared, record, sse};
 
 /// Streams open at the same time; each may stay for days.
 pub(super) const CONCURRENT: usize = 128;
+/// Of one user.
+pub(super) const PER_USER: usize = 32;
 
 /// Events of one answer, if the client does not say.
 const USUAL_LIMIT: usize = 100;
@@ -103,10 +105,8 @@ pub(super) async fn stream(
         })?),
         None => wanted.since,
     };
-    let permit = Arc::clone(&api.event_streams).try_acquire_owned();
-    let permit = permit
-        .map_err(|_| ApiError::unavailable("too many event streams are open: close one and try again"))?;
-    let reader = Reader::open(api, caller, filter, since, permit).await?;
+    let slot = api.event_streams.take(&caller)?;
+    let reader = Reader::open(api, caller, filter, since, slot).await?;
     Ok(sse::response(event_stream::run(reader)))
 }
 

@@ -5,7 +5,7 @@
 //! ends the program.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::extract::rejection::QueryRejection;
@@ -16,30 +16,33 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{Sink, SinkExt, StreamExt};
 use oak_control::root::Refusal;
 use oak_model::exec::{Channel, ExecEnd, ExecMessage, FrameReader, MAX_PAYLOAD, SUBPROTOCOL, TerminalSize};
 use oak_model::{InstanceKey, ServiceId};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, interval_at};
 use tracing::info;
 
-use super::Shared;
 use super::answer::Answer;
 use super::caller::Caller;
 use super::error::ApiError;
 use super::logs::{BoxFuture, LogError, LogStream};
 use super::parameter::Parameter;
+use super::slots::Slot;
+use super::{Shared, standing};
 
 /// Programs at the same time.
-pub(super) const CONCURRENT: usize = 32;
+pub(super) const CONCURRENT: usize = 64;
+/// Of one user.
+pub(super) const PER_USER: usize = 16;
 /// How long the way to the worker may take.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// A program and a client that have nothing to say to each other for so long are parted.
 const IDLE: Duration = Duration::from_secs(30 * 60);
-/// How often a client is asked for a sign of life.
-const PING: Duration = Duration::from_secs(20);
-/// A client that does not answer for so long is gone.
+/// How often a client is asked for a sign of life. Also how its end is noticed while the program takes no input, so that
+/// nothing is read from the client.
+const PING: Duration = Duration::from_secs(5);
+/// A client that does not answer, or takes nothing, for so long is gone.
 const SILENCE: Duration = Duration::from_secs(60);
 /// Largest message of a client: a full payload with its channel.
 const LARGEST: usize = MAX_PAYLOAD + 1;
@@ -127,9 +130,7 @@ pub(super) async fn open(
         let message = format!("this path speaks WebSocket with the protocol {SUBPROTOCOL}: {rejection}");
         ApiError::new(StatusCode::BAD_REQUEST, message)
     })?;
-    let permit = Arc::clone(&api.execs).try_acquire_owned();
-    let permit = permit
-        .map_err(|_| ApiError::unavailable("too many programs are being run: end one and try again"))?;
+    let slot = api.execs.take(&caller)?;
     let program = command.first().cloned().unwrap_or_default();
     let opened = tokio::time::timeout(PATIENCE, api.parts.exec.open(key, command, terminal)).await;
     let late = |_| LogError::Unreachable("the worker did not answer in time".to_owned());
@@ -137,7 +138,8 @@ pub(super) async fn open(
     // The command line may hold passwords; its first word tells enough.
     info!(instance = %key, user = caller.0.name, program, "program run inside an instance");
     let upgrade = upgrade.protocols([SUBPROTOCOL]).max_message_size(LARGEST).max_frame_size(LARGEST);
-    Ok(upgrade.on_upgrade(move |socket| serve(socket, streams, permit)))
+    let lost = standing::lost(Arc::clone(&api), caller, Caller::scope, service);
+    Ok(upgrade.on_upgrade(move |socket| serve(socket, streams, lost, slot)))
 }
 
 fn about_exec(error: LogError) -> ApiError {
@@ -156,9 +158,20 @@ struct Activity {
     start: Instant,
     client: AtomicU64,
     data: AtomicU64,
+    /// The program takes no input: nothing is read from the client, and its answers to pings are not seen.
+    is_client_unread: AtomicBool,
 }
 
 impl Activity {
+    fn new() -> Self {
+        let (client, data) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { start: Instant::now(), client, data, is_client_unread: AtomicBool::new(false) }
+    }
+
+    fn is_client_silent(&self) -> bool {
+        !self.is_client_unread.load(Ordering::Relaxed) && self.silent_for(&self.client) > SILENCE
+    }
+
     fn note(&self, what: &AtomicU64) {
         let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         what.store(now, Ordering::Relaxed);
@@ -169,13 +182,20 @@ impl Activity {
     }
 }
 
-async fn serve(socket: WebSocket, streams: ExecStreams, permit: OwnedSemaphorePermit) {
-    let activity = Activity { start: Instant::now(), client: AtomicU64::new(0), data: AtomicU64::new(0) };
+/// Passes on what both sides say until one of them is gone or `lost` resolves. Dropping the streams ends the program.
+async fn serve(
+    socket: WebSocket,
+    streams: ExecStreams,
+    lost: impl Future<Output = &'static str>,
+    slot: Slot,
+) {
+    let activity = Activity::new();
     let (mut to_client, from_client) = socket.split();
     // The two directions must not wait for each other: a program may write before it reads on.
     let close = tokio::select! {
         close = forward(from_client, streams.sender, &activity) => close,
         close = back(&mut to_client, streams.receiver, &activity) => close,
+        reason = lost => Some((close_code::POLICY, reason)),
     };
     if let Some((code, reason)) = close {
         let frame = CloseFrame { code, reason: reason.into() };
@@ -183,7 +203,7 @@ async fn serve(socket: WebSocket, streams: ExecStreams, permit: OwnedSemaphorePe
         let _ =
             tokio::time::timeout(Duration::from_secs(5), to_client.send(Message::Close(Some(frame)))).await;
     }
-    drop(permit);
+    drop(slot);
 }
 
 type Close = Option<(u16, &'static str)>;
@@ -208,12 +228,20 @@ async fn forward(
             Err(_) => return Some((close_code::POLICY, "not a message of oak.exec.v1")),
         };
         activity.note(&activity.data);
+        activity.is_client_unread.store(true, Ordering::Relaxed);
         if to_program.send(message.to_frame().into()).await.is_err() {
             // The other direction tells why.
             std::future::pending::<()>().await;
         }
+        activity.note(&activity.client);
+        activity.is_client_unread.store(false, Ordering::Relaxed);
     }
     None
+}
+
+/// Sends a message to the client; `None` if it is gone or takes nothing.
+async fn say(to_client: &mut (impl Sink<Message> + Unpin), message: Message) -> Option<()> {
+    tokio::time::timeout(SILENCE, to_client.send(message)).await.ok()?.ok()
 }
 
 /// From the program to the client, until the program has ended.
@@ -229,13 +257,13 @@ async fn back(
         let piece = tokio::select! {
             piece = from_program.next() => piece,
             _ = ping.tick() => {
-                if activity.silent_for(&activity.client) > SILENCE {
+                if activity.is_client_silent() {
                     return None;
                 }
                 if activity.silent_for(&activity.data) > IDLE {
                     return Some((close_code::AWAY, "nothing was written or read for half an hour"));
                 }
-                to_client.send(Message::Ping(Bytes::new())).await.ok()?;
+                say(to_client, Message::Ping(Bytes::new())).await?;
                 continue;
             }
         };
@@ -244,21 +272,37 @@ async fn back(
             Some(Ok(piece)) => frames.push(&piece),
             Some(Err(error)) => {
                 let message = lost(error.to_string()).to_message();
-                to_client.send(Message::Binary(message.into())).await.ok()?;
+                say(to_client, Message::Binary(message.into())).await?;
                 return Some((close_code::ERROR, "the way to the program broke"));
             }
             None => {
                 let message = lost("the worker did not say how the program ended".to_owned()).to_message();
-                to_client.send(Message::Binary(message.into())).await.ok()?;
+                say(to_client, Message::Binary(message.into())).await?;
                 return Some((close_code::ERROR, "the way to the program broke"));
             }
         }
         activity.note(&activity.data);
         while let Ok(Some(message)) = frames.next_message() {
-            to_client.send(Message::Binary(message.to_message().into())).await.ok()?;
+            say(to_client, Message::Binary(message.to_message().into())).await?;
             if message.channel == Channel::End {
                 return Some((close_code::NORMAL, ""));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::sink;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_given_up() {
+        let mut deaf = Box::pin(sink::unfold((), |(), _: Message| async {
+            std::future::pending::<Result<(), ()>>().await
+        }));
+        let said = tokio::time::timeout(2 * SILENCE, say(&mut deaf, Message::Ping(Bytes::new()))).await;
+        assert_eq!(said, Ok(None));
     }
 }

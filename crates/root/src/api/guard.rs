@@ -1,4 +1,7 @@
 //! Around every request: a limit on how many run, a limit on how long, and no panic that takes a connection down.
+//!
+//! What changes something runs in a task of its own, so that it is finished and recorded whether or not the client
+//! waits for the answer. It keeps its place among the running requests until then.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -6,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
@@ -21,6 +24,8 @@ pub(super) const CONCURRENT: usize = 256;
 const TURN: Duration = Duration::from_secs(5);
 /// How long it may take from then until its answer begins.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// What changes something is given up only after this time: nothing in it should take so long.
+const LONGEST: Duration = Duration::from_secs(5 * 60);
 
 /// Runs the rest of the stack within the limits.
 pub(super) async fn guard(State(api): State<Shared>, request: Request, next: Next) -> Response {
@@ -41,18 +46,41 @@ pub(super) async fn guard(State(api): State<Shared>, request: Request, next: Nex
 
 async fn within_limits(api: &Api, request: Request, next: Next) -> Response {
     let turn = tokio::time::timeout(TURN, Arc::clone(&api.requests).acquire_owned()).await;
-    let Ok(Ok(_turn)) = turn else {
+    let Ok(Ok(turn)) = turn else {
         return ApiError::unavailable("too many requests at the same time: try again in a few seconds")
             .into_response();
     };
-    let work = AssertUnwindSafe(next.run(request)).catch_unwind();
-    match tokio::time::timeout(PATIENCE, work).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(panic)) => ApiError::internal(&panic_text(panic.as_ref())).into_response(),
-        Err(_) => {
-            ApiError::unavailable("the request took too long; it may still take effect").into_response()
+    let is_to_be_finished = is_to_be_finished(&request);
+    let work = async move {
+        let work = AssertUnwindSafe(next.run(request)).catch_unwind();
+        let limit = if is_to_be_finished { LONGEST } else { PATIENCE };
+        let done = tokio::time::timeout(limit, work).await;
+        drop(turn);
+        match done {
+            Ok(Ok(response)) => response,
+            Ok(Err(panic)) => ApiError::internal(&panic_text(panic.as_ref())).into_response(),
+            Err(_) => took_too_long(),
         }
+    };
+    if !is_to_be_finished {
+        return work.await;
     }
+    match tokio::time::timeout(PATIENCE, api.changes.spawn(work)).await {
+        Ok(Ok(response)) => response,
+        // The runtime is going down; panics are caught inside.
+        Ok(Err(_)) => ApiError::unavailable("the root is stopping").into_response(),
+        Err(_) => took_too_long(),
+    }
+}
+
+fn took_too_long() -> Response {
+    ApiError::unavailable("the request took too long; it may still take effect").into_response()
+}
+
+/// Whether a request does something that must not end half-way: everything but reading. An upgrade starts a program.
+fn is_to_be_finished(request: &Request) -> bool {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
+    !reads || request.headers().contains_key(header::UPGRADE)
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {

@@ -10,19 +10,19 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::IntoResponse;
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, stream};
 use oak_control::root::Refusal;
 use oak_model::message::LogSince;
 use oak_model::{InstanceKey, ServiceId};
 use serde::Deserialize;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::answer::Answer;
 use super::caller::Caller;
 use super::error::ApiError;
 use super::log_events::{self, Position};
 use super::parameter::Parameter;
-use super::{Shared, sse};
+use super::slots::Slot;
+use super::{Shared, sse, standing};
 use crate::calendar;
 
 /// A future that may be sent to another thread.
@@ -77,7 +77,9 @@ impl From<LogError> for ApiError {
 }
 
 /// Streams open at the same time; each may stay for days.
-pub(super) const CONCURRENT: usize = 64;
+pub(super) const CONCURRENT: usize = 128;
+/// Of one user.
+pub(super) const PER_USER: usize = 32;
 /// How long the way to the worker may take.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -140,17 +142,15 @@ pub(super) async fn stream(
         root.instance(key).map(|_| name).ok_or_else(|| ApiError::from(Refusal::UnknownInstance(key)))
     });
     let name = found.await??;
-    let permit = Arc::clone(&api.log_streams).try_acquire_owned();
-    let permit = permit
-        .map_err(|_| ApiError::unavailable("too many outputs are being read: close one and try again"))?;
+    let slot = api.log_streams.take(&caller)?;
     let request = LogRequest { tail: wanted.tail, follow, since, timestamps: wanted.timestamps };
     if as_events {
         let resume = sse::last_event_id(&headers).map(Position::parse).transpose()?;
         let request = log_events::request(request, resume);
-        let output = open(&api, key, request, permit).await?;
+        let output = open(&api, caller, key, request, slot).await?;
         return Ok(sse::response(log_events::run(output, resume)));
     }
-    let output = open(&api, key, request, permit).await?;
+    let output = open(&api, caller, key, request, slot).await?;
     let mut answer = (plain_text(), Body::from_stream(output)).into_response();
     if wanted.download
         && let Ok(value) = HeaderValue::from_str(&format!("attachment; filename=\"{name}.{number}.log\""))
@@ -164,18 +164,27 @@ fn plain_text() -> [(header::HeaderName, HeaderValue); 1] {
     [(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"))]
 }
 
+/// Output that ends with an error once its reader may no longer see it.
 async fn open(
     api: &Shared,
+    caller: Caller,
     key: InstanceKey,
     request: LogRequest,
-    permit: OwnedSemaphorePermit,
+    slot: Slot,
 ) -> Result<LogStream, ApiError> {
     let opened = tokio::time::timeout(PATIENCE, api.parts.logs.open(key, request)).await;
     let late = |_| LogError::Unreachable("the worker did not answer in time".to_owned());
     let output = opened.map_err(late)??;
-    Ok(Box::pin(output.map(move |piece| {
-        // Held as long as the stream lives.
-        let _ = &permit;
-        piece
+    let lost = Box::pin(standing::lost(Arc::clone(api), caller, Caller::view, key.service));
+    // The slot is held as long as the stream lives.
+    let reading = Some((output, lost, slot));
+    Ok(Box::pin(stream::unfold(reading, |reading| async {
+        let (mut output, mut lost, slot) = reading?;
+        // Both branches are cancel-safe. Much output must not delay the end.
+        tokio::select! {
+            biased;
+            reason = &mut lost => Some((Err(LogError::Failed(reason.to_owned())), None)),
+            piece = output.next() => piece.map(|piece| (piece, Some((output, lost, slot)))),
+        }
     })))
 }

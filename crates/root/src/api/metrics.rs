@@ -2,11 +2,11 @@
 //! nothing: no user, application, service, cluster or worker, only how many of them there are.
 //!
 //! Requests are counted as they are answered. Everything else is looked up when it is asked for, so that a root
-//! nobody watches does no work for it.
+//! nobody watches does no work for it; what takes long to count is counted at most once per second, whoever asks.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::http::{Method, StatusCode, header};
@@ -77,7 +77,34 @@ impl Requests {
     }
 }
 
+/// How long a census is good.
+const CENSUS_LIFE: Duration = Duration::from_secs(1);
+
+/// The newest census. Those who ask while one is being taken wait for it.
+#[derive(Default)]
+pub(super) struct Censuses(tokio::sync::Mutex<Option<(Instant, Arc<Census>)>>);
+
+impl Censuses {
+    /// The newest one, or the one that `take` takes.
+    async fn newest<E>(
+        &self,
+        now: Instant,
+        take: impl AsyncFnOnce() -> Result<Census, E>,
+    ) -> Result<Arc<Census>, E> {
+        let mut newest = self.0.lock().await;
+        if let Some((at, census)) = &*newest
+            && now.saturating_duration_since(*at) < CENSUS_LIFE
+        {
+            return Ok(Arc::clone(census));
+        }
+        let census = Arc::new(take().await?);
+        *newest = Some((now, Arc::clone(&census)));
+        Ok(census)
+    }
+}
+
 /// How many there are of everything.
+#[derive(Default)]
 struct Census {
     applications: usize,
     services: usize,
@@ -149,7 +176,8 @@ impl Census {
 
 /// `GET /metrics`.
 pub(super) async fn show(State(api): State<Shared>) -> Answer {
-    let census = api.parts.root.call(|root, _, _| Census::of(root)).await?;
+    let count = async || api.parts.root.call(|root, _, _| Census::of(root)).await;
+    let census = api.censuses.newest(Instant::now(), count).await?;
     let mut exposition = Exposition::default();
     exposition
         .family(Kind::Gauge, "oakestra_build_info", "Version of the program; always 1.")
@@ -177,6 +205,22 @@ pub(super) async fn show(State(api): State<Shared>) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn however_many_ask_it_is_counted_once_per_second() {
+        let (censuses, now) = (Censuses::default(), Instant::now());
+        let counted = std::cell::Cell::new(0);
+        for (after, expected) in [(0, 1), (0, 1), (999, 1), (1_000, 2), (1_500, 2), (2_001, 3)] {
+            let count = async || {
+                counted.set(counted.get() + 1);
+                Ok::<_, ()>(Census { services: counted.get(), ..Census::default() })
+            };
+            let census = censuses.newest(now + Duration::from_millis(after), count).await.unwrap();
+            assert_eq!(census.services, expected, "after {after} ms");
+        }
+        let failed = censuses.newest(now + Duration::from_secs(9), async || Err("stopped")).await;
+        assert_eq!(failed.err(), Some("stopped"));
+    }
 
     #[test]
     fn clients_cannot_make_new_series() {

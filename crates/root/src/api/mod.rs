@@ -1,7 +1,7 @@
 //! The REST API of the root (client contract, sections 1.1 to 1.5), one file per group of endpoints.
 //!
 //! ```text
-//! request → guard (CORS, limits, panics) → trail (audit log) → disk → router → extractors (body, caller) → handler → engine → record → answer
+//! request → guard (CORS, limits, panics, a task of its own for changes) → trail (audit log) → disk → router → extractors (body, caller) → handler → engine → record → answer
 //! ```
 //!
 //! Every error is a JSON object with `code`, `status` and `message`, made in `error`.
@@ -43,7 +43,9 @@ mod router;
 mod scope;
 mod secrets;
 mod services;
+mod slots;
 mod sse;
+mod standing;
 mod tokens;
 mod trail;
 mod updates;
@@ -51,12 +53,16 @@ mod users;
 mod workers;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use oak_control::root::Root;
 use oak_link::Fingerprint;
 use oak_store::{Engine, EngineStopped, Sealer, SystemClock};
 use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
 
+use self::slots::Slots;
 use self::trail::Allowance;
 use crate::accounts::{
     Accounts, DEFAULT_PASSWORD, PasswordError, Passwords, ROOT_ORGANIZATION, Signer, Throttle,
@@ -68,6 +74,9 @@ use crate::mail::Mailer;
 pub use confirmations::{AvailabilityConfirmations, Confirmation, Confirmations, TokenConfirmations};
 pub use exec::{ByteSender, ExecSource, ExecStreams};
 pub use logs::{BoxFuture, LogError, LogRequest, LogSource, LogStream};
+
+/// How long changes under way may take at shutdown.
+const DRAIN: Duration = Duration::from_secs(10);
 
 /// What the API is made of.
 pub struct ApiParts {
@@ -113,10 +122,12 @@ impl RootApi {
             throttle: Throttle::default(),
             refusals: Allowance::default(),
             requests: Arc::new(Semaphore::new(guard::CONCURRENT)),
-            log_streams: Arc::new(Semaphore::new(logs::CONCURRENT)),
-            event_streams: Arc::new(Semaphore::new(events::CONCURRENT)),
-            execs: Arc::new(Semaphore::new(exec::CONCURRENT)),
+            changes: TaskTracker::new(),
+            log_streams: Slots::new("outputs open", logs::CONCURRENT, logs::PER_USER),
+            event_streams: Slots::new("event streams open", events::CONCURRENT, events::PER_USER),
+            execs: Slots::new("programs running", exec::CONCURRENT, exec::PER_USER),
             metrics: metrics::Requests::default(),
+            censuses: metrics::Censuses::default(),
         }))
     }
 
@@ -124,6 +135,15 @@ impl RootApi {
     /// count as coming from another machine.
     pub fn router(&self) -> axum::Router {
         router::build(Arc::clone(&self.0))
+    }
+
+    /// Waits until the changes under way are made and recorded, at most 10 s. To be called once nothing is served any more
+    /// and before the engines stop.
+    pub async fn drained(&self) {
+        self.0.changes.close();
+        if tokio::time::timeout(DRAIN, self.0.changes.wait()).await.is_err() {
+            warn!(requests = self.0.changes.len(), "stopping before some requests were finished");
+        }
     }
 
     /// The routes of the network information API alone, for the port it has of its own.
@@ -186,10 +206,13 @@ struct Api {
     throttle: Throttle,
     refusals: Allowance,
     requests: Arc<Semaphore>,
+    /// Requests that are finished whether or not their client waits.
+    changes: TaskTracker,
     metrics: metrics::Requests,
-    log_streams: Arc<Semaphore>,
-    event_streams: Arc<Semaphore>,
-    execs: Arc<Semaphore>,
+    censuses: metrics::Censuses,
+    log_streams: Slots,
+    event_streams: Slots,
+    execs: Slots,
 }
 
 type Shared = Arc<Api>;

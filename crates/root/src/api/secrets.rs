@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::Shared;
 use super::answer::{Answer, message, plain};
-use super::body::Object;
+use super::body::ConfidentialObject;
 use super::caller::Caller;
 use super::error::ApiError;
 use super::parameter::Parameter;
@@ -91,7 +91,7 @@ pub(super) async fn put(
     State(api): State<Shared>,
     caller: Caller,
     Parameter(name): Parameter<String>,
-    body: Object,
+    ConfidentialObject(body): ConfidentialObject,
 ) -> Answer {
     owner(&caller)?;
     let purpose = Purpose::Secret(secret_name(&name)?);
@@ -146,7 +146,7 @@ pub(super) async fn put_registry(
     State(api): State<Shared>,
     caller: Caller,
     Parameter(host): Parameter<String>,
-    body: Object,
+    ConfidentialObject(body): ConfidentialObject,
 ) -> Answer {
     owner(&caller)?;
     let purpose = Purpose::Registry(registry_host(&host)?);

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::world::{REMOTE, World};
+use crate::world::{REMOTE, World, eventually};
 
 async fn entries(world: &World, token: &str, query: &str) -> Vec<Value> {
     let answer = world.get(&format!("/api/audit?{query}"), token).send().await;
@@ -110,4 +110,28 @@ async fn the_log_is_read_in_pages() {
     {
         world.get(&format!("/api/audit?{bad}"), &admin).send().await.error(400);
     }
+}
+
+#[tokio::test]
+async fn what_a_client_did_not_wait_for_is_finished_and_recorded() {
+    let world = World::start().await;
+    let admin = world.admin().await;
+    let lab = world.organization("lab").await;
+    world.user(&lab, "eve", &["Admin"]).await;
+    let body = json!({ "name": "shop", "quota": { "instances": 3 } });
+    world.call("POST", "/api/organization/").token(&admin).json(&body).hang_up();
+    world.call("DELETE", "/api/user/eve").token(&admin).hang_up();
+    eventually("both are recorded", || async {
+        let done = entries(&world, &admin, "result=done").await;
+        let is_there = |method, path| {
+            done.iter()
+                .any(|entry| entry["method"] == method && entry["path"] == path && entry["status"] == 200)
+        };
+        is_there("POST", "/api/organization/") && is_there("DELETE", "/api/user/eve")
+    })
+    .await;
+    let all = world.get("/api/organization/", &admin).send().await.nested();
+    let shop = all.as_array().unwrap().iter().find(|organization| organization["name"] == "shop").unwrap();
+    assert_eq!(shop["quota"]["instances"], 3, "{shop}");
+    assert!(!world.get("/api/users/", &admin).send().await.text.contains("eve"));
 }

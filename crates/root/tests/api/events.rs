@@ -205,3 +205,26 @@ async fn a_slow_reader_is_cut_and_told_so() {
     assert!(last.data.unwrap()["reason"].as_str().unwrap().contains("too slow"));
     assert!(listener.body.next().await.is_none());
 }
+
+#[tokio::test]
+async fn the_end_of_an_application_reaches_its_owner_however_late_it_reads_and_nobody_else() {
+    let world = World::start().await;
+    let (admin, bob) = (world.admin().await, world.bob().await);
+    let eve = world.user(crate::tenants::ROOT, "eve", &["Application_Provider"]).await;
+    let mut owner = Listener::open(&world, &bob, "/api/events", None).await;
+    let mut stranger = Listener::open(&world, &eve, "/api/events", None).await;
+    let application = world.create(&bob, "app", &["web"]).await;
+    let path = format!("/api/application/{}", application["applicationID"].as_str().unwrap());
+    assert_eq!(world.call("DELETE", &path).token(&bob).send().await.status, 200);
+    // Something after it that everybody sees.
+    world.join("cluster1").await;
+    // Only now is anything read: the application has been gone for long.
+    let seen = ["application_created", "service_created", "service_deleted", "application_deleted"];
+    let all = owner.kinds(5).await;
+    assert_eq!(all[..4], seen);
+    assert_eq!(all[4], "cluster_joined");
+    assert_eq!(stranger.kinds(1).await, ["cluster_joined"]);
+    let mut late = Listener::open(&world, &admin, "/api/events?since=0", None).await;
+    let told = late.kinds(3).await;
+    assert!(told.contains(&"application_deleted".to_owned()), "{told:?}");
+}

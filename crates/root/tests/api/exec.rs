@@ -12,11 +12,16 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::client::listen;
-use crate::world::World;
+use crate::world::{World, eventually};
 
-type Socket = WebSocketStream<TcpStream>;
+pub(crate) type Socket = WebSocketStream<TcpStream>;
 
-async fn connect(world: &World, path: &str, protocols: &str, token: Option<&str>) -> Result<Socket, Error> {
+pub(crate) async fn connect(
+    world: &World,
+    path: &str,
+    protocols: &str,
+    token: Option<&str>,
+) -> Result<Socket, Error> {
     let address = listen(world).await;
     let mut request = format!("ws://{address}{path}").into_client_request().unwrap();
     request.headers_mut().insert("sec-websocket-protocol", protocols.parse().unwrap());
@@ -27,7 +32,7 @@ async fn connect(world: &World, path: &str, protocols: &str, token: Option<&str>
     tokio_tungstenite::client_async(request, stream).await.map(|(socket, _)| socket)
 }
 
-async fn next(socket: &mut Socket) -> ExecMessage {
+pub(crate) async fn next(socket: &mut Socket) -> ExecMessage {
     loop {
         let message = tokio::time::timeout(Duration::from_secs(20), socket.next()).await.unwrap();
         match message.unwrap().unwrap() {
@@ -38,7 +43,7 @@ async fn next(socket: &mut Socket) -> ExecMessage {
     }
 }
 
-async fn send(socket: &mut Socket, channel: Channel, payload: &[u8]) {
+pub(crate) async fn send(socket: &mut Socket, channel: Channel, payload: &[u8]) {
     let bytes = ExecMessage::new(channel, payload).to_message();
     socket.send(Message::Binary(Bytes::from(bytes))).await.unwrap();
 }
@@ -134,16 +139,37 @@ async fn what_cannot_be_run_is_an_ordinary_error() {
 }
 
 #[tokio::test]
-async fn only_so_many_programs_run_at_once() {
+async fn the_end_of_a_client_is_noticed_while_its_program_takes_no_input() {
     let world = World::start().await;
     let token = world.admin().await;
     let path = format!("{}?command=sh", instance(&world, &token).await);
+    world.programs.deaf.store(true, Ordering::SeqCst);
+    let mut socket = connect(&world, &path, SUBPROTOCOL, Some(&token)).await.unwrap();
+    for _ in 0..4 {
+        send(&mut socket, Channel::Stdin, &[0; 10_000]).await;
+    }
+    assert_eq!(world.programs.running.load(Ordering::SeqCst), 1);
+    drop(socket);
+    eventually("the program ends", async || world.programs.running.load(Ordering::SeqCst) == 0).await;
+}
+
+#[tokio::test]
+async fn one_user_cannot_take_all_places() {
+    let world = World::start().await;
+    let (token, bob) = (world.admin().await, world.bob().await);
+    let path = format!("{}?command=sh", instance(&world, &token).await);
+    let of_bob = world.service(&bob, "bobs").await;
+    world.deploy(&bob, &of_bob).await;
+    let of_bob = format!("/api/service/{of_bob}/instance/0/exec?command=sh");
     let mut sockets = Vec::new();
-    for _ in 0..32 {
+    for _ in 0..16 {
         sockets.push(connect(&world, &path, SUBPROTOCOL, Some(&token)).await.unwrap());
     }
     match connect(&world, &path, SUBPROTOCOL, Some(&token)).await {
-        Err(Error::Http(answer)) => assert_eq!(answer.status(), 503),
+        Err(Error::Http(answer)) => assert_eq!(answer.status(), 429),
         other => panic!("{other:?}"),
     }
+    connect(&world, &of_bob, SUBPROTOCOL, Some(&bob)).await.unwrap();
+    drop(sockets.pop());
+    eventually("a place", async || connect(&world, &path, SUBPROTOCOL, Some(&token)).await.is_ok()).await;
 }

@@ -26,6 +26,7 @@ mod records;
 mod reset;
 mod secrets;
 mod services;
+mod standing;
 mod tenants;
 mod tokens;
 mod updates;

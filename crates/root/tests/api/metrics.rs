@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use oak_model::Status;
 
-use crate::world::World;
+use crate::world::{World, eventually};
 
 async fn scrape(world: &World) -> String {
     let answer = world.call("GET", "/metrics").send().await;
@@ -98,7 +98,10 @@ async fn what_exists_is_counted_and_nobody_is_named() {
         assert!(!text.contains(name), "{name} is named");
     }
     world.disconnect(cluster).await;
-    let text = scrape(&world).await;
-    assert_eq!(sample(&text, "oakestra_root_workers{state=\"away\"}") as u64, 1);
-    assert_eq!(sample(&text, "oakestra_root_link_sessions") as u64, 0);
+    // What was counted is good for a second.
+    eventually("the worker is away", async || {
+        sample(&scrape(&world).await, "oakestra_root_workers{state=\"away\"}") as u64 == 1
+    })
+    .await;
+    assert_eq!(sample(&scrape(&world).await, "oakestra_root_link_sessions") as u64, 0);
 }

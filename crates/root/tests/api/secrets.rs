@@ -106,7 +106,7 @@ async fn values_have_bounds() {
         world.call("PUT", &format!("/api/secrets/{name}")).token(&admin).json(&body).send()
     };
     put("a", json!({ "value": "x".repeat(50_000) })).await.error(422);
-    put("a", json!({ "value": "x".repeat(100_000) })).await.error(413);
+    put("a", json!({ "value": "x".repeat(400_000) })).await.error(413);
     put("a", json!({ "value": "" })).await.error(422);
     put("a", json!({ "value": 1 })).await.error(422);
     put("a", json!({})).await.error(422);
@@ -117,4 +117,25 @@ async fn values_have_bounds() {
     assert_eq!(put("a", json!({ "value_base64": "AP8=" })).await.status, 200);
     world.call("DELETE", "/api/secrets/b").token(&admin).send().await.error(404);
     assert_eq!(world.call("DELETE", "/api/secrets/a").token(&admin).send().await.status, 200);
+}
+
+#[tokio::test]
+async fn the_largest_secret_is_taken_in_every_form_and_no_larger_one() {
+    const LARGEST: usize = 48 << 10;
+    let world = World::start().await;
+    let admin = world.admin().await;
+    let put = |body: Value| world.call("PUT", "/api/secrets/large").token(&admin).json(&body).send();
+    // 48 KiB are 64 KiB in base64, and up to six times as many in JSON.
+    for body in
+        [json!({ "value_base64": "A".repeat(LARGEST / 3 * 4) }), json!({ "value": "\u{1}".repeat(LARGEST) })]
+    {
+        let answer = put(body).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    }
+    for body in [
+        json!({ "value_base64": "A".repeat(LARGEST / 3 * 4 + 4) }),
+        json!({ "value": "x".repeat(LARGEST + 1) }),
+    ] {
+        put(body).await.error(422);
+    }
 }

@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use oak_control::root::{Candidate, Effect, Root, Settings};
 use oak_control::token::TokenRole;
 use oak_control::{Row, Table};
@@ -67,6 +67,8 @@ type Started = (InstanceKey, Vec<String>, Option<TerminalSize>);
 pub(crate) struct ScriptedPrograms {
     pub(crate) started: Mutex<Vec<Started>>,
     pub(crate) refuses: AtomicBool,
+    /// They take no input and say nothing.
+    pub(crate) deaf: AtomicBool,
     /// How many are there.
     pub(crate) running: Arc<AtomicUsize>,
 }
@@ -94,6 +96,7 @@ impl ExecSource for ScriptedPrograms {
     ) -> BoxFuture<'_, Result<ExecStreams, LogError>> {
         self.started.lock().unwrap().push((key, command, terminal));
         let refuses = self.refuses.load(Ordering::SeqCst);
+        let deaf = self.deaf.load(Ordering::SeqCst);
         let running = Arc::clone(&self.running);
         Box::pin(async move {
             if refuses {
@@ -101,6 +104,16 @@ impl ExecSource for ScriptedPrograms {
             }
             running.fetch_add(1, Ordering::SeqCst);
             let (input, taken) = mpsc::channel(1);
+            if deaf {
+                let silence = stream::unfold(taken, |taken| async {
+                    let _taken: mpsc::Receiver<Bytes> = taken;
+                    std::future::pending().await
+                });
+                return Ok(ExecStreams {
+                    sender: Box::new(Input(input, running)),
+                    receiver: silence.boxed(),
+                });
+            }
             let answers = stream::unfold((taken, FrameReader::default()), |(mut taken, mut frames)| async {
                 let piece: Bytes = taken.recv().await?;
                 frames.push(&piece);
@@ -428,6 +441,18 @@ impl Call {
         self
     }
 
+    /// Sends the request and hangs up before there is an answer.
+    pub(crate) fn hang_up(self) {
+        assert!(self.router.oneshot(self.request).now_or_never().is_none(), "answered at once");
+    }
+
+    /// The body of an answer that goes on.
+    pub(crate) async fn open(self) -> Body {
+        let response = self.router.oneshot(self.request).await.unwrap();
+        assert_eq!(response.status(), 200);
+        response.into_body()
+    }
+
     pub(crate) async fn send(self) -> Answer {
         let response = self.router.oneshot(self.request).await.unwrap();
         let (head, body) = response.into_parts();
@@ -465,6 +490,15 @@ impl Answer {
         let message = body["message"].as_str().unwrap();
         assert!(!message.is_empty());
         message.to_owned()
+    }
+}
+
+/// Waits until something is so, at most 20 s.
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !is_so().await {
+        assert!(tokio::time::Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

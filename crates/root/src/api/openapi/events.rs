@@ -20,7 +20,8 @@ pub(super) fn group() -> Group {
             .about(
                 "Server-sent events that the caller may see. Each has a record `Event` as `data` and its `sequence` as \
                  `id`; `Last-Event-ID` resumes and is stronger than `since`. `event: gap` says that events are not kept \
-                 any more, `event: end` why the stream is over.",
+                 any more, `event: end` why the stream is over: also when the caller is gone, left the organisation or has \
+                 another password.",
             )
             .query("since", since)
             .query("application", id())
@@ -30,7 +31,8 @@ pub(super) fn group() -> Group {
             .query("cluster", id())
             .query("kind", text("Kinds with commas between them"))
             .answers_media("text/event-stream")
-            .may(503, "too many event streams are open"),
+            .may(429, "the caller has 32 event streams open")
+            .may(503, "128 event streams are open, or the root is stopping"),
         get("/api/service/{id}/events", "List the last events of a service")
             .about("Newest last.")
             .query("limit", limit())

@@ -43,7 +43,7 @@ pub(super) fn group() -> Group {
             .about(
                 "Standard output and standard error: text, or server-sent events (one per line, with `timestamp` and \
                  `text`; `Last-Event-ID` resumes) with `format=sse` or `Accept: text/event-stream`. Events follow unless \
-                 `follow=false`.",
+                 `follow=false`. It is cut off when the caller may not see it any more.",
             )
             .path_value("number", number())
             .query("tail", lines)
@@ -55,7 +55,8 @@ pub(super) fn group() -> Group {
             .answers_either("text/plain; charset=utf-8", "text/event-stream")
             .may(409, "the instance has no output yet")
             .may(502, "the worker failed to read it")
-            .may(503, "a link on the way is down, or too many outputs are being read"),
+            .may(429, "the caller has 32 outputs open")
+            .may(503, "a link on the way is down, or 128 outputs are open"),
         exec(number()),
     ];
     Group {
@@ -85,7 +86,7 @@ fn exec(number: Value) -> Operation {
         .about(
             "A WebSocket with the protocol `oak.exec.v1`: binary messages, each the number of a channel (0 input, 1 output, \
              2 errors, 3 end, 4 size of the terminal) and its bytes. Browsers offer the token as the protocol \
-             `bearer.<token>` beside it.",
+             `bearer.<token>` beside it. The program is ended when the caller may not run it any more.",
         )
         .restricted()
         .path_value("number", number)
@@ -98,7 +99,8 @@ fn exec(number: Value) -> Operation {
         .may(400, "the query does not say what to run, or the request is no WebSocket")
         .may(409, "the instance does not run yet, or the program cannot be run")
         .may(502, "the worker failed to run it")
-        .may(503, "a link on the way is down, or too many programs are being run")
+        .may(429, "the caller has 16 programs running")
+        .may(503, "a link on the way is down, or 64 programs are running")
 }
 
 fn terminal() -> Value {
