@@ -419,16 +419,19 @@ fn bounded(within_us: u32) -> (Fixture, ClusterId, InstanceKey) {
         strictness: oak_model::Strictness::default(),
     });
     let service = fixture.service("web", spec);
-    let clusters = ["east", "west"].map(|name| fixture.connected(name, 1_000));
-    for (cluster, round_trip_us) in clusters.into_iter().zip([1_000, 50_000]) {
+    let measured = |fixture: &mut Fixture, name, round_trip_us| {
+        let cluster = fixture.connected(name, 1_000);
         let worker = WorkerSummary { round_trip_us: Some(500), ..summary(1, 1_000) };
         fixture.root.cluster_message(at(0), cluster, 1, ClusterToRoot::Workers(vec![worker])).unwrap();
         fixture.root.cluster_measured(at(0), cluster, 1, round_trip_us);
-    }
+        cluster
+    };
+    let east = measured(&mut fixture, "east", 1_000);
     let key = fixture.root.deploy(at(0), service).unwrap();
+    measured(&mut fixture, "west", 50_000);
     fixture.commit();
-    assert_eq!(fixture.root.instance(key).unwrap().cluster, Some(clusters[0]));
-    (fixture, clusters[0], key)
+    assert_eq!(fixture.root.instance(key).unwrap().cluster, Some(east));
+    (fixture, east, key)
 }
 
 #[test]

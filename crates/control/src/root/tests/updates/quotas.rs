@@ -55,7 +55,8 @@ fn a_roll_back_to_a_larger_revision_is_held_against_the_quota() {
     assert_eq!(site.used(), 600, "the update may fail, and has one to spare");
     site.steps(60);
     assert_eq!((site.state(id), site.used()), (Some(RolloutState::Done), 100));
-    let other = site.create_of(&bob(), sized("other", 250, Some(1)));
+    let eve = Owner { user: "eve".into(), ..bob() };
+    let other = site.create_of(&eve, sized("other", 250, Some(1)));
     let _ = site.fixture.root.take_outbox();
     let over = is_over_quota(site.fixture.root.roll_back(site.now(), id));
     assert_eq!((over.limit, over.used, over.wanted, over.only_spare), (700, 350, 500, true));
