@@ -8,11 +8,16 @@ use oak_control::SeededEntropy;
 use oak_control::root::{Candidate, Owner, Root, Settings};
 use oak_control::token::TokenRole;
 use oak_model::message::{ClusterHello, WorkerSummary};
-use oak_model::{Architecture, Generation, Now, Resources, ServiceId, WorkerFacts, WorkerId, sla};
+use oak_model::{
+    Architecture, Generation, Now, OrganizationId, Resources, ServiceId, WorkerFacts, WorkerId, sla,
+};
 use serde_json::{Value, json};
 
 /// Session of the cluster.
 const SESSION: u64 = 1;
+
+/// Whose services they are.
+pub(crate) const ORGANIZATION: OrganizationId = OrganizationId::from_parts(1, 1);
 
 /// A root and the services it can deploy.
 pub(crate) struct Fixture {
@@ -52,7 +57,7 @@ pub(crate) fn root(now: Now, seed: u64, workers: u64, services: u32) -> anyhow::
     };
     let opened = root.cluster_opened(now, cluster, SESSION, "127.0.0.1", hello);
     opened.map_err(|attention| anyhow!("the cluster is refused: {attention:?}"))?;
-    let owner = Owner { user: "Admin".to_owned(), organization: None };
+    let owner = Owner { user: "Admin".to_owned(), organization: Some(ORGANIZATION) };
     for application in 0..services.div_ceil(100) {
         let descriptor = descriptor(seed, application, services.min(100));
         let document = sla::parse_value(&descriptor).context("the descriptor is refused")?;

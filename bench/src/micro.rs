@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use oak_control::root::Root;
+use oak_control::root::{Quota, Refusal, Root};
 use oak_model::{Resources, ServiceId, Surroundings, TargetConstraints, WorkerId};
 use oak_placement::{Fleet, Request, WorkerState};
 use oak_store::{Engine, Store, SystemClock};
 use tokio::task::JoinSet;
 
 use crate::fixture;
-use crate::process::cpu_time;
+use crate::process::{cpu_time, thread_cpu_time};
 use crate::table::{Samples, verdict};
 
 const WORKERS: u64 = 10_000;
@@ -25,6 +25,7 @@ const CALLERS: usize = 256;
 pub(crate) fn run() -> anyhow::Result<()> {
     println!("\ndecisions");
     one_placement();
+    large_root()?;
     for workers in [1_000, WORKERS] {
         durable(workers)?;
     }
@@ -69,6 +70,53 @@ fn one_placement() {
         verdict(p50 <= 20.0),
         began.elapsed().as_secs_f64() * 1e6 / 4_000.0
     );
+}
+
+/// Single steps of a root that has much, without the disk: the CPU time they take.
+fn large_root() -> anyhow::Result<()> {
+    const SERVICES: u32 = 10_000;
+    const INSTANCES: usize = 50_000;
+    let now = SystemClock::start().now();
+    let fixture::Fixture { mut root, services } = fixture::root(now, 1, 1_000, SERVICES)?;
+    root.set_quota(fixture::ORGANIZATION, Quota { instances: Some(1_000_000), ..Quota::default() });
+    for number in 0..INSTANCES {
+        root.deploy(now, services[number % services.len()])?;
+        drop(root.take_outbox());
+    }
+    let replicated = services[0];
+    root.scale(now, replicated, 900)?;
+    drop(root.take_outbox());
+    println!("a root with {SERVICES} services and {} instances, one step each:", root.instance_count());
+    let mut turn = 1;
+    steps(&mut root, "deploy", 2_000, |root| {
+        turn += 1;
+        root.deploy(now, services[turn]).map(|_| ())
+    })?;
+    steps(&mut root, "deploy, service that keeps 900 instances", 100, |root| {
+        root.deploy(now, replicated).map(|_| ())
+    })?;
+    let applications: Vec<_> = root.applications().map(|application| application.id).collect();
+    let mut last = applications.into_iter().rev();
+    steps(&mut root, "delete an application of 100 services", 20, |root| {
+        last.next().map_or(Ok(()), |id| root.delete_application(now, id))
+    })
+}
+
+/// Takes a step so many times and prints what each took.
+fn steps(
+    root: &mut Root,
+    name: &str,
+    count: u32,
+    mut step: impl FnMut(&mut Root) -> Result<(), Refusal>,
+) -> anyhow::Result<()> {
+    let before = thread_cpu_time();
+    for _ in 0..count {
+        step(root)?;
+        drop(black_box(root.take_outbox()));
+    }
+    let took = thread_cpu_time().saturating_sub(before);
+    println!("  {name}: {:.1} µs CPU", took.as_secs_f64() * 1e6 / f64::from(count));
+    Ok(())
 }
 
 /// Deployments through the engine of the root with its database on disk: decided, committed, sent.

@@ -11,6 +11,8 @@ mod explain;
 mod history;
 mod instances;
 mod keep;
+mod ledger;
+mod links;
 mod load;
 mod looks;
 mod lost;
@@ -43,6 +45,8 @@ use crate::address::{BlockPool, ServicePool, plan};
 use crate::token::Token;
 use crate::waiting::Waiting;
 use crate::{Outbox, Table};
+use ledger::Ledger;
+use links::Links;
 use looks::Looks;
 
 pub use applications::Refusal;
@@ -141,9 +145,10 @@ pub struct Root {
     application_names: HashMap<FullName, ApplicationId>,
     tenants: Tenants,
     quotas: BTreeMap<OrganizationId, Quota>,
+    ledger: Ledger,
     services: BTreeMap<ServiceId, Service>,
     /// Services with bounds to others.
-    linked: BTreeSet<ServiceId>,
+    linked: Links,
     instances: BTreeMap<InstanceKey, Instance>,
     /// Instances that were undeployed but whose cluster has not confirmed that nothing is left.
     departures: BTreeMap<InstanceKey, Departure>,
@@ -175,8 +180,9 @@ impl Root {
             application_names: HashMap::new(),
             tenants: Tenants::default(),
             quotas: BTreeMap::new(),
+            ledger: Ledger::default(),
             services: BTreeMap::new(),
-            linked: BTreeSet::new(),
+            linked: Links::default(),
             instances: BTreeMap::new(),
             departures: BTreeMap::new(),
             clusters: BTreeMap::new(),
@@ -229,9 +235,7 @@ impl Root {
 
     /// Instances of a service, lowest number first.
     pub fn instances_of(&self, service: ServiceId) -> impl Iterator<Item = &Instance> {
-        let first = InstanceKey { service, number: 0 };
-        let last = InstanceKey { service, number: u32::MAX };
-        self.instances.range(first..=last).map(|(_, instance)| instance)
+        self.instances.range(InstanceKey::all_of(service)).map(|(_, instance)| instance)
     }
 
     /// One instance.

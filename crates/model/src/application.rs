@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::sla::ServiceRequest;
 use crate::{ApplicationId, JobName, Name, OrganizationId, Revision, ServiceId, ServiceSpec, Upkeep};
 
 /// A set of services of one owner.
@@ -107,6 +108,27 @@ impl Service {
             record.insert("RR_ip_v6".to_owned(), Value::Null);
         }
         record
+    }
+
+    /// A new service as a descriptor asks for it, without instances.
+    #[must_use]
+    pub fn of_request(
+        id: ServiceId,
+        application: ApplicationId,
+        job_name: JobName,
+        request: ServiceRequest,
+        address: Ipv4Addr,
+    ) -> Self {
+        Self {
+            id,
+            application,
+            job_name,
+            spec: Arc::new(request.spec),
+            document: request.document,
+            address,
+            next_number: 0,
+            upkeep: Upkeep::new(request.replicas, request.update),
+        }
     }
 
     /// What instances of a revision run. One that nobody remembers any more becomes the present one.

@@ -2,6 +2,7 @@
 //! (root-api reference, 2.4); counters order the changes of one object.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -130,6 +131,14 @@ pub struct InstanceKey {
     pub service: ServiceId,
     /// Progressive number within the service, from 0.
     pub number: u32,
+}
+
+impl InstanceKey {
+    /// The keys of all instances a service can have, in their order.
+    #[must_use]
+    pub const fn all_of(service: ServiceId) -> RangeInclusive<Self> {
+        Self { service, number: 0 }..=Self { service, number: u32::MAX }
+    }
 }
 
 impl fmt::Display for InstanceKey {

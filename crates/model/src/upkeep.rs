@@ -179,6 +179,12 @@ impl Upkeep {
         self.rollout.as_ref().filter(|rollout| rollout.state.is_active())
     }
 
+    /// Instances there shall be, as far as that is known: those it keeps by itself, otherwise those of its last update.
+    #[must_use]
+    pub fn known_total(&self) -> Option<u32> {
+        self.replicas.or(self.rollout.as_ref().map(|rollout| rollout.total))
+    }
+
     /// The revision of which an instance can be added without taking a risk: the one an update comes from.
     #[must_use]
     pub fn proven_revision(&self) -> u32 {

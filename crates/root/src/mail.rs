@@ -7,6 +7,7 @@ use lettre::message::Mailbox;
 use lettre::message::header::ContentType;
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
+use oak_model::chain;
 use oak_store::{Engine, StoreError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -110,13 +111,6 @@ impl Mailer {
 }
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
-
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    std::iter::successors(Some(error), |error| error.source())
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
-}
 
 fn transport(config: &MailConfig) -> Result<AsyncSmtpTransport<Tokio1Executor>, MailError> {
     type Smtp = AsyncSmtpTransport<Tokio1Executor>;

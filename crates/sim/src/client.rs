@@ -92,21 +92,17 @@ pub(crate) struct Client {
     pub(crate) must_return: BTreeSet<InstanceKey>,
 }
 
-fn all_of(service: ServiceId) -> std::ops::RangeInclusive<InstanceKey> {
-    InstanceKey { service, number: 0 }..=InstanceKey { service, number: u32::MAX }
-}
-
 impl Client {
     /// Instances of a service that were acknowledged and not asked to go, lowest number first.
     pub(crate) fn instances_of(&self, service: ServiceId) -> Vec<InstanceKey> {
-        let known = self.instances.range(all_of(service));
+        let known = self.instances.range(InstanceKey::all_of(service));
         known.filter(|(_, known)| **known == Known::Exists).map(|(key, _)| *key).collect()
     }
 
     /// From now on a service decides itself which instances it has.
     pub(crate) fn manages_itself(&mut self, service: ServiceId) {
         self.managed.insert(service);
-        for (key, known) in self.instances.range_mut(all_of(service)) {
+        for (key, known) in self.instances.range_mut(InstanceKey::all_of(service)) {
             self.must_return.remove(key);
             if *known == Known::Exists {
                 *known = Known::Unsure;
@@ -134,7 +130,7 @@ impl Client {
     pub(crate) fn asks_service_to_go(&mut self, service: ServiceId) {
         self.services.insert(service, Known::Leaving);
         self.open_services.remove(service);
-        for (key, known) in self.instances.range_mut(all_of(service)) {
+        for (key, known) in self.instances.range_mut(InstanceKey::all_of(service)) {
             self.must_return.remove(key);
             if *known != Known::Gone {
                 *known = Known::Leaving;
@@ -199,7 +195,7 @@ impl Client {
     fn service_gone(&mut self, id: ServiceId) {
         self.services.insert(id, Known::Gone);
         self.open_services.remove(id);
-        for (key, known) in self.instances.range_mut(all_of(id)) {
+        for (key, known) in self.instances.range_mut(InstanceKey::all_of(id)) {
             *known = Known::Gone;
             self.open_instances.remove(*key);
         }

@@ -30,5 +30,5 @@ pub use files::FileStore;
 pub use health::{Change, Health, Writes, stalled};
 pub use journal::{Committed, Journal, StoreError};
 pub use machine::{Concern, Hosted};
-pub use seal::{SECRETS_KEY, SealError, Sealer};
+pub use seal::{SECRETS_KEY, SealError, Sealer, create_private};
 pub use sqlite::Store;

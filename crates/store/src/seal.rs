@@ -75,7 +75,7 @@ impl Sealer {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let mut bytes = [0; KEY_BYTES];
                 random.fill(&mut bytes).map_err(|_| SealError::NoRandomness)?;
-                create(directory, &path, &bytes).map_err(failed)?;
+                create_private(&path, &bytes).map_err(failed)?;
                 bytes.to_vec()
             }
             Err(error) => return Err(failed(error)),
@@ -157,7 +157,13 @@ impl Sealer {
     }
 }
 
-fn create(directory: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Makes a file that only its owner can read, with its directory. Written beside, synced and renamed, so that a crash
+/// leaves no half a key.
+///
+/// # Errors
+/// It cannot be written; there is the former file, if there was one.
+pub fn create_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(directory)?;
     let fresh = path.with_extension("new");
     let _ = fs::remove_file(&fresh);

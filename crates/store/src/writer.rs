@@ -212,7 +212,7 @@ impl<B: Backend> Writer<B> {
 struct Group {
     rows: Vec<Row>,
     done: Vec<oneshot::Sender<Result<(), StoreError>>>,
-    /// Where the row of a key is; filled once the group had to wait.
+    /// Where the row of a key is; filled with the second step.
     places: HashMap<(Table, String), usize>,
 }
 
@@ -225,13 +225,9 @@ impl Group {
         self.done.len()
     }
 
+    /// Appends, keeping only the newest row of each key: of the counters of a machine, which are in nearly every step,
+    /// one row is written instead of one for each step.
     fn append(&mut self, step: Step) {
-        self.rows.extend(step.rows);
-        self.done.push(step.done);
-    }
-
-    /// Appends, keeping only the newest row of each key.
-    fn unite(&mut self, step: Step) {
         if self.places.is_empty() {
             for row in std::mem::take(&mut self.rows) {
                 self.replace(row);
@@ -240,8 +236,13 @@ impl Group {
         for row in step.rows {
             self.replace(row);
         }
-        self.done.retain(|done| !done.is_closed());
         self.done.push(step.done);
+    }
+
+    /// Appends while nothing can be written, which may be long: whoever does not wait any more is forgotten.
+    fn unite(&mut self, step: Step) {
+        self.done.retain(|done| !done.is_closed());
+        self.append(step);
     }
 
     fn replace(&mut self, row: Row) {
@@ -308,6 +309,17 @@ mod tests {
         let changed = health.wait_for(wanted);
         let changed = tokio::time::timeout(Duration::from_secs(20), changed).await;
         changed.expect("the health changes in time").unwrap().clone()
+    }
+
+    #[test]
+    fn of_steps_written_together_only_the_newest_row_of_a_key_is() {
+        let step = |rows| Step { rows, done: oneshot::channel().0 };
+        let mut group = Group::of(step(vec![row("counter", "1"), row("a", "1")]));
+        group.append(step(vec![row("counter", "2"), row("b", "1")]));
+        group.append(step(vec![Row { document: None, ..row("a", "") }, row("counter", "3")]));
+        let expected = [row("counter", "3"), Row { document: None, ..row("a", "") }, row("b", "1")];
+        assert_eq!(group.rows, expected);
+        assert_eq!(group.steps(), 3, "all are answered");
     }
 
     #[tokio::test]

@@ -122,11 +122,23 @@ impl Cluster {
         around
     }
 
+    /// The service of the same owner that a descriptor means by its id, its full name, or its name in the application.
     fn local_peer(&self, service: &Service, target: &str) -> Option<&Service> {
+        let owner_of = |service: &Service| {
+            let known = &self.applications.get(&service.application)?.application;
+            Some((known.organization, known.owner.as_str()))
+        };
+        let own = owner_of(service)?;
+        if let Ok(id) = target.parse::<ServiceId>() {
+            return self.services.get(&id).filter(|found| owner_of(found) == Some(own));
+        }
+        let is_full = target.contains('.');
         self.services.values().find(|other| {
-            let is_named =
-                other.application == service.application && other.job_name.service.as_str() == target;
-            is_named || other.id.to_string() == target || other.job_name.to_string() == target
+            if is_full {
+                other.job_name.to_string() == target && owner_of(other) == Some(own)
+            } else {
+                other.application == service.application && other.job_name.service.as_str() == target
+            }
         })
     }
 }

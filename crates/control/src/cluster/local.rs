@@ -9,7 +9,7 @@ use oak_model::message::DesiredInstance;
 use oak_model::sla::ApplicationRequest;
 use oak_model::{
     Application, ApplicationId, Generation, InstanceKey, JobName, Now, Service, ServiceId, ServiceSpec,
-    Surroundings, Upkeep,
+    Surroundings,
 };
 
 use super::records::{Extent, KnownApplication};
@@ -128,7 +128,7 @@ impl Cluster {
                 if let Some(address) = service.spec.service_address {
                     return Err(LocalRefusal::AddressOfTheRoot(address));
                 }
-                let job_name = job_name(request, service);
+                let job_name = service.job_name(&request.name, &request.namespace);
                 if let Some(what) = confidential(&service.spec) {
                     return Err(LocalRefusal::ConfidentialOfTheRoot(job_name, what));
                 }
@@ -151,19 +151,12 @@ impl Cluster {
     ) -> Result<ApplicationId, LocalRefusal> {
         let id = ApplicationId::new(now.wall, entropy.next_u64());
         let mut services = Vec::new();
-        for service_request in &request.services {
+        for service_request in request.services {
             let address = pool.allocate().ok_or(LocalRefusal::AddressesExhausted)?;
-            let service = Service {
-                id: ServiceId::new(now.wall, entropy.next_u64()),
-                application: id,
-                job_name: job_name(&request, service_request),
-                spec: Arc::new(service_request.spec.clone()),
-                document: service_request.document.clone(),
-                address,
-                next_number: 0,
-                // There is no root to keep a number of instances; the one that takes over does.
-                upkeep: Upkeep::new(service_request.replicas, service_request.update),
-            };
+            let job_name = service_request.job_name(&request.name, &request.namespace);
+            let service_id = ServiceId::new(now.wall, entropy.next_u64());
+            // There is no root to keep a number of instances; the one that takes over does.
+            let service = Service::of_request(service_id, id, job_name, service_request, address);
             services.push(service.id);
             self.meta.local_addresses.insert(address);
             self.outbox.put(Table::Service, service.id, &service);
@@ -277,15 +270,6 @@ impl Cluster {
             pool.claim(address);
         }
         Ok(pool)
-    }
-}
-
-fn job_name(application: &ApplicationRequest, service: &oak_model::sla::ServiceRequest) -> JobName {
-    JobName {
-        application: application.name.clone(),
-        application_namespace: application.namespace.clone(),
-        service: service.name.clone(),
-        service_namespace: service.namespace.clone(),
     }
 }
 

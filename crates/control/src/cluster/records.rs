@@ -102,9 +102,7 @@ impl Cluster {
 
     /// Instances of a service.
     pub(super) fn placed_of(&self, service: ServiceId) -> impl Iterator<Item = &Placed> {
-        let first = InstanceKey { service, number: 0 };
-        let last = InstanceKey { service, number: u32::MAX };
-        self.placed.range(first..=last).map(|(_, placed)| placed)
+        self.placed.range(InstanceKey::all_of(service)).map(|(_, placed)| placed)
     }
 
     /// Forgets a service of the root, and its application, with the last instance.

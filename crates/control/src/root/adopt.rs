@@ -213,6 +213,7 @@ impl Root {
         }
         self.application_names.insert(FullName::of(&application), application.id);
         self.outbox.put(Table::Application, application.id, &application);
+        self.ledger.admit(&application);
         self.applications.insert(application.id, application);
     }
 
@@ -238,7 +239,8 @@ impl Root {
                 known.next_number = service.next_number;
                 self.outbox.put(Table::Service, service.id, &*known);
             }
-            self.know_links_again(service.id);
+            self.know_links(service.id);
+            self.recount(service.id);
             return;
         }
         let Some(application) = self.applications.get_mut(&service.application) else { return };
@@ -254,8 +256,10 @@ impl Root {
         application.services.push(service.id);
         self.outbox.put(Table::Application, application.id, application);
         self.outbox.put(Table::Service, service.id, &service);
-        self.know_links(&service);
-        self.services.insert(service.id, service);
+        self.linked.know(&service);
+        let id = service.id;
+        self.services.insert(id, service);
+        self.recount(id);
     }
 
     fn import_instance(&mut self, now: Now, id: ClusterId, held: HeldInstance) {
@@ -286,6 +290,7 @@ impl Root {
         let revision = self.revision_of_held(key, &desired.spec);
         let instance = Instance::new(key, revision, self.meta.generation, address, now);
         self.instances.insert(key, instance);
+        self.recount(key.service);
         self.found_at(now, key, id, report);
     }
 

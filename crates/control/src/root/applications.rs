@@ -2,11 +2,10 @@
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 
 use oak_model::sla::{ApplicationRequest, ServiceRequest};
 use oak_model::{
-    ApplicationId, EventKind, InstanceKey, JobName, MAX_REPLICAS, Name, Now, Purpose, ServiceId, Upkeep,
+    ApplicationId, EventKind, InstanceKey, JobName, MAX_REPLICAS, Name, Now, Purpose, ServiceId,
 };
 
 use super::tenants::FullName;
@@ -127,6 +126,7 @@ impl Root {
                 services: Vec::new(),
             };
             self.application_names.insert(FullName::of(&application), id);
+            self.ledger.admit(&application);
             self.applications.insert(id, application);
             self.tell_application(now.wall, EventKind::ApplicationCreated, id);
             self.insert_services(now, entropy, id, request.services);
@@ -203,6 +203,7 @@ impl Root {
         if let Some(application) = self.applications.remove(&id) {
             self.forget_history_of(&application);
             self.application_names.remove(&FullName::of(&application));
+            self.ledger.dismiss(&application);
             self.outbox.delete(Table::Application, id);
         }
         Ok(())
@@ -219,7 +220,8 @@ impl Root {
         self.remove_instances(now, id);
         self.tell_service(now.wall, EventKind::ServiceDeleted, id);
         let Some(service) = self.services.remove(&id) else { return Ok(()) };
-        self.linked.remove(&id);
+        self.recount(id);
+        self.linked.forget(id);
         self.forget_history_of_service(service.application, id);
         self.looks.forget(id);
         self.addresses.release(service.address);
@@ -245,7 +247,7 @@ impl Root {
                 .map(|service| service.job_name.clone())
                 .collect();
             for request in *requests {
-                let job_name = job_name(application, namespace, request);
+                let job_name = request.job_name(application, namespace);
                 if names.contains(&job_name) {
                     return Err(Refusal::ServiceExists(job_name));
                 }
@@ -297,20 +299,13 @@ impl Root {
             };
             let Some(parent) = self.applications.get_mut(&application) else { continue };
             let id = ServiceId::new(now.wall, entropy.next_u64());
-            let service = Service {
-                id,
-                application,
-                job_name: job_name(&parent.name, &parent.namespace, &request),
-                spec: Arc::new(request.spec),
-                document: request.document,
-                address,
-                next_number: 0,
-                upkeep: Upkeep::new(request.replicas, request.update),
-            };
+            let job_name = request.job_name(&parent.name, &parent.namespace);
+            let service = Service::of_request(id, application, job_name, request, address);
             parent.services.push(id);
             self.outbox.put(Table::Service, id, &service);
-            self.know_links(&service);
+            self.linked.know(&service);
             self.services.insert(id, service);
+            self.recount(id);
             self.tell_service(now.wall, EventKind::ServiceCreated, id);
             created.push(id);
         }
@@ -323,14 +318,5 @@ impl Root {
             self.look_after(now, *id);
         }
         created
-    }
-}
-
-pub(super) fn job_name(application: &Name, namespace: &Name, request: &ServiceRequest) -> JobName {
-    JobName {
-        application: application.clone(),
-        application_namespace: namespace.clone(),
-        service: request.name.clone(),
-        service_namespace: request.namespace.clone(),
     }
 }

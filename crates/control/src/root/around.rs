@@ -15,6 +15,17 @@ use super::{Cluster, Owner, Root};
 /// Instances in other clusters that count for a bound; a service that is bound to more is not kept close by anybody.
 const MOST_PLACES: usize = 1_000;
 
+/// A bound between a service and another one, which is the same seen from every cluster.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bond<'a> {
+    /// Position among the bounds of the descriptor that has it.
+    index: usize,
+    bound: &'a ServiceBound,
+    declared_by: &'a Service,
+    /// The service at the other end.
+    peer: Option<&'a Service>,
+}
+
 impl Root {
     /// What the cluster of an instance is told about it.
     pub(super) fn wish(&self, key: InstanceKey) -> Option<DesiredInstance> {
@@ -24,43 +35,42 @@ impl Root {
         Some(desired(service, instance, surroundings))
     }
 
-    /// Remembers whether a service has bounds to others.
-    pub(super) fn know_links(&mut self, service: &Service) {
-        if service.spec.connectivity.is_empty() {
-            self.linked.remove(&service.id);
-        } else {
-            self.linked.insert(service.id);
-        }
-    }
-
-    /// The same, when what a service asks for was changed in place.
-    pub(super) fn know_links_again(&mut self, id: ServiceId) {
-        let is_linked = self.services.get(&id).is_some_and(|service| !service.spec.connectivity.is_empty());
-        if is_linked {
-            self.linked.insert(id);
-        } else {
-            self.linked.remove(&id);
+    /// What a service asks for was changed in place.
+    pub(super) fn know_links(&mut self, id: ServiceId) {
+        if let Some(service) = self.services.get(&id) {
+            self.linked.know(service);
         }
     }
 
     /// A cluster refused an instance for which there is no other cluster: perhaps it decided by old measurements. They
-    /// are told again, not more often than the cluster tries again.
-    pub(super) fn tell_surroundings(&mut self, now: Now, key: InstanceKey, cluster: ClusterId) {
+    /// are told again, not more often than the cluster tries again. False when there is nothing to tell.
+    pub(super) fn tell_surroundings(&mut self, now: Now, key: InstanceKey, cluster: ClusterId) -> bool {
         if self.wish(key).is_none_or(|wish| wish.surroundings.is_empty()) {
-            return;
+            return false;
         }
         let generation = self.next_generation();
-        let Some(instance) = self.instances.get_mut(&key) else { return };
+        let Some(instance) = self.instances.get_mut(&key) else { return false };
         instance.offered = Some(now.moment);
         instance.generation = generation;
         self.save_instance(key);
         if let Some(desired) = self.wish(key) {
             self.send(cluster, RootToCluster::Set(desired));
         }
+        true
     }
 
     /// What the places of a cluster, or of one that is not there yet, are measured against.
     pub(super) fn surroundings(&self, service: &Service, cluster: Option<&Cluster>) -> Surroundings {
+        self.surroundings_in(service, &self.bonds(service), cluster)
+    }
+
+    /// The same for a service whose bonds are known already: they are the same for every cluster.
+    pub(super) fn surroundings_in(
+        &self,
+        service: &Service,
+        bonds: &[Bond<'_>],
+        cluster: Option<&Cluster>,
+    ) -> Surroundings {
         let mut around = Surroundings::default();
         for bound in &service.spec.target.near {
             if let Area::Named(name) = &bound.area
@@ -69,22 +79,34 @@ impl Root {
                 around.areas.insert(name.clone(), hop);
             }
         }
-        for bound in service.spec.connectivity.iter().enumerate() {
-            let peer = self.find_peer(service, &bound.1.target);
-            around.peers.push(self.peer_bound(bound, service, peer, cluster));
-        }
-        for other in self.linked.iter().filter_map(|id| self.services.get(id)) {
-            // One that is bound to itself has said so above.
-            if other.id == service.id {
-                continue;
-            }
-            for bound in other.spec.connectivity.iter().enumerate() {
-                if self.find_peer(other, &bound.1.target).is_some_and(|peer| peer.id == service.id) {
-                    around.peers.push(self.peer_bound(bound, other, Some(other), cluster));
-                }
-            }
-        }
+        around.peers.extend(bonds.iter().map(|bond| PeerBound {
+            elsewhere: bond.peer.map(|peer| self.elsewhere(peer.id, cluster)).unwrap_or_default(),
+            ..PeerBound::new(bond.index, bond.bound, bond.declared_by, bond.peer)
+        }));
         around
+    }
+
+    /// The bounds between a service and others: its own first, then those of others to it.
+    pub(super) fn bonds<'a>(&'a self, service: &'a Service) -> Vec<Bond<'a>> {
+        let own = service.spec.connectivity.iter().enumerate().map(|(index, bound)| {
+            let peer = self.find_peer(service, &bound.target);
+            Bond { index, bound, declared_by: service, peer }
+        });
+        let mut bonds: Vec<_> = own.collect();
+        for id in self.linked.callers_of(service) {
+            // One that is bound to itself has said so above.
+            let Some(other) = self.services.get(&id).filter(|other| other.id != service.id) else { continue };
+            let to_it = other.spec.connectivity.iter().enumerate().filter(|(_, bound)| {
+                self.find_peer(other, &bound.target).is_some_and(|peer| peer.id == service.id)
+            });
+            bonds.extend(to_it.map(|(index, bound)| Bond {
+                index,
+                bound,
+                declared_by: other,
+                peer: Some(other),
+            }));
+        }
+        bonds
     }
 
     /// Shortest round trip from a cluster to a cluster of that name or to a marked worker of another one.
@@ -106,23 +128,9 @@ impl Root {
         hops.min()
     }
 
-    /// A bound that the descriptor of `declared_by` has, as the service at the other end of `peer` sees it.
-    fn peer_bound(
-        &self,
-        (index, bound): (usize, &ServiceBound),
-        declared_by: &Service,
-        peer: Option<&Service>,
-        cluster: Option<&Cluster>,
-    ) -> PeerBound {
-        PeerBound {
-            elsewhere: peer.map(|peer| self.elsewhere(peer.id, cluster)).unwrap_or_default(),
-            ..PeerBound::new(index, bound, declared_by, peer)
-        }
-    }
-
     /// Instances of a service in other clusters.
     fn elsewhere(&self, service: ServiceId, from: Option<&Cluster>) -> Vec<PeerPlace> {
-        let of_service = InstanceKey { service, number: 0 }..=InstanceKey { service, number: u32::MAX };
+        let of_service = InstanceKey::all_of(service);
         let mut places = Vec::new();
         let is_other = |other: &&Cluster| from.is_none_or(|from| other.id != from.id);
         for other in self.clusters.values().filter(is_other) {

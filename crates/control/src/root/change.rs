@@ -6,7 +6,8 @@ use oak_model::sla::ServiceRequest;
 use oak_model::{InstanceKey, JobName, MAX_REPLICAS, Now, Rollout, RolloutState, Service, ServiceId};
 
 use super::keep::MAX_FORMER;
-use super::{Consumption, Refusal, Root};
+use super::ledger::Promise;
+use super::{Refusal, Root};
 
 /// What became of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +51,8 @@ impl Root {
         if missing > self.addresses.free() {
             return Err(Refusal::AddressesExhausted);
         }
-        self.check_quota(self.organization_of(service), &Consumption::of_instances(service, missing))?;
+        let created = u32::try_from(missing).unwrap_or(u32::MAX);
+        self.check_promise(service, Promise::of(service).with_replicas(replicas), created)?;
         let revision = service.upkeep.proven_revision();
         let surplus = counted.saturating_sub(replicas as usize);
         let mut scaled = Scaled { replicas, ..Scaled::default() };
@@ -101,16 +103,20 @@ impl Root {
             return Ok(Change::Unchanged);
         }
         if !is_same_spec {
-            self.check_quota_of_change(service, &request)?;
             return self.begin_update(now, id, request).map(|()| Change::Updating);
         }
         let (replicas, present) = (request.replicas, service.upkeep.replicas);
-        if let Some(replicas) = replicas.filter(|_| replicas != present) {
+        let other_number = replicas.filter(|_| replicas != present);
+        // An update under way follows the new policy at once.
+        let promise = Promise::of_policy(service, request.update);
+        self.check_promise(service, other_number.map_or(promise, |n| promise.with_replicas(n)), 0)?;
+        if let Some(replicas) = other_number {
             self.scale(now, id, replicas)?;
         }
         let Some(service) = self.services.get_mut(&id) else { return Ok(Change::Stored) };
         service.document = request.document;
         service.upkeep.policy = request.update;
+        self.promise_again(id);
         self.save_service(id);
         self.look_soon(now, id);
         Ok(Change::Stored)
@@ -118,21 +124,21 @@ impl Root {
 
     fn begin_update(&mut self, now: Now, id: ServiceId, request: ServiceRequest) -> Result<(), Refusal> {
         let all = u32::try_from(self.instances_of(id).count()).unwrap_or(u32::MAX);
-        let Some(service) = self.services.get_mut(&id) else { return Err(Refusal::UnknownService(id)) };
+        let Some(service) = self.services.get(&id) else { return Err(Refusal::UnknownService(id)) };
         // What cannot be rolled back may be stuck, because no revision runs any more: this is the way out.
-        let is_last_resort = |rollout: &mut Rollout| {
-            rollout.state == RolloutState::RollingBack
-                || (rollout.state == RolloutState::Running && rollout.from.is_none())
-        };
-        let former = service.upkeep.rollout.take_if(is_last_resort);
+        let is_last_resort =
+            |rollout: &Rollout| rollout.state == RolloutState::RollingBack || rollout.from.is_none();
+        let active = service.upkeep.active();
         let is_full = service.upkeep.former.len() >= MAX_FORMER as usize;
-        if service.upkeep.active().is_some() || (former.is_some() && is_full) {
+        if active.is_some_and(|rollout| is_full || !is_last_resort(rollout)) {
             let (revision, name) = (service.upkeep.revision, service.job_name.clone());
-            service.upkeep.rollout = former.or(service.upkeep.rollout.take());
             return Err(Refusal::UpdateRunning { service: Box::new(name), revision });
         }
-        let total = former.as_ref().map_or(all, |rollout| rollout.total);
-        service.upkeep.former.extend(former.and_then(|rollout| rollout.from));
+        let total = active.map_or(all, |rollout| rollout.total);
+        self.check_promise(service, Promise::of_update(service, &request, total), 0)?;
+        let Some(service) = self.services.get_mut(&id) else { return Err(Refusal::UnknownService(id)) };
+        let stuck = service.upkeep.rollout.take_if(|rollout| rollout.state.is_active());
+        service.upkeep.former.extend(stuck.and_then(|rollout| rollout.from));
         let from = service.present();
         service.become_revision(oak_model::Revision {
             number: service.upkeep.highest + 1,
@@ -143,7 +149,8 @@ impl Root {
         });
         let state = RolloutState::Running;
         service.upkeep.rollout = Some(Rollout { state, from: Some(from), total, reason: String::new() });
-        self.know_links_again(id);
+        self.know_links(id);
+        self.recount(id);
         self.save_service(id);
         self.look_after(now, id);
         Ok(())
@@ -152,15 +159,19 @@ impl Root {
     /// Calls an update off, or takes the last one back. One that is being rolled back already goes on.
     ///
     /// # Errors
-    /// The service does not exist, or there is nothing to go back to.
+    /// The service does not exist, there is nothing to go back to, or what is gone back to is more than the quota of its
+    /// organisation has left; nothing was changed.
     pub fn roll_back(&mut self, now: Now, id: ServiceId) -> Result<(), Refusal> {
         let service = self.services.get(&id).ok_or(Refusal::UnknownService(id))?;
         let rollout = service.upkeep.rollout.as_ref();
-        let is_known = rollout.is_some_and(|rollout| rollout.from.is_some());
-        match rollout.filter(|_| is_known).map(|rollout| rollout.state) {
-            Some(RolloutState::Running | RolloutState::Done) => {}
-            Some(RolloutState::RollingBack) => return Ok(()),
-            Some(RolloutState::RolledBack) | None => {
+        match rollout.and_then(|rollout| Some((rollout.state, rollout.total, rollout.from.as_ref()?))) {
+            // The way back was promised at the beginning.
+            Some((RolloutState::Running, ..)) => {}
+            Some((RolloutState::Done, total, from)) => {
+                self.check_promise(service, Promise::of_roll_back(service, from, total), 0)?;
+            }
+            Some((RolloutState::RollingBack, ..)) => return Ok(()),
+            Some((RolloutState::RolledBack, ..)) | None => {
                 return Err(Refusal::NothingToRollBack(Box::new(service.job_name.clone())));
             }
         }

@@ -4,12 +4,10 @@
 //! counts for the next, and everything is taken out again.
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 
 use oak_model::sla::ApplicationRequest;
-use oak_model::{ApplicationId, ClusterId, InstanceKey, JobName, Now, Service, ServiceId, Upkeep, WorkerId};
+use oak_model::{ApplicationId, ClusterId, InstanceKey, JobName, Now, Service, ServiceId, WorkerId};
 
-use super::applications::job_name;
 use super::tenants::FullName;
 use super::{Application, Explanation, Instance, Owner, Refusal, Root};
 use crate::Entropy;
@@ -128,19 +126,12 @@ impl Root {
             services: Vec::new(),
         };
         for request in request.services {
-            let service = Service {
-                id: ServiceId::new(now.wall, entropy.next_u64()),
-                application: id,
-                job_name: job_name(&application.name, &application.namespace, &request),
-                spec: Arc::new(request.spec),
-                document: request.document,
-                address: Ipv4Addr::UNSPECIFIED,
-                next_number: 0,
-                upkeep: Upkeep::new(request.replicas, request.update),
-            };
+            let job_name = request.job_name(&application.name, &application.namespace);
+            let service_id = ServiceId::new(now.wall, entropy.next_u64());
+            let service = Service::of_request(service_id, id, job_name, request, Ipv4Addr::UNSPECIFIED);
             application.services.push(service.id);
             draft.services.push(service.id);
-            self.know_links(&service);
+            self.linked.know(&service);
             self.services.insert(service.id, service);
         }
         self.application_names.insert(FullName::of(&application), id);
@@ -183,7 +174,7 @@ impl Root {
         }
         for id in draft.services {
             self.services.remove(&id);
-            self.linked.remove(&id);
+            self.linked.forget(id);
         }
         for id in draft.applications {
             if let Some(application) = self.applications.remove(&id) {

@@ -169,11 +169,11 @@ impl History {
     /// Ends the step: stores what was noted and returns it.
     pub(super) fn flush<E>(&mut self, outbox: &mut Outbox<E>) -> Vec<Arc<Occurrence>> {
         let fresh = std::mem::take(&mut self.fresh);
-        let mut topics: Vec<Topic> = fresh.iter().map(|occurrence| occurrence.topic).collect();
-        topics.sort_unstable();
-        topics.dedup();
-        for topic in topics {
-            let events = fresh.iter().filter(|occurrence| occurrence.topic == topic).cloned().collect();
+        let mut by_topic = BTreeMap::<Topic, Vec<_>>::new();
+        for occurrence in &fresh {
+            by_topic.entry(occurrence.topic).or_default().push(Arc::clone(occurrence));
+        }
+        for (topic, events) in by_topic {
             self.keep(topic, events, outbox);
         }
         self.keep_within_total(outbox);

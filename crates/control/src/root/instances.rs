@@ -3,7 +3,8 @@
 use oak_model::message::RootToCluster;
 use oak_model::{ClusterId, EventKind, InstanceKey, MAX_REPLICAS, Now, ServiceId, WorkerId};
 
-use super::{Consumption, Departure, Instance, Refusal, Root};
+use super::ledger::Promise;
+use super::{Departure, Instance, Refusal, Root};
 use crate::Table;
 
 impl Root {
@@ -21,7 +22,7 @@ impl Root {
             return Err(Refusal::TooManyReplicas);
         }
         self.check_secrets_of(found)?;
-        self.check_quota(self.organization_of(found), &Consumption::of_instance(found))?;
+        self.check_promise(found, Promise::of(found).with_one_more(), 1)?;
         let revision = found.upkeep.proven_revision();
         let key = self.create_instance(now, service, revision)?;
         self.wanted_changed(now, service, wanted, |total| total.saturating_add(1));
@@ -43,6 +44,7 @@ impl Root {
         self.outbox.put(Table::Service, service, found);
         let instance = Instance::new(key, revision, self.meta.generation, address, now);
         self.instances.insert(key, instance);
+        self.count_created(key);
         self.tell_instance(now.wall, EventKind::InstanceRequested, key, "");
         self.schedule(now, key);
         self.save_meta();
@@ -86,6 +88,7 @@ impl Root {
 
     pub(super) fn remove_instance(&mut self, now: Now, key: InstanceKey) {
         self.tell_instance(now.wall, EventKind::InstanceRemoved, key, "");
+        self.count_removed(key);
         let Some(mut instance) = self.instances.remove(&key) else { return };
         self.pending.remove(key);
         self.outbox.delete(Table::Instance, key);

@@ -6,7 +6,7 @@ use oak_model::{InstanceKey, Now, Revision, Rollout, RolloutState, Service, Serv
 
 use super::adopt::PATIENCE;
 use super::rollout::{self, Move, Standing};
-use super::{Instance, Root};
+use super::{Cluster, Instance, Root};
 use crate::Table;
 
 /// Services looked after in one step; the next step takes the rest.
@@ -151,13 +151,9 @@ impl Root {
     fn standing(&self, now: Now, service: &Service) -> Standing {
         let is_in_touch = |instance: &Instance| {
             let cluster = instance.cluster.and_then(|id| self.clusters.get(&id));
-            cluster.is_some_and(super::Cluster::is_active)
+            cluster.is_some_and(Cluster::is_active)
         };
-        let all = InstanceKey { service: service.id, number: 0 }..=InstanceKey {
-            service: service.id,
-            number: u32::MAX,
-        };
-        let leaving = self.departures.range(all).count();
+        let leaving = self.departures.range(InstanceKey::all_of(service.id)).count();
         Standing::of(service, self.instances_of(service.id), is_in_touch, leaving, now.moment)
     }
 
@@ -179,11 +175,12 @@ impl Root {
     fn resume(&mut self, id: ServiceId) {
         let all = u32::try_from(self.instances_of(id).count()).unwrap_or(u32::MAX);
         let Some(service) = self.services.get_mut(&id) else { return };
+        let total = service.upkeep.known_total().unwrap_or(all);
         let known = service.upkeep.rollout.take();
-        service.upkeep.former.extend(known.as_ref().and_then(|rollout| rollout.from.clone()));
-        let total = service.upkeep.replicas.or(known.map(|rollout| rollout.total)).unwrap_or(all);
+        service.upkeep.former.extend(known.and_then(|rollout| rollout.from));
         let state = RolloutState::Running;
         service.upkeep.rollout = Some(Rollout { state, from: None, total, reason: String::new() });
+        self.recount(id);
         self.save_service(id);
     }
 
@@ -197,7 +194,8 @@ impl Root {
         rollout.state = RolloutState::RollingBack;
         rollout.reason = reason;
         service.become_revision(former);
-        self.know_links_again(id);
+        self.know_links(id);
+        self.recount(id);
         self.save_service(id);
         self.looks.by(now.moment, id);
     }
@@ -211,6 +209,7 @@ impl Root {
         };
         // All instances have the present revision.
         service.upkeep.former.clear();
+        self.recount(id);
         self.save_service(id);
     }
 
@@ -218,6 +217,7 @@ impl Root {
     fn forget_former(&mut self, id: ServiceId) {
         if let Some(service) = self.services.get_mut(&id).filter(|found| !found.upkeep.former.is_empty()) {
             service.upkeep.former.clear();
+            self.recount(id);
             self.save_service(id);
         }
     }
@@ -238,6 +238,7 @@ impl Root {
             rollout.total = total(rollout.total);
         }
         if replicas.is_some() || service.upkeep.rollout.is_some() {
+            self.promise_again(id);
             self.save_service(id);
             self.looks.by(now.moment, id);
         }
@@ -247,9 +248,11 @@ impl Root {
     pub(super) fn save_service(&mut self, id: ServiceId) {
         let Some(service) = self.services.get(&id) else { return };
         self.outbox.put(Table::Service, id, service);
-        let mut clusters: Vec<_> = self.instances_of(id).filter_map(|instance| instance.cluster).collect();
-        clusters.sort_unstable();
-        clusters.dedup();
+        // What is leaving may be gone there already, and its service with it.
+        let of_service = InstanceKey::all_of(id);
+        let stays = |key: &InstanceKey| self.instances.contains_key(key);
+        let has_some = |cluster: &&Cluster| cluster.instances.range(of_service.clone()).any(stays);
+        let clusters: Vec<_> = self.clusters.values().filter(has_some).map(|cluster| cluster.id).collect();
         for cluster in clusters {
             self.send_records(cluster, &[InstanceKey { service: id, number: 0 }]);
         }
@@ -262,9 +265,8 @@ impl Root {
         if instance.revision == service.upkeep.revision || service.upkeep.active().is_some() {
             return false;
         }
-        let known = service.upkeep.replicas.or(service.upkeep.rollout.as_ref().map(|rollout| rollout.total));
         let all = self.instances_of(service.id).count();
-        known.is_some_and(|wanted| all > wanted as usize)
+        service.upkeep.known_total().is_some_and(|wanted| all > wanted as usize)
     }
 
     /// Whether clusters may have instances this root does not know of (yet).

@@ -39,6 +39,7 @@ impl Root {
         for cluster in root.clusters.values_mut() {
             cluster.lost_since = Some(now.moment);
         }
+        root.recount_all();
         root.look_at_all(now);
         root.retry_soon(now);
         Ok(root)
@@ -55,7 +56,7 @@ impl Root {
             Table::Service => {
                 let service: Service = row.parse()?;
                 self.addresses.claim(service.address);
-                self.know_links(&service);
+                self.linked.know(&service);
                 self.services.insert(service.id, service);
             }
             Table::Instance => {

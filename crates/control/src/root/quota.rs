@@ -1,11 +1,11 @@
 //! Quotas of organisations: how much their applications may ask for together. What is asked for counts, whether or not
-//! it has found a place: the sum is known here and does not depend on what clusters report.
+//! it has found a place (`ledger.rs`): the sum is known here and does not depend on what clusters report.
 
 use std::fmt;
 
 use oak_model::resources::Cores;
 use oak_model::sla::{ApplicationRequest, ServiceRequest};
-use oak_model::{OrganizationId, Service, ServiceSpec};
+use oak_model::{OrganizationId, ServiceSpec};
 use serde::{Deserialize, Serialize};
 
 use super::Root;
@@ -114,14 +114,14 @@ impl Quota {
 
     /// The first kind of which there would be too much. What is not asked for is not looked at: an organisation over
     /// a limit that was lowered may still do everything else.
-    fn check(&self, used: &Consumption, wanted: &Consumption) -> Result<(), OverQuota> {
+    pub(super) fn check(&self, used: &Consumption, wanted: &Consumption) -> Result<(), OverQuota> {
         for kind in QuotaKind::ALL {
             let (used, wanted) = (used.amount(kind), wanted.amount(kind));
             if let Some(limit) = self.limit(kind)
                 && wanted > 0
                 && used.saturating_add(wanted) > limit
             {
-                return Err(OverQuota { kind, limit, used, wanted });
+                return Err(OverQuota { kind, limit, used, wanted, only_spare: false });
             }
         }
         Ok(())
@@ -156,27 +156,33 @@ impl Consumption {
     }
 
     pub(super) fn of_applications(requests: &[ApplicationRequest]) -> Self {
-        let mut sum = Self { applications: count(requests.len()), ..Self::default() };
-        for request in requests {
-            sum.add(Self::of_services(&request.services), 1);
-        }
-        sum
+        let of_one = |request: &ApplicationRequest| {
+            Self::of_an_application().plus(&Self::of_services(&request.services))
+        };
+        requests.iter().map(of_one).fold(Self::default(), |sum, one| sum.plus(&one))
     }
 
     /// With the instances they keep by themselves.
     pub(super) fn of_services(requests: &[ServiceRequest]) -> Self {
-        let mut sum = Self { services: count(requests.len()), ..Self::default() };
-        for request in requests {
-            sum.add(Self::of_spec(&request.spec), request.replicas.unwrap_or_default().into());
-        }
-        sum
+        let of_one = |request: &ServiceRequest| {
+            let replicas = request.replicas.unwrap_or_default();
+            Self::of_a_service().plus(&Self::of_spec(&request.spec).times(replicas.into()))
+        };
+        requests.iter().map(of_one).fold(Self::default(), |sum, one| sum.plus(&one))
     }
 
-    pub(super) fn of_instance(service: &Service) -> Self {
-        Self::of_spec(&service.spec)
+    /// Nothing but the application itself.
+    pub(super) fn of_an_application() -> Self {
+        Self { applications: 1, ..Self::default() }
     }
 
-    fn of_spec(spec: &ServiceSpec) -> Self {
+    /// Nothing but the service itself.
+    pub(super) fn of_a_service() -> Self {
+        Self { services: 1, ..Self::default() }
+    }
+
+    /// One instance.
+    pub(super) fn of_spec(spec: &ServiceSpec) -> Self {
         let resources = spec.resources;
         Self {
             instances: 1,
@@ -188,47 +194,43 @@ impl Consumption {
         }
     }
 
-    pub(super) fn of_instances(service: &Service, number: usize) -> Self {
-        let mut sum = Self::default();
-        sum.add(Self::of_instance(service), count(number));
-        sum
+    /// What it is more than `other`, kind by kind.
+    pub(super) fn beyond(&self, other: &Self) -> Self {
+        self.with(other, u64::saturating_sub)
     }
 
-    /// What it is more than `other`, kind by kind.
-    const fn beyond(&self, other: &Self) -> Self {
+    pub(super) fn plus(&self, other: &Self) -> Self {
+        self.with(other, u64::saturating_add)
+    }
+
+    /// The larger of both, kind by kind.
+    pub(super) fn larger(&self, other: &Self) -> Self {
+        self.with(other, u64::max)
+    }
+
+    pub(super) fn times(&self, times: u64) -> Self {
+        self.with(self, |amount, _| amount.saturating_mul(times))
+    }
+
+    fn with(&self, other: &Self, combine: impl Fn(u64, u64) -> u64) -> Self {
         Self {
-            applications: self.applications.saturating_sub(other.applications),
-            services: self.services.saturating_sub(other.services),
-            instances: self.instances.saturating_sub(other.instances),
-            cpu_millis: self.cpu_millis.saturating_sub(other.cpu_millis),
-            memory_mib: self.memory_mib.saturating_sub(other.memory_mib),
-            storage_mib: self.storage_mib.saturating_sub(other.storage_mib),
-            gpus: self.gpus.saturating_sub(other.gpus),
+            applications: combine(self.applications, other.applications),
+            services: combine(self.services, other.services),
+            instances: combine(self.instances, other.instances),
+            cpu_millis: combine(self.cpu_millis, other.cpu_millis),
+            memory_mib: combine(self.memory_mib, other.memory_mib),
+            storage_mib: combine(self.storage_mib, other.storage_mib),
+            gpus: combine(self.gpus, other.gpus),
         }
     }
-
-    fn add(&mut self, other: Self, times: u64) {
-        let add = |sum: &mut u64, amount: u64| *sum = sum.saturating_add(amount.saturating_mul(times));
-        add(&mut self.applications, other.applications);
-        add(&mut self.services, other.services);
-        add(&mut self.instances, other.instances);
-        add(&mut self.cpu_millis, other.cpu_millis);
-        add(&mut self.memory_mib, other.memory_mib);
-        add(&mut self.storage_mib, other.storage_mib);
-        add(&mut self.gpus, other.gpus);
-    }
-}
-
-fn count(number: usize) -> u64 {
-    u64::try_from(number).unwrap_or(u64::MAX)
 }
 
 /// An organisation would use more than it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the quota `{}` of the organisation does not allow this: the limit is {}, {} used, {} more asked for; delete what \
-     is not needed or ask an admin of the organisation `root` for more",
-    .kind.name(), Amount(*.kind, *.limit), Amount(*.kind, *.used), Amount(*.kind, *.wanted)
+     is not needed or ask an admin of the organisation `root` for more{}",
+    .kind.name(), Amount(*.kind, *.limit), Amount(*.kind, *.used), Amount(*.kind, *.wanted), hint(*.only_spare)
 )]
 pub struct OverQuota {
     /// Which limit.
@@ -239,6 +241,12 @@ pub struct OverQuota {
     pub used: u64,
     /// What this request asks for.
     pub wanted: u64,
+    /// The update fits, but not with the instances it adds before it takes others away.
+    pub only_spare: bool,
+}
+
+const fn hint(only_spare: bool) -> &'static str {
+    if only_spare { "; with `update.order` \"stop-first\" the update needs nothing to spare" } else { "" }
 }
 
 /// CPU in cores, everything else as it is.
@@ -259,53 +267,6 @@ impl Root {
     #[must_use]
     pub fn quota(&self, organization: OrganizationId) -> Quota {
         self.quotas.get(&organization).copied().unwrap_or_default()
-    }
-
-    /// What the applications of an organisation ask for together.
-    #[must_use]
-    pub fn consumption(&self, organization: OrganizationId) -> Consumption {
-        let mut sum = Consumption::default();
-        for application in self.applications() {
-            if application.organization != Some(organization) {
-                continue;
-            }
-            sum.applications += 1;
-            for service in application.services.iter().filter_map(|id| self.service(*id)) {
-                sum.services += 1;
-                sum.add(Consumption::of_instance(service), count(self.instances_of(service.id).count()));
-            }
-        }
-        sum
-    }
-
-    /// Refuses what would go beyond the quota. Costs nothing for organisations without one.
-    pub(super) fn check_quota(
-        &self,
-        organization: Option<OrganizationId>,
-        wanted: &Consumption,
-    ) -> Result<(), OverQuota> {
-        let Some(organization) = organization else { return Ok(()) };
-        let Some(quota) = self.quotas.get(&organization) else { return Ok(()) };
-        quota.check(&self.consumption(organization), wanted)
-    }
-
-    /// Refuses another revision of a service if its instances would need more than what is left. What an update has to
-    /// spare while it is under way does not count.
-    pub(super) fn check_quota_of_change(
-        &self,
-        service: &Service,
-        request: &ServiceRequest,
-    ) -> Result<(), OverQuota> {
-        let present = self.instances_of(service.id).count();
-        let mut after = Consumption::default();
-        let times = request.replicas.map_or_else(|| count(present), Into::into);
-        after.add(Consumption::of_spec(&request.spec), times);
-        let more = after.beyond(&Consumption::of_instances(service, present));
-        self.check_quota(self.organization_of(service), &more)
-    }
-
-    pub(super) fn organization_of(&self, service: &Service) -> Option<OrganizationId> {
-        self.applications.get(&service.application)?.organization
     }
 }
 
@@ -358,7 +319,8 @@ mod tests {
         let _ = root.take_outbox();
         let both = vec![application("two", 0), application("three", 0)];
         let refused = root.create_applications(now, &mut entropy, &bob, both).unwrap_err();
-        let expected = OverQuota { kind: QuotaKind::Applications, limit: 2, used: 1, wanted: 2 };
+        let expected =
+            OverQuota { kind: QuotaKind::Applications, limit: 2, used: 1, wanted: 2, only_spare: false };
         assert_eq!(refused, Refusal::OverQuota(expected));
         let refused =
             root.create_applications(now, &mut entropy, &bob, vec![application("two", 2)]).unwrap_err();
@@ -385,7 +347,8 @@ mod tests {
         };
         let now = Now::default();
         let refused = root.create_applications(now, &mut entropy, &bob, kept(3)).unwrap_err();
-        let over = OverQuota { kind: QuotaKind::CpuMillis, limit: 3500, used: 0, wanted: 4500 };
+        let over =
+            OverQuota { kind: QuotaKind::CpuMillis, limit: 3500, used: 0, wanted: 4500, only_spare: false };
         assert_eq!(refused, Refusal::OverQuota(over));
         assert_eq!(root.plan(now, &mut entropy, &bob, kept(3), 1), Err(refused.into()));
         assert_eq!(root.plan(now, &mut entropy, &bob, kept(2), 9).unwrap()[0].instances.len(), 2);
@@ -419,7 +382,7 @@ mod tests {
 
     #[test]
     fn a_change_of_a_service_is_held_against_the_quota() {
-        let (mut root, mut entropy, bob) = limited(Quota { memory_mib: Some(300), ..Quota::default() });
+        let (mut root, mut entropy, bob) = limited(Quota { memory_mib: Some(450), ..Quota::default() });
         let now = Now::default();
         let id = root.create_applications(now, &mut entropy, &bob, vec![application("app", 1)]).unwrap()[0];
         let service = root.application(id).unwrap().services[0];
@@ -431,7 +394,7 @@ mod tests {
             request.replicas = Some(replicas);
             request
         };
-        for (memory_mib, replicas) in [(151, 2), (150, 3)] {
+        for (memory_mib, replicas) in [(151, 2), (150, 4)] {
             let refused = root.change_service(now, service, with(memory_mib, replicas)).unwrap_err();
             assert!(matches!(refused, Refusal::OverQuota(_)), "{refused}");
         }

@@ -210,9 +210,8 @@ impl Standing {
     /// No update: the number is kept, and instances of revisions that were replaced are replaced.
     fn keep(&self, service: &Service) -> Move {
         let upkeep = &service.upkeep;
-        let known = upkeep.replicas.or(upkeep.rollout.as_ref().map(|rollout| rollout.total));
         if self.outdated() > 0 {
-            let too_many = known.is_some_and(|wanted| self.all() > wanted);
+            let too_many = upkeep.known_total().is_some_and(|wanted| self.all() > wanted);
             let homeless = self.homeless.first().filter(|_| too_many);
             return homeless.map_or(Move::Resume, |key| Move::Remove(*key));
         }
@@ -238,7 +237,10 @@ impl Limits {
     fn of(service: &Service, total: u32) -> Self {
         let parallel = service.upkeep.policy.parallel;
         match order(service) {
-            UpdateOrder::StartFirst => Self { total, least: total, most: total.saturating_add(parallel) },
+            // Of each revision the whole number at most, also when the number was lowered meanwhile: so much was promised.
+            UpdateOrder::StartFirst => {
+                Self { total, least: total, most: total.saturating_add(parallel.min(total)) }
+            }
             UpdateOrder::StopFirst => Self { total, least: total.saturating_sub(parallel), most: total },
         }
     }

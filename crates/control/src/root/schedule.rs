@@ -1,8 +1,10 @@
 //! Choosing the cluster of an instance, and trying again when none could take it.
 
+use std::collections::BTreeMap;
+
 use oak_model::message::RootToCluster;
 use oak_model::{
-    ClusterId, EventKind, InstanceKey, Moment, Now, ServiceSpec, Status, Surroundings, WorkerId,
+    ClusterId, EventKind, InstanceKey, Moment, Now, ServiceId, ServiceSpec, Status, Surroundings, WorkerId,
 };
 use oak_placement::{Refusal as NoWorker, Request};
 
@@ -94,8 +96,7 @@ impl Root {
         // The cluster forgets a service with its last instance, and may have done so before we hear of it.
         let stays = |key: &InstanceKey| self.instances.get(key).is_some_and(|instance| !instance.moving);
         let is_first = self.clusters.get_mut(&cluster).is_some_and(|cluster| {
-            let of_service = InstanceKey { number: 0, ..key }..=InstanceKey { number: u32::MAX, ..key };
-            let is_first = !cluster.instances.range(of_service).any(stays);
+            let is_first = !cluster.instances.range(InstanceKey::all_of(key.service)).any(stays);
             cluster.instances.insert(key);
             is_first
         });
@@ -141,7 +142,12 @@ impl Root {
             return;
         };
         let service = service.at_revision(instance.revision);
+        // By what is measured now it may be the right place: then it is asked once more before anything moves.
+        let may_be_outdated = instance.offered.is_none() && self.would_take(current, &service);
         let other = self.choose(&service, Some(current)).ok().map(|(other, _)| other);
+        if may_be_outdated && self.tell_surroundings(now, key, current) {
+            return;
+        }
         if other.is_none_or(|other| other == current) {
             self.tell_surroundings(now, key, current);
             return;
@@ -158,6 +164,14 @@ impl Root {
         self.send(current, RootToCluster::Remove { key, generation });
     }
 
+    /// Whether a cluster has room for one more instance by what the root knows.
+    fn would_take(&self, cluster: ClusterId, service: &Service) -> bool {
+        self.clusters.get(&cluster).is_some_and(|cluster| {
+            let surroundings = self.surroundings(service, Some(cluster));
+            cluster.fleet.place(&request(service, &surroundings)).is_ok()
+        })
+    }
+
     pub(super) fn choose(
         &self,
         service: &Service,
@@ -165,29 +179,38 @@ impl Root {
     ) -> Result<(ClusterId, WorkerId), NoCluster> {
         let spec = &*service.spec;
         let allowed = |cluster: &&Cluster| is_allowed(spec, cluster);
+        let bonds = self.bonds(service);
         let mut refusals: Vec<(&Cluster, NoWorker)> = Vec::new();
-        let mut best: Option<(bool, u32, usize, u32, ClusterId, WorkerId)> = None;
+        let mut takers = Vec::new();
         for cluster in self.clusters.values().filter(allowed).filter(|cluster| cluster.is_active()) {
-            let surroundings = self.surroundings(service, Some(cluster));
+            let surroundings = self.surroundings_in(service, &bonds, Some(cluster));
             let request = request(service, &surroundings);
             match cluster.fleet.place(&request) {
                 Ok(worker) => {
                     let penalty = cluster.fleet.penalty(worker, &request);
-                    let siblings =
-                        self.instances_of(service.id).filter(|i| i.cluster == Some(cluster.id)).count();
-                    let avoided = avoid == Some(cluster.id);
-                    let rank = (avoided, penalty, siblings, cluster.fleet.commitment(), cluster.id, worker);
-                    if best.as_ref().is_none_or(|best| rank < *best) {
-                        best = Some(rank);
-                    }
+                    takers.push((avoid == Some(cluster.id), penalty, cluster, worker));
                 }
                 Err(refusal) => refusals.push((cluster, refusal)),
             }
         }
+        let siblings = if takers.len() > 1 { self.siblings(service.id) } else { BTreeMap::new() };
+        let best = takers.into_iter().min_by_key(|(avoided, penalty, cluster, _)| {
+            let siblings = siblings.get(&cluster.id).copied().unwrap_or_default();
+            (*avoided, *penalty, siblings, cluster.fleet.commitment(), cluster.id)
+        });
         match best {
-            Some((.., cluster, worker)) => Ok((cluster, worker)),
+            Some((.., cluster, worker)) => Ok((cluster.id, worker)),
             None => Err(self.no_cluster(spec, &refusals)),
         }
+    }
+
+    /// How many instances of a service each cluster has.
+    fn siblings(&self, service: ServiceId) -> BTreeMap<ClusterId, u32> {
+        let mut siblings = BTreeMap::new();
+        for cluster in self.instances_of(service).filter_map(|instance| instance.cluster) {
+            *siblings.entry(cluster).or_default() += 1;
+        }
+        siblings
     }
 
     fn no_cluster(&self, spec: &ServiceSpec, refusals: &[(&Cluster, NoWorker)]) -> NoCluster {

@@ -114,6 +114,7 @@ impl Root {
                 self.outbox.put(Table::Application, application.id, application);
             }
         }
+        self.recount_all();
     }
 
     /// A new organisation may have applications from now on.

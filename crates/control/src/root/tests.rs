@@ -409,6 +409,62 @@ fn an_instance_that_two_clusters_refuse_does_not_wander_between_them() {
     assert!(matches!(fixture.sent.last(), Some((to, RootToCluster::Remove { .. })) if *to == west));
 }
 
+/// Clusters `east` and `west` with measured round trips, and an instance in `east` that must be near `east`.
+fn bounded(within_us: u32) -> (Fixture, ClusterId, InstanceKey) {
+    let mut fixture = Fixture::new();
+    let mut spec = memory(100);
+    spec.target.near.push(oak_model::AreaBound {
+        area: oak_model::Area::Named("east".into()),
+        limit: oak_model::Limit::RoundTripUs(within_us),
+        strictness: oak_model::Strictness::default(),
+    });
+    let service = fixture.service("web", spec);
+    let measured = |fixture: &mut Fixture, name, round_trip_us| {
+        let cluster = fixture.connected(name, 1_000);
+        let worker = WorkerSummary { round_trip_us: Some(500), ..summary(1, 1_000) };
+        fixture.root.cluster_message(at(0), cluster, 1, ClusterToRoot::Workers(vec![worker])).unwrap();
+        fixture.root.cluster_measured(at(0), cluster, 1, round_trip_us);
+        cluster
+    };
+    let east = measured(&mut fixture, "east", 1_000);
+    let key = fixture.root.deploy(at(0), service).unwrap();
+    measured(&mut fixture, "west", 50_000);
+    fixture.commit();
+    assert_eq!(fixture.root.instance(key).unwrap().cluster, Some(east));
+    (fixture, east, key)
+}
+
+#[test]
+fn a_refused_instance_does_not_move_to_where_its_bounds_are_broken() {
+    let (mut fixture, east, key) = bounded(10_000);
+    for ms in [0, 31_000, 62_000] {
+        let report = refused(key, fixture.root.instance(key).unwrap().generation);
+        let message = ClusterToRoot::Instances(vec![report]);
+        fixture.root.cluster_message(at(ms), east, 1, message).unwrap();
+        fixture.commit();
+        assert!(matches!(fixture.sent.last(), Some((to, RootToCluster::Set(_))) if *to == east), "{ms}");
+    }
+}
+
+#[test]
+fn a_cluster_that_may_have_decided_by_old_measurements_is_asked_once_more() {
+    let (mut fixture, east, key) = bounded(90_000);
+    let mut refuse = |ms| {
+        let before = fixture.sent.len();
+        let report = refused(key, fixture.root.instance(key).unwrap().generation);
+        let message = ClusterToRoot::Instances(vec![report]);
+        fixture.root.cluster_message(at(ms), east, 1, message).unwrap();
+        fixture.commit();
+        match fixture.sent.get(before..).unwrap() {
+            [] => "nothing",
+            [(to, RootToCluster::Set(_))] if *to == east => "asked",
+            [(to, RootToCluster::Remove { .. })] if *to == east => "moved",
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!([0, 1_000, 31_000].map(&mut refuse), ["asked", "nothing", "moved"]);
+}
+
 #[test]
 fn reports_of_others_and_of_ended_sessions_are_ignored() {
     let mut fixture = Fixture::new();

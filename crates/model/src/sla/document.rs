@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::{ApplicationId, Name, ServiceSpec, UpdatePolicy};
+use crate::{ApplicationId, JobName, Name, ServiceSpec, UpdatePolicy};
 
 use super::errors::SlaWarning;
 
@@ -56,6 +56,19 @@ pub struct ServiceRequest {
     /// `docker`, whole numbers are integers, fields owned by the server are absent. This is what the API stores and
     /// shows, unknown fields included.
     pub document: Map<String, Value>,
+}
+
+impl ServiceRequest {
+    /// The four names of the service in an application.
+    #[must_use]
+    pub fn job_name(&self, application: &Name, namespace: &Name) -> JobName {
+        JobName {
+            application: application.clone(),
+            application_namespace: namespace.clone(),
+            service: self.name.clone(),
+            service_namespace: self.namespace.clone(),
+        }
+    }
 }
 
 /// What a service shall be from now on.

@@ -3,14 +3,15 @@
 //! Written on `ring` instead of a JWT crate because exactly one algorithm is ever made or accepted: nothing to
 //! choose means nothing to confuse, and `ring` is in the program anyway.
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use oak_model::{OrganizationId, WallTime};
+use oak_store::create_private;
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
@@ -134,7 +135,12 @@ impl Signer {
         let random = SystemRandom::new();
         let document = match fs::read(path) {
             Ok(document) => document,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => create(path, &random)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random)
+                    .map_err(|_| SignerError::Random)?;
+                create_private(path, document.as_ref()).map_err(failed)?;
+                document.as_ref().to_vec()
+            }
             Err(error) => return Err(failed(error)),
         };
         fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
@@ -236,28 +242,6 @@ impl Signer {
         let (head, middle) = head.split_at(8);
         Ok(format!("{head}-{middle}-{version}-{variant}-{tail}"))
     }
-}
-
-/// Writes beside, syncs and renames, so that a crash leaves no half a key.
-fn create(path: &Path, random: &SystemRandom) -> Result<Vec<u8>, SignerError> {
-    let failed = |source| SignerError::File { path: path.to_owned(), source };
-    let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, random)
-        .map_err(|_| SignerError::Random)?;
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(directory).map_err(failed)?;
-    let fresh = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&fresh)
-        .map_err(failed)?;
-    file.write_all(document.as_ref()).map_err(failed)?;
-    file.sync_all().map_err(failed)?;
-    fs::rename(&fresh, path).map_err(failed)?;
-    File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
-    Ok(document.as_ref().to_vec())
 }
 
 fn encoded(value: &impl Serialize) -> Result<String, SignerError> {

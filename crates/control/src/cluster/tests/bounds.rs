@@ -1,6 +1,9 @@
 //! Bounds that must hold: when they are decided, and what happens when they stop to hold.
 
-use oak_model::{Area, AreaBound, Limit, Strictness};
+use oak_model::{
+    Application, ApplicationId, Area, AreaBound, Limit, OrganizationId, Service, ServiceBound, Strictness,
+    Upkeep,
+};
 
 use super::*;
 
@@ -108,4 +111,68 @@ fn only_news_about_round_trips_is_told() {
         fixture.to_root.len()
     };
     assert_eq!([5_000, 5_400, 5_900, 6_100, 6_200].map(&mut told), [1, 0, 0, 1, 0]);
+}
+
+/// An application of an owner with services, as the root tells of it.
+fn known(fixture: &mut Fixture, number: u64, owner: (u64, &str), services: Vec<(u64, Vec<&str>)>) {
+    let id = ApplicationId::from_parts(1, number);
+    let name: oak_model::Name = format!("app{number}").parse().unwrap();
+    let namespace: oak_model::Name = "test".parse().unwrap();
+    let service = |(service, targets): (u64, Vec<&str>)| Service {
+        id: ServiceId::from_parts(2, service),
+        application: id,
+        job_name: JobName {
+            application: name.clone(),
+            application_namespace: namespace.clone(),
+            service: format!("s{service}").parse().unwrap(),
+            service_namespace: namespace.clone(),
+        },
+        spec: Arc::new(ServiceSpec {
+            connectivity: targets
+                .into_iter()
+                .map(|target| ServiceBound {
+                    target: target.to_owned(),
+                    limit: Limit::RoundTripUs(1_000),
+                    strictness: Strictness::default(),
+                })
+                .collect(),
+            ..ServiceSpec::default()
+        }),
+        document: serde_json::Map::new(),
+        address: std::net::Ipv4Addr::UNSPECIFIED,
+        next_number: 0,
+        upkeep: Upkeep::default(),
+    };
+    let services: Vec<_> = services.into_iter().map(service).collect();
+    let application = Application {
+        id,
+        owner: owner.1.to_owned(),
+        organization: Some(OrganizationId::from_parts(3, owner.0)),
+        name: name.clone(),
+        namespace: namespace.clone(),
+        description: String::new(),
+        other: serde_json::Map::new(),
+        services: services.iter().map(|service| service.id).collect(),
+    };
+    fixture.cluster.records_received(vec![application], services);
+}
+
+#[test]
+fn services_of_others_are_neither_found_nor_bound_while_the_root_is_away() {
+    let mut fixture = Fixture::new();
+    let first = ServiceId::from_parts(2, 1).to_string();
+    known(&mut fixture, 1, (1, "ann"), vec![(1, Vec::new()), (2, vec!["s1"])]);
+    let targets = || vec![first.as_str(), "app1.test.s1.test", "s1"];
+    known(&mut fixture, 2, (1, "bob"), vec![(3, targets())]);
+    known(&mut fixture, 3, (2, "ann"), vec![(4, targets())]);
+    known(&mut fixture, 4, (1, "ann"), vec![(5, targets())]);
+    let peers = |service| {
+        let around = fixture.cluster.local_surroundings(ServiceId::from_parts(2, service));
+        around.peers.iter().map(|peer| peer.peer.is_some()).collect::<Vec<_>>()
+    };
+    assert_eq!(peers(3), [false, false, false], "of another user");
+    assert_eq!(peers(4), [false, false, false], "of another organisation");
+    assert_eq!(peers(5), [true, true, false], "a name alone is one of the same application");
+    // Those that are bound to it: one of the same application, one of another with two bounds.
+    assert_eq!(peers(1), [true, true, true]);
 }

@@ -1,5 +1,7 @@
 //! Replicas, scaling, updates: against a cluster that does at once what it is told.
 
+mod quotas;
+
 use oak_model::sla::ServiceRequest;
 use oak_model::{RolloutState, UpdateOrder, UpdatePolicy};
 use proptest::prelude::*;
@@ -77,6 +79,10 @@ impl Site {
     }
 
     fn create(&mut self, request: ServiceRequest) -> ServiceId {
+        self.create_of(&admin(), request)
+    }
+
+    fn create_of(&mut self, owner: &Owner, request: ServiceRequest) -> ServiceId {
         let application = ApplicationRequest {
             application_id: None,
             name: "app".parse().unwrap(),
@@ -87,7 +93,7 @@ impl Site {
         };
         let (now, root) = (self.now(), &mut self.fixture.root);
         let created =
-            root.create_applications(now, &mut self.fixture.entropy, &admin(), vec![application]).unwrap();
+            root.create_applications(now, &mut self.fixture.entropy, owner, vec![application]).unwrap();
         let id = root.application(created[0]).unwrap().services[0];
         self.fixture.commit();
         id
