@@ -102,7 +102,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         }
         Command::Role(role) => {
             let loaded = load(cli.config, role.overrides())?;
-            role.run(&loaded.config)?;
+            role.run(&loaded)?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -14,7 +14,7 @@ use clap::{Args, Subcommand};
 pub(crate) use lock::DirectoryLock;
 
 use crate::commands::Failure;
-use crate::config::{Config, Override};
+use crate::config::{Loaded, Override};
 
 /// Flags every role has.
 #[derive(Args, Clone, Debug, Default)]
@@ -171,13 +171,13 @@ impl RoleCommand {
     }
 
     /// Runs the role until it is told to stop.
-    pub(crate) fn run(&self, config: &Config) -> Result<(), Failure> {
+    pub(crate) fn run(&self, loaded: &Loaded) -> Result<(), Failure> {
         match self {
-            Self::Up { .. } => run::start(config, run::all),
-            Self::Root { .. } => run::start(config, run::root),
-            Self::Cluster { .. } => run::start(config, run::cluster),
-            Self::Worker { .. } => run::start(config, run::worker),
-            Self::Down { purge, .. } => down::run(config, *purge),
+            Self::Up { .. } => run::start(loaded, run::all),
+            Self::Root { .. } => run::start(loaded, run::root),
+            Self::Cluster { .. } => run::start(loaded, run::cluster),
+            Self::Worker { .. } => run::start(loaded, run::worker),
+            Self::Down { purge, .. } => down::run(&loaded.config, *purge),
         }
     }
 }

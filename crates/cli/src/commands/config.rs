@@ -51,7 +51,11 @@ impl Arguments {
         for shown in settings {
             table.row([shown.setting.into(), shown.value.into(), shown.origin.into(), shown.meaning.into()]);
         }
-        Ok(output.table(&table)?)
+        output.table(&table)?;
+        for note in loaded.notes() {
+            writeln!(output.talk, "note: {note}")?;
+        }
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use super::error::{ConfigErrors, ConfigProblem};
+use super::older;
 use super::settings::{Raw, SETTINGS, Setting};
 use super::types::Config;
 
@@ -54,6 +55,8 @@ pub(crate) struct Override {
 pub(crate) struct Sources {
     /// `--config`: this file must exist. Otherwise `OAK_CONFIG`, otherwise `/etc/oakestra/oak.toml` if it exists.
     pub(crate) file: Option<PathBuf>,
+    /// Directory with the files of a worker of the original, `/etc`; none are read without it.
+    pub(crate) older: Option<PathBuf>,
     /// The environment of the process.
     pub(crate) environment: BTreeMap<String, String>,
     /// Flags.
@@ -66,7 +69,7 @@ impl Sources {
         // A variable that is not UTF-8 cannot be one of ours.
         let environment = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Self { file, environment: environment.collect(), flags }
+        Self { file, older: Some(older::directory()), environment: environment.collect(), flags }
     }
 }
 
@@ -76,9 +79,15 @@ pub(crate) struct Loaded {
     /// The values.
     pub(crate) config: Config,
     origins: BTreeMap<&'static str, Origin>,
+    notes: Vec<String>,
 }
 
 impl Loaded {
+    /// What stands in files of the original and has no meaning here, in sentences for people.
+    pub(crate) fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
     /// Every setting with its value as text and its origin, for `oak config show`.
     pub(crate) fn shown(&self) -> impl Iterator<Item = (&'static Setting, String, &Origin)> {
         SETTINGS.iter().map(|setting| {
@@ -88,12 +97,13 @@ impl Loaded {
     }
 }
 
-/// Puts the sources on top of each other: defaults, file, environment, flags.
+/// Puts the sources on top of each other: defaults, files of the original, file, environment, flags.
 ///
 /// # Errors
 /// Every problem of every source.
 pub(crate) fn load(sources: &Sources) -> Result<Loaded, ConfigErrors> {
     let mut loader = Loader::default();
+    loader.read_older(sources);
     loader.read_file(sources);
     loader.read_environment(&sources.environment);
     for flag in &sources.flags {
@@ -105,7 +115,7 @@ pub(crate) fn load(sources: &Sources) -> Result<Loaded, ConfigErrors> {
     if !loader.problems.is_empty() {
         return Err(ConfigErrors { problems: loader.problems });
     }
-    Ok(Loaded { config: loader.config, origins: loader.origins })
+    Ok(Loaded { config: loader.config, origins: loader.origins, notes: loader.notes })
 }
 
 #[derive(Default)]
@@ -113,6 +123,7 @@ struct Loader {
     config: Config,
     origins: BTreeMap<&'static str, Origin>,
     problems: Vec<ConfigProblem>,
+    notes: Vec<String>,
 }
 
 impl Loader {
@@ -127,6 +138,19 @@ impl Loader {
 
     fn problem(&mut self, path: impl Into<String>, origin: Origin, message: impl Into<String>) {
         self.problems.push(ConfigProblem { path: path.into(), origin, message: message.into() });
+    }
+
+    fn read_older(&mut self, sources: &Sources) {
+        let Some(directory) = &sources.older else { return };
+        let older = older::read(directory, read_bounded);
+        self.problems.extend(older.problems);
+        self.notes = older.notes;
+        for (path, value, origin) in older.values {
+            match SETTINGS.iter().find(|setting| setting.path == path) {
+                Some(setting) => self.set(setting, Raw::Text(&value), origin),
+                None => self.unknown(path, origin),
+            }
+        }
     }
 
     fn read_file(&mut self, sources: &Sources) {

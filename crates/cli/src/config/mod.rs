@@ -8,6 +8,7 @@ mod error;
 mod kinds;
 mod load;
 mod machine;
+mod older;
 mod settings;
 #[cfg(test)]
 mod tests;

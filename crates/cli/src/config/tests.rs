@@ -25,7 +25,7 @@ impl File {
 fn sources(file: &File, environment: &[(&str, &str)]) -> Sources {
     let environment: BTreeMap<_, _> =
         environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    Sources { file: Some(file.path()), environment, flags: Vec::new() }
+    Sources { file: Some(file.path()), environment, ..Sources::default() }
 }
 
 fn origin(loaded: &Loaded, path: &str) -> Origin {
@@ -194,4 +194,64 @@ fn times_of_the_failure_detection_have_ranges() {
             format!("cluster.lease (environment OAK_CLUSTER_LEASE): must be a time from 6s to 5m: {must}"),
         ]
     );
+}
+
+/// A directory like `/etc` of a worker of the original.
+fn original(network: &str, worker: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    for (name, text) in [("netmanager/netcfg.json", network), ("oakestra/conf.json", worker)] {
+        let path = directory.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("created");
+        std::fs::write(path, text).expect("written");
+    }
+    directory
+}
+
+#[test]
+fn files_of_the_original_count_below_everything_else() {
+    let directory = original(
+        r#"{"NodePublicAddress": "192.0.2.7", "NodePublicPort": "50103", "ClusterUrl": "192.0.2.1",
+            "ClusterMqttPort": "10003", "Debug": true, "MqttCert": "", "PublicIPNetworking": true}"#,
+        r#"{"cluster_address": "cluster.example", "cluster_port": 10101, "overlay_network": "default",
+            "addons": [{"addon_name": "image-builder", "addon_active": true},
+                       {"addon_name": "FLOps-learner", "addon_active": false}],
+            "virtualizations": [{"virutalizaiton_runtime": "docker", "virutalizaiton_active": true},
+                                {"virutalizaiton_runtime": "unikernel", "virutalizaiton_active": true}]}"#,
+    );
+    let file = File::with("[log]\nfilter = \"warn\"\n");
+    let sources = Sources { older: Some(directory.path().to_owned()), ..sources(&file, &[]) };
+    let loaded = load(&sources).expect("valid");
+    let worker = &loaded.config.worker;
+    assert_eq!(worker.address, Some("192.0.2.7".parse().expect("an address")));
+    assert_eq!((worker.cluster.host(), worker.cluster.port()), ("cluster.example", 10101));
+    assert!(worker.addons.0 == ["image-builder"]);
+    assert_eq!(loaded.config.log.filter, "warn");
+    assert_eq!(origin(&loaded, "worker.cluster"), Origin::File(directory.path().join("oakestra/conf.json")));
+    let notes = loaded.notes().join("\n");
+    assert!(notes.contains("PublicIPNetworking") && notes.contains("unikernel"), "{notes}");
+    assert!(!notes.contains("docker") && !notes.contains("MqttCert"), "{notes}");
+}
+
+#[test]
+fn what_the_original_finds_by_itself_is_left_open() {
+    let directory = original(
+        r#"{"NodePublicAddress": "0.0.0.0", "ClusterUrl": "0.0.0.0", "Debug": false}"#,
+        r#"{"cluster_address": "0.0.0.0", "cluster_port": 10100, "addons": null, "csi_drivers": null}"#,
+    );
+    let file = File::with("");
+    let sources = Sources { older: Some(directory.path().to_owned()), ..sources(&file, &[]) };
+    let loaded = load(&sources).expect("valid");
+    assert_eq!(loaded.config, Config::default());
+    assert_eq!(loaded.notes(), [""; 0]);
+}
+
+#[test]
+fn a_damaged_file_of_the_original_is_named() {
+    let directory = original(r#"{"NodePublicAddress": "nowhere"}"#, r#"{"cluster_address": "#);
+    let file = File::with("");
+    let sources = Sources { older: Some(directory.path().to_owned()), ..sources(&file, &[]) };
+    let problems = problems(load(&sources));
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems.iter().any(|problem| problem.contains("conf.json") && problem.contains("JSON")));
+    assert!(problems.iter().any(|problem| problem.contains("worker.address")));
 }

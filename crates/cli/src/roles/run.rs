@@ -22,7 +22,7 @@ use super::build;
 use super::lock::DirectoryLock;
 use super::signals::{cancel_on_signal, notify_ready};
 use crate::commands::{EXIT_FAILURE, Failure};
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, Loaded, LogFormat};
 
 /// Life of the token with which the roles of one process find each other, milliseconds.
 const OWN_TOKEN_MS: u64 = 600_000;
@@ -32,16 +32,20 @@ const SHRINK_AFTER: Duration = Duration::from_secs(5);
 const SHRINK_EVERY: Duration = Duration::from_secs(600);
 
 /// Takes the data directory, sets up logging and threads, and runs a role.
-pub(super) fn start<F, R>(config: &Config, role: R) -> Result<(), Failure>
+pub(super) fn start<F, R>(loaded: &Loaded, role: R) -> Result<(), Failure>
 where
     R: FnOnce(Config, CancellationToken) -> F,
     F: Future<Output = Result<(), Failure>>,
 {
+    let config = &loaded.config;
     oak_runtime::limit_heap();
     // Layers of images must be readable for the users inside containers, whatever the umask of the shell was. The
     // data directory itself is closed to others, and keys are written with their own mode.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     set_up_logging(config)?;
+    for note in loaded.notes() {
+        tracing::warn!("{note}");
+    }
     let _lock = DirectoryLock::take(&config.data_dir)?;
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).min(4);
     let runtime = tokio::runtime::Builder::new_multi_thread()
