@@ -19,6 +19,7 @@ mod process;
 mod reads;
 mod start;
 mod table;
+mod tunnel;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,7 +34,7 @@ struct Settings {
     rounds: usize,
 }
 
-const USAGE: &str = "usage: oak-bench [all|deploy|idle|micro|reads|start] [--rounds N] [--oak FILE]";
+const USAGE: &str = "usage: oak-bench [all|deploy|idle|micro|reads|start|tunnel] [--rounds N] [--oak FILE]";
 
 fn main() -> ExitCode {
     match run() {
@@ -68,6 +69,9 @@ fn run() -> anyhow::Result<()> {
     if wanted("start") {
         start::run(&settings)?;
     }
+    if wanted("tunnel") {
+        tunnel::run(&settings)?;
+    }
     println!("load at the end: {}", machine::load());
     Ok(())
 }
@@ -81,14 +85,21 @@ fn arguments() -> anyhow::Result<(String, Settings)> {
         match argument.as_str() {
             "--rounds" => settings.rounds = arguments.next().context(USAGE)?.parse().context(USAGE)?,
             "--oak" => settings.oak = arguments.next().context(USAGE)?.into(),
-            "all" | "deploy" | "idle" | "micro" | "reads" | "start" if what.is_none() => {
+            "all" | "deploy" | "idle" | "micro" | "reads" | "start" | "tunnel" if what.is_none() => {
                 what = Some(argument);
             }
             _ => bail!(USAGE),
         }
     }
+    if what.as_deref() == Some("tunnel") {
+        // The engine is a program of its own.
+        settings.oak = settings.oak.with_file_name("oak-tunnel");
+    }
     if !settings.oak.exists() {
-        bail!("there is no {}: cargo build --release --package oak-cli", settings.oak.display());
+        bail!(
+            "there is no {}: cargo build --release --package oak-cli --package oak-tunnel",
+            settings.oak.display()
+        );
     }
     settings.oak = settings.oak.canonicalize()?;
     Ok((what.unwrap_or_else(|| "all".to_owned()), settings))

@@ -1,0 +1,418 @@
+//! Everything that is decided about peers and sessions, without I/O, clock, threads and randomness of its own:
+//! `event + now → effects`. The data path itself (encrypting with the sessions made here) is in `engine`.
+
+mod slots;
+#[cfg(test)]
+mod tests;
+pub(crate) mod timers;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngCore;
+
+use self::slots::{Slot, Slots};
+use self::timers::{Attempt, Due, Situation, Traffic, due};
+use crate::config::Peer;
+use crate::key::{PresharedKey, PrivateKey, PublicKey};
+use crate::noise::cookie::{Cookies, Stamps, knows_us};
+use crate::noise::handshake::initiate;
+use crate::noise::{Identity, Initiated, Initiation, Refused, SessionKeys, Timestamp, Timestamps, number};
+use crate::path::Path;
+
+/// A peer as this process knows it; never used again for another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct PeerId(pub(crate) u32);
+
+/// What the shell has to do, in this order.
+pub(crate) enum Effect {
+    /// Send an initiation: to where the peer was last, and with `spread` also to wherever it may be.
+    Initiate {
+        peer: PeerId,
+        datagram: Vec<u8>,
+        spread: bool,
+    },
+    Reply {
+        to: Path,
+        datagram: Vec<u8>,
+    },
+    /// A session that can receive. If we initiated it, it is the one to send with, and something must be sent.
+    Install {
+        peer: PeerId,
+        session: Established,
+    },
+    /// The session to send with.
+    Promote {
+        peer: PeerId,
+        local: u32,
+    },
+    Close {
+        local: u32,
+    },
+    /// The peer proved to be there.
+    Moved {
+        peer: PeerId,
+        to: Path,
+    },
+    Keepalive {
+        peer: PeerId,
+    },
+    /// Nobody answers: what waits for a session is given up.
+    Abandon {
+        peer: PeerId,
+    },
+    Removed {
+        peer: PeerId,
+    },
+    /// The state file shall have this newest timestamp.
+    StoreTimestamp(Duration),
+}
+
+/// A session that was agreed on.
+pub(crate) struct Established {
+    pub(crate) local: u32,
+    pub(crate) keys: SessionKeys,
+    pub(crate) is_initiator: bool,
+    /// Milliseconds.
+    pub(crate) created: u64,
+}
+
+/// What an event needs from outside.
+pub(crate) struct Now<'a> {
+    /// Milliseconds of a clock that only goes forward and counts sleep; never 0.
+    pub(crate) at: u64,
+    /// Time since 1970, as far as this node knows.
+    pub(crate) wall: Duration,
+    pub(crate) random: &'a mut dyn RngCore,
+}
+
+impl Now<'_> {
+    fn bytes<const N: usize>(&mut self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.random.fill_bytes(&mut bytes);
+        bytes
+    }
+}
+
+/// Whether strangers' handshakes are worth their computation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Load {
+    Normal,
+    /// Senders have to prove their address first.
+    High,
+}
+
+struct PeerState {
+    name: String,
+    key: PublicKey,
+    preshared: PresharedKey,
+    persistent: Option<u64>,
+    slots: Slots,
+    attempt: Option<(Attempt, u32, Initiated)>,
+    stamps: Stamps,
+    /// Of the newest initiation, so that none counts twice.
+    newest: Timestamp,
+    last_initiation: u64,
+    last_handshake: Option<u64>,
+}
+
+/// State of all peers.
+pub(crate) struct Core {
+    identity: Arc<Identity>,
+    /// The key before the last rotation: peers that have not heard of the new one still reach us.
+    previous: Option<Arc<Identity>>,
+    peers: HashMap<PeerId, PeerState>,
+    /// Our names of sessions and of attempts.
+    indices: HashMap<u32, PeerId>,
+    cookies: Cookies,
+    timestamps: Timestamps,
+    next_id: u32,
+}
+
+impl Core {
+    /// `stored`: newest timestamp of the state file.
+    pub(crate) fn new(key: &PrivateKey, stored: Duration, now: &mut Now<'_>) -> Self {
+        Self {
+            identity: Arc::new(Identity::new(key)),
+            previous: None,
+            peers: HashMap::new(),
+            indices: HashMap::new(),
+            cookies: Cookies::new(now.at, now.bytes()),
+            timestamps: Timestamps::new(stored, now.wall),
+            next_id: 0,
+        }
+    }
+
+    pub(crate) fn public_key(&self) -> PublicKey {
+        self.identity.public
+    }
+
+    /// Newest timestamp that was used.
+    pub(crate) fn newest_timestamp(&self) -> Duration {
+        self.timestamps.newest()
+    }
+
+    /// When the last handshake with a peer was completed.
+    pub(crate) fn last_handshake(&self, peer: PeerId) -> Option<u64> {
+        self.peers.get(&peer)?.last_handshake
+    }
+
+    pub(crate) fn peer_named(&self, name: &str) -> Option<PeerId> {
+        self.peers.iter().find(|(_, peer)| peer.name == name).map(|(id, _)| *id)
+    }
+
+    /// Changes the key of this node. Sessions go on; handshakes with the former key are still answered.
+    pub(crate) fn set_key(&mut self, key: &PrivateKey) {
+        let identity = Identity::new(key);
+        if identity.public != self.identity.public {
+            self.previous = Some(std::mem::replace(&mut self.identity, Arc::new(identity)));
+        }
+    }
+
+    /// Replaces all peers. Those whose name stays keep their sessions, also under another key.
+    pub(crate) fn set_peers(&mut self, peers: &[Peer]) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let gone = self.peers.iter().filter(|(_, old)| peers.iter().all(|peer| peer.name != old.name));
+        let gone: Vec<PeerId> = gone.map(|(id, _)| *id).collect();
+        for id in gone {
+            if let Some(mut peer) = self.peers.remove(&id) {
+                self.close(peer.slots.clear(), &mut effects);
+                self.indices.retain(|_, owner| *owner != id);
+                effects.push(Effect::Removed { peer: id });
+            }
+        }
+        for peer in peers {
+            let preshared = peer.preshared_key.clone().unwrap_or_else(|| PresharedKey::from_bytes([0; 32]));
+            let persistent = peer.persistent_keepalive_s.map(|seconds| u64::from(seconds) * 1000);
+            match self.peer_named(&peer.name).and_then(|id| self.peers.get_mut(&id)) {
+                Some(known) => {
+                    if known.key != peer.public_key {
+                        // Timestamps and cookies belong to the key.
+                        known.newest = Timestamp::default();
+                        known.stamps = Stamps::default();
+                    }
+                    known.key = peer.public_key;
+                    known.preshared = preshared;
+                    known.persistent = persistent;
+                }
+                None => {
+                    self.next_id += 1;
+                    let state = PeerState {
+                        name: peer.name.clone(),
+                        key: peer.public_key,
+                        preshared,
+                        persistent,
+                        slots: Slots::default(),
+                        attempt: None,
+                        stamps: Stamps::default(),
+                        newest: Timestamp::default(),
+                        last_initiation: 0,
+                        last_handshake: None,
+                    };
+                    self.peers.insert(PeerId(self.next_id), state);
+                }
+            }
+        }
+        effects
+    }
+
+    /// A packet waits for a session.
+    pub(crate) fn want_session(&mut self, now: &mut Now<'_>, peer: PeerId) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if self.peers.get(&peer).is_some_and(|peer| peer.attempt.is_none()) {
+            self.initiate(now, peer, &mut effects);
+        }
+        effects
+    }
+
+    /// Begins a handshake whatever there is, on all paths.
+    pub(crate) fn renew(&mut self, now: &mut Now<'_>, peer: PeerId) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.initiate(now, peer, &mut effects);
+        for effect in &mut effects {
+            if let Effect::Initiate { spread, .. } = effect {
+                *spread = true;
+            }
+        }
+        effects
+    }
+
+    /// The first packet of a session we responded to came.
+    pub(crate) fn confirmed(&mut self, now: u64, peer: PeerId, local: u32) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let Some(state) = self.peers.get_mut(&peer) else { return effects };
+        let Some(ended) = state.slots.confirmed(local) else { return effects };
+        state.last_handshake = Some(now);
+        // The session our own initiation asks for is here.
+        let attempt = state.attempt.take();
+        if let Some((_, index, _)) = attempt {
+            self.indices.remove(&index);
+        }
+        effects.push(Effect::Promote { peer, local });
+        self.close(ended, &mut effects);
+        effects
+    }
+
+    /// Looks at every peer's timers.
+    pub(crate) fn tick(&mut self, now: &mut Now<'_>, traffic: impl Fn(PeerId) -> Traffic) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.cookies.renew(now.at, || now.bytes());
+        let ids: Vec<PeerId> = self.peers.keys().copied().collect();
+        for id in ids {
+            let Some(peer) = self.peers.get_mut(&id) else { continue };
+            let situation = Situation {
+                attempt: peer.attempt.as_ref().map(|(attempt, ..)| *attempt),
+                session: peer.slots.current().map(|slot| (slot.created, slot.is_initiator)),
+                persistent: peer.persistent,
+            };
+            let Due { initiate, keepalive, give_up, forget } = due(now.at, &situation, &traffic(id));
+            if give_up {
+                if let Some((_, index, _)) = peer.attempt.take() {
+                    self.indices.remove(&index);
+                }
+                effects.push(Effect::Abandon { peer: id });
+            }
+            if forget && let Some(peer) = self.peers.get_mut(&id) {
+                let ended = peer.slots.expire(now.at.saturating_sub(timers::REJECT_AFTER));
+                self.close(ended, &mut effects);
+            }
+            if keepalive {
+                effects.push(Effect::Keepalive { peer: id });
+            }
+            if initiate {
+                self.initiate(now, id, &mut effects);
+            }
+        }
+        effects
+    }
+
+    /// A handshake message or cookie reply of the right length came.
+    pub(crate) fn receive(
+        &mut self,
+        now: &mut Now<'_>,
+        from: Path,
+        message: &[u8],
+        load: Load,
+    ) -> Result<Vec<Effect>, Refused> {
+        use crate::noise::{TYPE_COOKIE_REPLY, TYPE_INITIATION, TYPE_RESPONSE};
+        let kind = *message.first().ok_or(Refused::Malformed)?;
+        if kind == TYPE_COOKIE_REPLY {
+            let id = self.indices.get(&number(message, 4)?).ok_or(Refused::Forged)?;
+            let peer = self.peers.get_mut(id).ok_or(Refused::Forged)?;
+            let key = peer.key;
+            peer.stamps.take_reply(now.at, &key, message)?;
+            return Ok(Vec::new());
+        }
+        let identity = self.addressed(message).ok_or(Refused::Forged)?;
+        if load == Load::High && !self.cookies.has_cookie(from.address(), message) {
+            let reply = self.cookies.reply(&identity.public, from.address(), message, now.bytes())?;
+            return Ok(vec![Effect::Reply { to: from, datagram: reply }]);
+        }
+        match kind {
+            TYPE_INITIATION => self.respond(now, &identity, from, message),
+            TYPE_RESPONSE => self.finish(now, from, message),
+            _ => Err(Refused::Malformed),
+        }
+    }
+
+    /// The identity whose public key the sender used.
+    fn addressed(&self, message: &[u8]) -> Option<Arc<Identity>> {
+        let own = [Some(&self.identity), self.previous.as_ref()];
+        own.into_iter().flatten().find(|own| knows_us(&own.mac1_key, message)).cloned()
+    }
+
+    fn respond(
+        &mut self,
+        now: &mut Now<'_>,
+        identity: &Identity,
+        from: Path,
+        message: &[u8],
+    ) -> Result<Vec<Effect>, Refused> {
+        let initiation = Initiation::open(identity, message)?;
+        let known = self.peers.iter_mut().find(|(_, peer)| peer.key == initiation.peer);
+        let (&id, peer) = known.ok_or(Refused::Stranger)?;
+        let too_soon = peer.last_initiation != 0 && now.at < peer.last_initiation + timers::INITIATION_GAP;
+        if initiation.timestamp <= peer.newest || too_soon {
+            return Err(Refused::Replayed);
+        }
+        let local = fresh_index(&self.indices, now.random);
+        let (mut response, keys) = initiation.respond(&peer.preshared, local, now.bytes())?;
+        peer.newest = initiation.timestamp;
+        peer.last_initiation = now.at;
+        peer.stamps.stamp(now.at, &initiation.peer, &mut response);
+        self.indices.insert(local, id);
+        let slot = Slot { local, created: now.at, is_initiator: false };
+        let ended = peer.slots.responded(slot);
+        let mut effects = Vec::new();
+        self.close(ended, &mut effects);
+        let session = Established { local, keys, is_initiator: false, created: now.at };
+        effects.push(Effect::Install { peer: id, session });
+        effects.push(Effect::Moved { peer: id, to: from });
+        effects.push(Effect::Reply { to: from, datagram: response });
+        Ok(effects)
+    }
+
+    fn finish(&mut self, now: &mut Now<'_>, from: Path, message: &[u8]) -> Result<Vec<Effect>, Refused> {
+        let local = number(message, 8)?;
+        let id = *self.indices.get(&local).ok_or(Refused::Forged)?;
+        let peer = self.peers.get_mut(&id).ok_or(Refused::Forged)?;
+        let (_, _, initiated) =
+            peer.attempt.as_ref().filter(|(_, index, _)| *index == local).ok_or(Refused::Replayed)?;
+        if !knows_us(&initiated.identity().mac1_key, message) {
+            return Err(Refused::Forged);
+        }
+        let keys = initiated.finish(&peer.preshared, message)?;
+        peer.attempt = None;
+        peer.last_handshake = Some(now.at);
+        let slot = Slot { local, created: now.at, is_initiator: true };
+        let ended = peer.slots.initiated(slot);
+        let mut effects = vec![Effect::Moved { peer: id, to: from }];
+        let session = Established { local, keys, is_initiator: true, created: now.at };
+        effects.push(Effect::Install { peer: id, session });
+        self.close(ended, &mut effects);
+        Ok(effects)
+    }
+
+    /// Begins or repeats an attempt.
+    fn initiate(&mut self, now: &mut Now<'_>, id: PeerId, effects: &mut Vec<Effect>) {
+        let local = fresh_index(&self.indices, now.random);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let timestamp = self.timestamps.next(now.wall);
+        let Ok((mut datagram, initiated)) =
+            initiate(&self.identity, &peer.key, local, now.bytes(), timestamp)
+        else {
+            // A public key of small order: nobody can have it.
+            return;
+        };
+        peer.stamps.stamp(now.at, &peer.key, &mut datagram);
+        let before = peer.attempt.take();
+        let began = before.as_ref().map_or(now.at, |(attempt, ..)| attempt.began);
+        let jitter = u64::from(now.random.next_u32()) % timers::JITTER;
+        let attempt = Attempt { began, repeat_at: now.at + timers::REKEY_TIMEOUT + jitter };
+        peer.attempt = Some((attempt, local, initiated));
+        if let Some((_, index, _)) = &before {
+            self.indices.remove(index);
+        }
+        self.indices.insert(local, id);
+        effects.push(Effect::Initiate { peer: id, datagram, spread: before.is_some() });
+        effects.extend(self.timestamps.take_due().map(Effect::StoreTimestamp));
+    }
+
+    fn close(&mut self, ended: Vec<Slot>, effects: &mut Vec<Effect>) {
+        for slot in ended {
+            self.indices.remove(&slot.local);
+            effects.push(Effect::Close { local: slot.local });
+        }
+    }
+}
+
+/// A name for a session that is not in use; random, so that it says nothing about how many there were.
+fn fresh_index(used: &HashMap<u32, PeerId>, random: &mut dyn RngCore) -> u32 {
+    loop {
+        let index = random.next_u32();
+        if !used.contains_key(&index) {
+            return index;
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The process: threads of the data path, the control thread, the sockets of the agent.
+
+mod control;
+mod egress;
+pub(crate) mod frames;
+mod ingress;
+mod outgoing;
+mod shared;
+mod state;
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+
+use self::control::{Control, ORDERS, Order};
+use self::egress::Egress;
+use self::frames::Frames;
+use self::ingress::Ingress;
+use self::outgoing::Outgoing;
+use self::shared::Shared;
+use self::state::State;
+use crate::config::{InvalidConfig, TunnelConfig};
+use crate::key::PrivateKey;
+use crate::request::{Answer, MAX_LINE, Request};
+use crate::sys;
+
+/// Receive and send buffers of each socket: 20 ms at 1.6 Gbit/s.
+const BUFFER: i32 = 4 << 20;
+/// Threads for each direction, if nothing else is said.
+const MOST_THREADS: usize = 4;
+/// A local program that is slower than this is not served.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// An engine that could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A setting is out of its range.
+    #[error("wrong setting")]
+    Config(#[from] InvalidConfig),
+    /// The system refused something.
+    #[error("cannot {what}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// Another engine uses the directory.
+    #[error("another tunnel engine runs in {0}")]
+    Running(std::path::PathBuf),
+}
+
+trait Tried<T> {
+    fn tried(self, what: impl FnOnce() -> String) -> Result<T, EngineError>;
+}
+
+impl<T> Tried<T> for io::Result<T> {
+    fn tried(self, what: impl FnOnce() -> String) -> Result<T, EngineError> {
+        self.map_err(|source| EngineError::System { what: what(), source })
+    }
+}
+
+/// Runs an engine in the network namespace of the calling thread, until a client tells it to stop. The process must
+/// end after this: threads of the data path sleep in the kernel and hold the device until then.
+///
+/// # Errors
+///
+/// When it cannot start. Once it runs, what fails is logged, and the engine goes on.
+pub fn run(config: &TunnelConfig) -> Result<(), EngineError> {
+    config.check()?;
+    let directory = &config.directory;
+    state::prepare(directory).tried(|| format!("make directory {}", directory.display()))?;
+    let _lock = lock_directory(config)?;
+    let file = config.state_file();
+    let state = match State::read(&file).tried(|| format!("read {}", file.display()))? {
+        Some(state) => state,
+        None => {
+            let state = State::new(PrivateKey::generate());
+            state.write(&file).tried(|| format!("write {}", file.display()))?;
+            state
+        }
+    };
+    let processors = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let count = config.threads.unwrap_or(processors.min(MOST_THREADS));
+    let what = || format!("open device {}", config.device);
+    let queues = repeat(count, || sys::open_tun(&config.device)).tried(what)?;
+    sys::bring_up(&config.device, config.mtu).tried(|| format!("switch on device {}", config.device))?;
+    let sockets = repeat(count, || sys::open_udp(config.port, BUFFER))
+        .tried(|| format!("open UDP port {}", config.port))?;
+    let frames = Frames::bind(&config.frame_socket()).tried(|| "open the socket for frames".to_owned())?;
+    let (orders, inbox) = sync_channel(ORDERS);
+    let shared = Arc::new(Shared::new(orders.clone(), config.mtu));
+    start(&shared, &queues, &sockets, Arc::new(frames))?;
+    listen(config, orders)?;
+    let reply = Control::new(state, file, shared, Arc::clone(&sockets[0])).run(&inbox);
+    let _ = sys::set_persistent(&queues[0], false);
+    let _ = std::fs::remove_file(config.control_socket());
+    let _ = std::fs::remove_file(config.frame_socket());
+    if let Some(reply) = reply {
+        // The process ends with this function, so the answer must have been written: its receiver is given up then.
+        while reply.send(Answer::Done).is_ok() {}
+    }
+    Ok(())
+}
+
+/// Removes the device of an engine that does not run, with its addresses and routes; succeeds if there is none.
+pub fn remove(config: &TunnelConfig) -> Result<(), EngineError> {
+    config.check()?;
+    let what = || format!("remove device {}", config.device);
+    let tun = sys::open_tun(&config.device).tried(what)?;
+    sys::set_persistent(&tun, false).tried(what)
+}
+
+fn repeat(count: usize, mut open: impl FnMut() -> io::Result<OwnedFd>) -> io::Result<Vec<Arc<OwnedFd>>> {
+    (0..count).map(|_| open().map(Arc::new)).collect()
+}
+
+fn lock_directory(config: &TunnelConfig) -> Result<File, EngineError> {
+    let path = config.directory.join("lock");
+    let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = open.tried(|| format!("open {}", path.display()))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(_) => Err(EngineError::Running(config.directory.clone())),
+    }
+}
+
+/// Starts the threads of the data path.
+fn start(
+    shared: &Arc<Shared>,
+    queues: &[Arc<OwnedFd>],
+    sockets: &[Arc<OwnedFd>],
+    frames: Arc<Frames>,
+) -> Result<(), EngineError> {
+    for (number, (tun, socket)) in queues.iter().zip(sockets).enumerate() {
+        let egress = Egress {
+            shared: Arc::clone(shared),
+            tun: Arc::clone(tun),
+            socket: Arc::clone(socket),
+            outgoing: Outgoing::new(),
+            sent: Vec::new(),
+            target: None,
+        };
+        spawn(&format!("tunnel-out-{number}"), move || egress.run())?;
+        let ingress = Ingress {
+            shared: Arc::clone(shared),
+            socket: Arc::clone(socket),
+            queues: queues.to_vec(),
+            frames: Arc::clone(&frames),
+        };
+        spawn(&format!("tunnel-in-{number}"), move || ingress.run())?;
+    }
+    let socket = Arc::clone(&sockets[0]);
+    spawn("tunnel-frames", move || frames.run(&socket))
+}
+
+/// Starts a thread of the data path. If one ends, the process does: half an engine is worse than a restarted one.
+fn spawn(name: &str, work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<(), EngineError> {
+    let builder = thread::Builder::new().name(name.to_owned());
+    let thread = name.to_owned();
+    let guarded = move || {
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        tracing::error!(thread, ?outcome, "a thread of the data path ended");
+        std::process::exit(1);
+    };
+    builder.spawn(guarded).tried(|| format!("start thread {name}"))?;
+    Ok(())
+}
+
+/// Serves the control socket: one connection at a time, one question each.
+fn listen(config: &TunnelConfig, orders: SyncSender<Order>) -> Result<(), EngineError> {
+    let path = config.control_socket();
+    let _ = std::fs::remove_file(&path);
+    let what = || format!("open {}", path.display());
+    let listener = UnixListener::bind(&path).tried(what)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).tried(what)?;
+    spawn("tunnel-control", move || {
+        for stream in listener.incoming() {
+            if let Err(error) = stream.and_then(|stream| serve(stream, &orders)) {
+                tracing::debug!(%error, "a question was not answered");
+            }
+        }
+        Ok(())
+    })
+}
+
+fn serve(mut stream: UnixStream, orders: &SyncSender<Order>) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let (reply, answer) = sync_channel(1);
+    let mut line = Vec::new();
+    BufReader::new((&stream).take(MAX_LINE)).read_until(b'\n', &mut line)?;
+    let answer = match serde_json::from_slice::<Request>(&line) {
+        Err(error) => Answer::Refused(format!("not a request: {error}")),
+        Ok(request) => {
+            orders.send(Order::Request(Box::new(request), reply)).map_err(io::Error::other)?;
+            answer.recv().map_err(io::Error::other)?
+        }
+    };
+    let mut text = serde_json::to_vec(&answer)?;
+    text.push(b'\n');
+    stream.write_all(&text)?;
+    drop(answer);
+    Ok(())
+}

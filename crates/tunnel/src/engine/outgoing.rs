@@ -1,0 +1,205 @@
+//! Datagrams on their way out: encrypted in place in one buffer, sent as trains of equal size.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering::Relaxed;
+
+use ring::aead::Aad;
+
+use super::shared::Session;
+use crate::noise::{DATA_HEADER, TAG, TYPE_DATA, nonce};
+use crate::path::Path;
+use crate::sys::{self, Train};
+
+/// Room for a few of the kernel's large packets.
+const ARENA: usize = 320 << 10;
+/// A train fits into one IP packet of the kernel …
+const TRAIN_BYTES: usize = 65_000;
+/// … and has no more datagrams than Linux before 6.9 takes.
+const TRAIN_LENGTH: usize = 64;
+
+struct Run {
+    to: Path,
+    from: usize,
+    bytes: usize,
+    segment: usize,
+    count: usize,
+    is_open: bool,
+}
+
+/// A batch of datagrams.
+pub(crate) struct Outgoing {
+    arena: Vec<u8>,
+    used: usize,
+    runs: Vec<Run>,
+}
+
+/// What could not be sent.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) lost: usize,
+    /// A train was refused as a whole: the way is narrower than we thought.
+    pub(crate) too_long: bool,
+}
+
+/// Bytes of a data message with a packet of this length: padded to 16, but not beyond `mtu`.
+pub(crate) fn padded(length: usize, mtu: u32) -> usize {
+    length.next_multiple_of(16).min(length.max(mtu as usize))
+}
+
+impl Outgoing {
+    pub(crate) fn new() -> Self {
+        Self { arena: vec![0; ARENA], used: 0, runs: Vec::new() }
+    }
+
+    /// Bytes that wait to be sent.
+    pub(crate) fn bytes(&self) -> usize {
+        self.used
+    }
+
+    /// Whether a datagram of this size has room.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        self.used + bytes <= ARENA
+    }
+
+    /// Adds a data message; `write` fills in the packet (`length` bytes) and the rest is padding.
+    pub(crate) fn add(
+        &mut self,
+        session: &Session,
+        counter: u64,
+        to: &Path,
+        (length, padded): (usize, usize),
+        write: impl FnOnce(&mut [u8]),
+    ) {
+        let size = DATA_HEADER + padded + TAG;
+        let Some(datagram) = self.slot(to, size) else { return };
+        datagram[..4].copy_from_slice(&[TYPE_DATA, 0, 0, 0]);
+        datagram[4..8].copy_from_slice(&session.remote.to_le_bytes());
+        datagram[8..DATA_HEADER].copy_from_slice(&counter.to_le_bytes());
+        let (text, tag) = datagram[DATA_HEADER..].split_at_mut(padded);
+        write(&mut text[..length]);
+        text[length..].fill(0);
+        // The only error is a text of more than 256 GB; such a datagram would be refused by the other side.
+        if let Ok(sealed) = session.send.seal_in_place_separate_tag(nonce(counter), Aad::empty(), text) {
+            tag.copy_from_slice(sealed.as_ref());
+        }
+    }
+
+    /// Room for a datagram, behind the header of its path.
+    fn slot(&mut self, to: &Path, size: usize) -> Option<&mut [u8]> {
+        let overhead = to.overhead();
+        let whole = overhead + size;
+        if !self.has_room(whole) {
+            return None;
+        }
+        let from = self.used;
+        match self.runs.last_mut() {
+            Some(run)
+                if run.is_open
+                    && run.to == *to
+                    && whole <= run.segment
+                    && run.count < TRAIN_LENGTH
+                    && run.bytes + whole <= TRAIN_BYTES =>
+            {
+                run.is_open = whole == run.segment;
+                run.bytes += whole;
+                run.count += 1;
+            }
+            _ => {
+                self.runs.push(Run { to: *to, from, bytes: whole, segment: whole, count: 1, is_open: true });
+            }
+        }
+        self.used += whole;
+        let area = &mut self.arena[from..from + whole];
+        if let Some(header) = to.header() {
+            area[..overhead].copy_from_slice(&header);
+        }
+        Some(&mut area[overhead..])
+    }
+
+    /// Sends everything.
+    pub(crate) fn send(&mut self, socket: &OwnedFd) -> Outcome {
+        let mut outcome = Outcome::default();
+        let mut trains: Vec<Train<'_>> = Vec::with_capacity(self.runs.len());
+        trains.extend(self.runs.iter().map(|run| Train {
+            to: run.to.address(),
+            bytes: &self.arena[run.from..run.from + run.bytes],
+            segment: run.segment,
+        }));
+        let mut rest = trains.as_slice();
+        while let [first, others @ ..] = rest {
+            match sys::send(socket, rest) {
+                (0, Some(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                (0, Some(error)) => {
+                    outcome.too_long |= is_too_long(&error);
+                    outcome.lost += one_by_one(socket, first, &error);
+                    rest = others;
+                }
+                (sent, _) => rest = rest.get(sent.max(1)..).unwrap_or_default(),
+            }
+        }
+        self.runs.clear();
+        self.used = 0;
+        outcome
+    }
+}
+
+fn is_too_long(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMSGSIZE | libc::EINVAL))
+}
+
+/// Sends a refused train's datagrams alone, so that the kernel may fragment them. Returns how many were lost.
+fn one_by_one(socket: &OwnedFd, train: &Train<'_>, error: &io::Error) -> usize {
+    let may_help = is_too_long(error) || error.raw_os_error() == Some(libc::EIO);
+    let count = train.bytes.len().div_ceil(train.segment.max(1));
+    if count == 1 && !is_too_long(error) || !may_help {
+        return count;
+    }
+    let datagrams = train.bytes.chunks(train.segment);
+    datagrams.filter(|bytes| send_one(socket, &train.to, bytes).is_err()).count()
+}
+
+fn send_one(socket: &OwnedFd, to: &std::net::SocketAddr, bytes: &[u8]) -> io::Result<()> {
+    match sys::send(socket, &[Train { to: *to, bytes, segment: bytes.len() }]) {
+        (_, Some(error)) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Sends a single datagram over a path.
+pub(crate) fn send_alone(socket: &OwnedFd, to: &Path, datagram: &[u8]) -> io::Result<()> {
+    match to.header() {
+        None => send_one(socket, &to.address(), datagram),
+        Some(header) => send_one(socket, &to.address(), &[&header, datagram].concat()),
+    }
+}
+
+/// Encrypts and sends whole inner packets in order, or a keepalive if there is none.
+pub(crate) fn send_packets(
+    outgoing: &mut Outgoing,
+    socket: &OwnedFd,
+    session: &Session,
+    mtu: u32,
+    packets: impl ExactSizeIterator<Item = Vec<u8>>,
+    now: u64,
+) {
+    let peer = &session.peer;
+    let Some(path) = peer.path.get() else { return };
+    let count = packets.len();
+    let counter = session.reserve(count.max(1));
+    let mut bytes = 0;
+    if count == 0 {
+        outgoing.add(session, counter, &path, (0, 0), |_| {});
+    }
+    for (number, packet) in packets.enumerate() {
+        bytes += packet.len();
+        if !outgoing.has_room(packet.len() + 128) {
+            outgoing.send(socket);
+        }
+        let size = (packet.len(), padded(packet.len(), mtu));
+        outgoing.add(session, counter + number as u64, &path, size, |out| out.copy_from_slice(&packet));
+    }
+    let outcome = outgoing.send(socket);
+    peer.counters.lost_sending.fetch_add(outcome.lost as u64, Relaxed);
+    peer.sent(now, bytes, count > 0);
+}

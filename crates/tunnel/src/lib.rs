@@ -1,0 +1,62 @@
+//! The encrypted path between nodes: an engine that speaks the WireGuard protocol, for kernels without it.
+//!
+//! ```text
+//!            TUN device, a queue per thread                      UDP port, a socket per thread
+//!   kernel ──large packet──► egress: route, cut, encrypt in place ──train of datagrams──► peer
+//!   kernel ◄─large packet─── ingress: decrypt in place, check source, put together ◄──── peer
+//!                                │ handshakes, first packets      ▲ sessions, routes (snapshots)
+//!                                ▼                                │
+//!                            control thread: owns `core`, the pure state of peers and sessions
+//!                                ▲ one line of JSON each way
+//!                            agent: `Client`
+//! ```
+//!
+//! * The protocol is that of the white paper, interoperable with every other WireGuard. Handshakes, timers, replay
+//!   window, choice of sessions and routes are pure: time and randomness are arguments.
+//! * Per-packet costs are paid once per batch: the kernel hands over up to 64 KiB at once (`IFF_VNET_HDR`) and takes
+//!   and gives trains of equal datagrams (`UDP_SEGMENT`, `UDP_GRO`). Payloads are encrypted and decrypted where they are.
+//! * Order within a flow is kept: the device keeps a flow in one queue, the port a sender at one socket.
+//! * Queues are bounded and drop; nothing that comes from the network makes anything grow.
+//! * The engine is a process of its own ([`run`]), so an agent that is killed does not interrupt traffic, and the
+//!   device stays when the engine dies; a restarted engine reads its peers from its state file and goes on.
+//! * The device gets no addresses and routes here: whoever configures it does that, once, after the engine has
+//!   started. MTU and being up are the engine's.
+//! * Not WireGuard's: datagrams wrapped for a relay ([`Path::Relayed`]) and frames of others on the same port
+//!   ([`FrameSocket`]), for nodes behind NATs.
+//!
+//! ```no_run
+//! use oak_tunnel::{Client, Path, Peer, TunnelConfig};
+//!
+//! let config = TunnelConfig::new("oak-tun", 51820, "/var/lib/oakestra/worker/tunnel".into());
+//! // In the engine's process: oak_tunnel::run(&config)?;
+//! let client = Client::new(&config);
+//! client.set_peers(vec![Peer {
+//!     name: "worker-2".to_owned(),
+//!     public_key: "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=".parse()?,
+//!     paths: vec![Path::Direct("192.0.2.2:51820".parse()?)],
+//!     networks: vec!["10.18.0.64/26".parse()?],
+//!     ..Peer::default()
+//! }])?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod allowed;
+mod client;
+mod config;
+mod core;
+mod engine;
+mod key;
+mod noise;
+mod packet;
+mod path;
+mod replay;
+mod request;
+mod sys;
+
+pub use client::{Client, ClientError, FrameSocket};
+pub use config::{DEFAULT_MTU, InvalidConfig, MAX_NETWORKS, MAX_PATHS, MAX_PEERS, Peer, TunnelConfig};
+pub use engine::frames::MAX_FRAME;
+pub use engine::{EngineError, remove, run};
+pub use key::{InvalidKey, PresharedKey, PrivateKey, PublicKey};
+pub use path::{FIRST_FRAME, Path, RELAY_HEADER, RELAYED};
+pub use request::{PeerStatus, Status};

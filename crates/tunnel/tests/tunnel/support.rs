@@ -1,0 +1,318 @@
+//! Two machines as network namespaces with a cable between them, an engine on each, and traffic.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use oak_tunnel::{Client, Path, Peer, PrivateKey, TunnelConfig};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tempfile::TempDir;
+
+pub(crate) const PORT: u16 = 51820;
+
+/// A process that is killed and waited for when the test ends, however it ends.
+pub(crate) struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub(crate) struct Node {
+    pub(crate) client: Client,
+    pub(crate) config: TunnelConfig,
+    engine: Option<Process>,
+    /// Keeps the namespace.
+    holder: Process,
+    file: PathBuf,
+}
+
+pub(crate) struct World {
+    pub(crate) a: Node,
+    pub(crate) b: Node,
+    pub(crate) directory: TempDir,
+}
+
+#[allow(clippy::disallowed_methods, reason = "the one place where a test waits, always for a condition")]
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}: not within 30 s");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+pub(crate) fn is_installed(program: &str) -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).exists()))
+}
+
+pub(crate) fn stranger() -> Peer {
+    let public_key = PrivateKey::from_bytes([77; 32]).public();
+    Peer { name: "stranger".to_owned(), public_key, ..Peer::default() }
+}
+
+impl Node {
+    fn new(directory: &std::path::Path, name: &str) -> Self {
+        let holder = Command::new("unshare").args(["--net", "--", "sleep", "900"]).spawn().unwrap();
+        let holder = Process(holder);
+        let own = fs::read_link("/proc/self/ns/net").unwrap();
+        let namespace = format!("/proc/{}/ns/net", holder.0.id());
+        eventually("the namespace", || fs::read_link(&namespace).is_ok_and(|other| other != own));
+        let config = TunnelConfig::new("tun0", PORT, directory.join(name));
+        let file = directory.join(format!("{name}.json"));
+        fs::write(&file, serde_json::to_vec(&config).unwrap()).unwrap();
+        Self { client: Client::new(&config), config, engine: None, holder, file }
+    }
+
+    fn namespace(&self) -> String {
+        format!("/proc/{}/ns/net", self.holder.0.id())
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.namespace())).arg("--").arg(program);
+        command
+    }
+
+    pub(crate) fn try_run(&self, line: &str) -> Result<(), String> {
+        let (program, arguments) = line.split_once(' ').unwrap();
+        let output = self.command(program).args(arguments.split(' ')).output().unwrap();
+        let text = || format!("{line}\n{output:?}");
+        if output.status.success() { Ok(()) } else { Err(text()) }
+    }
+
+    pub(crate) fn run(&self, line: &str) {
+        self.try_run(line).unwrap();
+    }
+
+    /// Waits until the address answers: a refused connection is an answer, too.
+    pub(crate) fn reaches(&self, address: &str) {
+        let target = SocketAddr::new(address.parse().unwrap(), 9);
+        let limit = Duration::from_secs(5);
+        eventually(address, || match self.inside(|| TcpStream::connect_timeout(&target, limit)) {
+            Ok(_) => true,
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
+        });
+    }
+
+    /// Runs on a thread inside the namespace; sockets made there stay there.
+    pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let file = File::open(self.namespace()).unwrap();
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+                work()
+            });
+            thread.join().unwrap()
+        })
+    }
+
+    fn start(&mut self) {
+        let mut command = self.command(env!("CARGO_BIN_EXE_oak-tunnel"));
+        self.engine = Some(Process(command.arg(&self.file).spawn().unwrap()));
+        eventually("the engine", || self.client.status().is_ok());
+    }
+
+    pub(crate) fn second_engine(&self) -> ExitStatus {
+        self.command(env!("CARGO_BIN_EXE_oak-tunnel")).arg(&self.file).status().unwrap()
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.engine = None;
+    }
+
+    /// Kills the engine (SIGKILL) and starts another one.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        self.start();
+    }
+
+    /// Waits for the engine to end by itself.
+    pub(crate) fn wait(&mut self) {
+        let mut engine = self.engine.take().unwrap();
+        eventually("the end of the engine", || engine.0.try_wait().unwrap().is_some());
+    }
+}
+
+impl World {
+    fn cables() -> Option<Self> {
+        if !rustix::process::geteuid().is_root() || !std::path::Path::new("/dev/net/tun").exists() {
+            eprintln!("skipped: needs root and /dev/net/tun");
+            return None;
+        }
+        let directory = tempfile::Builder::new().prefix("oak-tunnel-").tempdir().unwrap();
+        let (a, b) = (Node::new(directory.path(), "a"), Node::new(directory.path(), "b"));
+        a.run(&format!("ip link add up0 type veth peer name up0 netns {}", b.holder.0.id()));
+        for (node, number) in [(&a, 1), (&b, 2)] {
+            node.run("ip link set lo up");
+            node.run(&format!("ip address add 192.0.2.{number}/24 dev up0"));
+            node.run(&format!("ip address add 2001:db8::{number}/64 dev up0 nodad"));
+            node.run("ip link set up0 up");
+        }
+        Some(Self { a, b, directory })
+    }
+
+    /// Two engines that know nothing of each other; the devices have addresses and routes.
+    pub(crate) fn new() -> Option<Self> {
+        let mut world = Self::cables()?;
+        world.a.start();
+        world.b.start();
+        world.address();
+        Some(world)
+    }
+
+    /// Only a has an engine, and no peers.
+    pub(crate) fn with_one_engine() -> Option<Self> {
+        let mut world = Self::cables()?;
+        world.a.start();
+        Some(world)
+    }
+
+    pub(crate) fn address(&self) {
+        for (node, own, other) in [(&self.a, (0, 1), (1, 2)), (&self.b, (1, 2), (0, 1))] {
+            node.run(&format!("ip address add 10.18.{}.1/26 dev tun0", own.0));
+            node.run(&format!("ip route add 10.18.{}.0/26 dev tun0", other.0));
+            node.run(&format!("ip address add fc00:{}::1/64 dev tun0 nodad", own.1));
+            node.run(&format!("ip route add fc00:{}::/64 dev tun0", other.1));
+        }
+    }
+
+    pub(crate) fn peer_a(&self, at: Option<SocketAddr>) -> Peer {
+        Peer {
+            name: "a".to_owned(),
+            public_key: self.a.client.status().unwrap().public_key,
+            paths: at.map(Path::Direct).into_iter().collect(),
+            networks: vec!["10.18.0.0/26".parse().unwrap(), "fc00:1::/64".parse().unwrap()],
+            ..Peer::default()
+        }
+    }
+
+    pub(crate) fn peer_b(&self, at: SocketAddr) -> Peer {
+        Peer {
+            name: "b".to_owned(),
+            public_key: self.b.client.status().unwrap().public_key,
+            paths: vec![Path::Direct(at)],
+            networks: vec!["10.18.1.0/26".parse().unwrap(), "fc00:2::/64".parse().unwrap()],
+            ..Peer::default()
+        }
+    }
+
+    /// Makes them peers. Only a knows where the other one is: b learns it.
+    pub(crate) fn connect(&self, b: SocketAddr) {
+        self.b.client.set_peers(vec![self.peer_a(None)]).unwrap();
+        self.a.client.set_peers(vec![self.peer_b(b)]).unwrap();
+        self.a.reaches("10.18.1.1");
+    }
+}
+
+/// Starts wireguard-go on b, as a peer of a.
+pub(crate) fn wireguard_go(world: &World) -> Process {
+    // The name of its control socket is visible on the whole machine.
+    let name = format!("oakwg{}", std::process::id() % 1_000_000);
+    let key = PrivateKey::from_bytes([42; 32]);
+    let preshared = oak_tunnel::PresharedKey::from_bytes([43; 32]);
+    let secret = |file: &str, text: String| {
+        let path = world.directory.path().join(file);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path.display().to_string()
+    };
+    let key_file = secret("go.key", key.clone().into());
+    let preshared_file = secret("go.psk", preshared.clone().into());
+    let mut command = world.b.command("wireguard-go");
+    let child = command.args(["-f", &name]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let process = Process(child);
+    eventually("wireguard-go", || world.b.try_run(&format!("wg show {name}")).is_ok());
+    let ours = world.a.client.status().unwrap().public_key;
+    world.b.run(&format!(
+        "wg set {name} listen-port {PORT} private-key {key_file} peer {ours} preshared-key {preshared_file} \
+         endpoint 192.0.2.1:{PORT} allowed-ips 10.18.0.0/26"
+    ));
+    world.b.run(&format!("ip address add 10.18.1.1/26 dev {name}"));
+    world.b.run(&format!("ip link set {name} up"));
+    world.b.run(&format!("ip route add 10.18.0.0/26 dev {name}"));
+    world.a.run("ip address add 10.18.0.1/26 dev tun0");
+    world.a.run("ip route add 10.18.1.0/26 dev tun0");
+    let peer = Peer {
+        name: "go".to_owned(),
+        public_key: key.public(),
+        preshared_key: Some(preshared),
+        paths: vec![Path::Direct("192.0.2.2:51820".parse().unwrap())],
+        networks: vec!["10.18.1.0/26".parse().unwrap()],
+        ..Peer::default()
+    };
+    world.a.client.set_peers(vec![peer]).unwrap();
+    process
+}
+
+/// A TCP connection whose content both ends can compute.
+pub(crate) struct Transfer {
+    stream: TcpStream,
+    sent: u64,
+    receiver: JoinHandle<u64>,
+}
+
+const BLOCK: usize = 1 << 16;
+
+fn content(at: u64) -> Vec<u8> {
+    let mut state = at.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut block = Vec::with_capacity(BLOCK);
+    while block.len() < BLOCK {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        block.extend_from_slice(&state.to_le_bytes());
+    }
+    block
+}
+
+impl Transfer {
+    pub(crate) fn start(from: &Node, to: &Node, address: &str) -> Self {
+        let address: std::net::IpAddr = address.parse().unwrap();
+        let listener = to.inside(|| TcpListener::bind((address, 0)).unwrap());
+        let target = listener.local_addr().unwrap();
+        let receiver = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut block = vec![0; BLOCK];
+            let mut received = 0;
+            loop {
+                match stream.read_exact(&mut block) {
+                    Ok(()) => assert!(block == content(received), "content at {received}"),
+                    Err(_) => return received,
+                }
+                received += BLOCK as u64;
+                stream.write_all(&[1]).unwrap();
+            }
+        });
+        let limit = Duration::from_secs(20);
+        let stream = from.inside(|| TcpStream::connect_timeout(&target, limit).unwrap());
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.set_write_timeout(Some(Duration::from_secs(30))).unwrap();
+        Self { stream, sent: 0, receiver }
+    }
+
+    /// Sends bytes and waits until the other end has checked them.
+    pub(crate) fn send(&mut self, bytes: u64) {
+        let blocks = bytes / BLOCK as u64;
+        for _ in 0..blocks {
+            self.stream.write_all(&content(self.sent)).unwrap();
+            self.sent += BLOCK as u64;
+        }
+        let mut checked = vec![0; usize::try_from(blocks).unwrap()];
+        self.stream.read_exact(&mut checked).unwrap();
+    }
+
+    pub(crate) fn finish(self) {
+        self.stream.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(self.receiver.join().unwrap(), self.sent);
+    }
+}
