@@ -17,13 +17,13 @@ use oak_control::token::TokenRole;
 use oak_control::{Row, SeededEntropy, Table};
 use oak_model::confidential::{SecretTarget, SecretUse};
 use oak_model::message::{
-    ClusterToRoot, ClusterToWorker, HeldInstance, Holdings, InstanceReport, WorkerHello, WorkerToCluster,
-    WorkerToken, WorkloadReport,
+    ClusterHello, ClusterToRoot, ClusterToWorker, HeldInstance, Holdings, InstanceReport, WorkerHello,
+    WorkerSummary, WorkerToCluster, WorkerToken, WorkloadReport,
 };
 use oak_model::sla::{ApplicationRequest, ServiceRequest};
 use oak_model::{
-    ApplicationId, Architecture, ClusterId, InstanceKey, Moment, Now, Resources, ServiceId, ServiceSpec,
-    Status, WallTime, WorkerFacts, WorkerId,
+    ApplicationId, Architecture, Availability, ClusterId, InstanceKey, Moment, Now, Resources, ServiceId,
+    ServiceSpec, Status, WallTime, WorkerFacts, WorkerId,
 };
 
 type Disk = BTreeMap<(Table, String), Vec<u8>>;
@@ -116,10 +116,12 @@ impl Pair {
             }
             for effect in root.effects {
                 match effect {
-                    root::Effect::Welcome { welcome, .. } if self.connected => {
+                    root::Effect::Welcome { cluster, welcome, .. }
+                        if self.connected && cluster == self.id =>
+                    {
                         self.cluster.root_welcome(now(), welcome);
                     }
-                    root::Effect::Send { message, .. } if self.connected => {
+                    root::Effect::Send { cluster, message, .. } if self.connected && cluster == self.id => {
                         self.cluster.root_message(now(), message);
                     }
                     _ => {}
@@ -214,12 +216,21 @@ impl Pair {
 }
 
 fn enrol(root: &mut Root, entropy: &mut SeededEntropy, former: Option<ClusterId>) -> ClusterId {
+    enrol_as("site", root, entropy, former)
+}
+
+fn enrol_as(
+    name: &str,
+    root: &mut Root,
+    entropy: &mut SeededEntropy,
+    former: Option<ClusterId>,
+) -> ClusterId {
     root.create_token(now(), "c".into(), "hash".into(), TokenRole::Cluster, Duration::from_secs(60));
     let candidate = root::Candidate {
         token_id: "c",
         secret_hash: "hash",
         key_fingerprint: "key",
-        name: "site",
+        name,
         location: "",
         former,
     };
@@ -326,6 +337,60 @@ fn a_restored_root_places_nothing_before_it_knows_what_its_clusters_have() {
     let detail = &pair.root.instance(key).unwrap().detail;
     assert!(detail.contains("restored from a backup"), "{detail}");
     pair.connect();
+    assert!(pair.runs(key));
+    assert_eq!(pair.running, running);
+}
+
+/// Found by the simulator: the former place, which does not have it any more, got it again while it still ran here.
+#[test]
+fn what_moved_to_another_cluster_after_the_backup_stays_where_it_is() {
+    let mut pair = Pair::new();
+    pair.disconnect();
+    let other = enrol_as("other", &mut pair.root, &mut pair.entropy, None);
+    let worker = WorkerSummary {
+        id: WorkerId::from_parts(1, 1),
+        facts: worker_hello().facts,
+        reserved: Resources::default(),
+        instances: 0,
+        connected: true,
+        host_ports: Vec::new(),
+        availability: Availability::Open,
+        round_trip_us: None,
+    };
+    let hello = |lineage| ClusterHello { lineage, workers: vec![worker.clone()], ..ClusterHello::default() };
+    pair.root.cluster_opened(now(), other, 1, "192.0.2.8", hello(None)).unwrap();
+    let service = pair.create("shop");
+    let key = pair.deploy(service);
+    let instance = pair.root.instance(key).unwrap();
+    assert_eq!(instance.cluster, Some(other));
+    let refusal = InstanceReport {
+        key,
+        generation: instance.generation,
+        status: Status::NoQualifiedWorkerFound,
+        detail: "its workers are gone".into(),
+        worker: None,
+        host_address: String::new(),
+        ended: false,
+    };
+    let backup = pair.root_disk.clone();
+    pair.connect();
+    let mut say = |message| pair.root.cluster_message(now(), other, 1, message).unwrap();
+    say(ClusterToRoot::Instances(vec![refusal]));
+    say(ClusterToRoot::Removed(vec![key]));
+    pair.settle();
+    assert!(pair.runs(key));
+    let running = pair.running.clone();
+    let lineage = pair.cluster.hello().lineage;
+    pair.disconnect();
+
+    pair.reload_root(&backup);
+    pair.root.begin_life(now(), &mut pair.entropy, true);
+    pair.connect();
+    assert_eq!(pair.running, running, "nothing was stopped");
+    pair.root.cluster_opened(now(), other, 1, "192.0.2.8", hello(lineage)).unwrap();
+    pair.root.cluster_message(now(), other, 1, ClusterToRoot::Holdings(Holdings::default())).unwrap();
+    pair.settle();
+    assert_eq!(pair.root.instance(key).unwrap().cluster, Some(pair.id));
     assert!(pair.runs(key));
     assert_eq!(pair.running, running);
 }

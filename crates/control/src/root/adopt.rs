@@ -269,9 +269,12 @@ impl Root {
             return;
         }
         if let Some(known) = self.instances.get(&key) {
-            if known.cluster.is_none() && known.address == desired.instance_address {
+            let is_same = known.address == desired.instance_address;
+            if known.cluster.is_none() && is_same {
                 // It got its place after the state of this root was saved.
                 self.found_at(now, key, id, report);
+            } else if known.cluster != Some(id) && is_same && known.generation < desired.generation {
+                self.found_elsewhere(now, key, id, report);
             } else if known.cluster != Some(id) && known.address != desired.instance_address {
                 // Two sides have given the same number to different instances; the other one stays, and this one
                 // is deployed anew.
@@ -308,6 +311,21 @@ impl Root {
         }
         self.pending.insert(key);
         self.save_instance(key);
+    }
+
+    /// An instance was moved to another cluster after the state of this root was saved: the wish that cluster follows is
+    /// newer than the one this root remembers.
+    fn found_elsewhere(&mut self, now: Now, key: InstanceKey, id: ClusterId, report: InstanceReport) {
+        self.count(key, None);
+        let Some(instance) = self.instances.get_mut(&key) else { return };
+        instance.moving = false;
+        let former = instance.cluster;
+        self.found_at(now, key, id, report);
+        if let Some(former) = former {
+            self.forget_in_cluster(former, key);
+            let generation = self.next_generation();
+            self.send(former, RootToCluster::Remove { key, generation });
+        }
     }
 
     /// An instance that looks for a place has one.
