@@ -88,6 +88,8 @@ pub(crate) struct Client {
     pub(crate) managed: BTreeSet<ServiceId>,
     /// The root has lost its memory, or part of it, once.
     pub(crate) root_has_forgotten: bool,
+    /// Looks for something to mend since then that found nothing.
+    pub(crate) good_looks: u32,
     /// Instances that must be known to the root once everybody is in touch: clusters have them, whoever lost what.
     pub(crate) must_return: BTreeSet<InstanceKey>,
 }
@@ -116,6 +118,7 @@ impl Client {
         let must_return: Vec<_> = held.filter(|key| wanted(self.instances.get(key))).collect();
         self.must_return.extend(must_return);
         self.root_has_forgotten = true;
+        self.good_looks = 0;
         self.applications.values_mut().for_each(|known| *known = Known::Unsure);
         self.services.values_mut().for_each(|known| *known = Known::Unsure);
         self.instances.values_mut().for_each(|known| *known = Known::Unsure);

@@ -20,6 +20,10 @@ pub(crate) const EXITS: &str = "-exits";
 /// After the last change, services that were left broken are mended this often, milliseconds.
 const MEND_MS: u64 = 3_000;
 
+/// How many such looks have to find nothing when the root has forgotten everything: it learns from its clusters what is
+/// broken, and they may take this long to come back.
+const GOOD_LOOKS: u32 = 20;
+
 /// What becomes of a new image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Quality {
@@ -139,7 +143,10 @@ impl World {
             None => Vec::new(),
         };
         if broken.is_empty() && self.root.machine.is_some() {
-            return;
+            self.client.good_looks += 1;
+            if !self.client.root_has_forgotten || self.client.good_looks >= GOOD_LOOKS {
+                return;
+            }
         }
         for service in broken {
             self.update_service(service, Quality::Good);
