@@ -138,11 +138,11 @@ impl World {
 
     /// No more changes: what was left with an image that does not run gets one that does.
     pub(crate) fn mend(&mut self) {
-        let broken: Vec<_> = match &self.root.machine {
-            Some(root) => root.services().filter(|service| is_broken(service)).map(|s| s.id).collect(),
-            None => Vec::new(),
-        };
-        if broken.is_empty() && self.root.machine.is_some() {
+        let services = || self.root.machine.iter().flat_map(|root| root.services());
+        let broken: Vec<_> = services().filter(|service| is_broken(service)).map(|s| s.id).collect();
+        // An update that fails comes back to what it was to replace, which may not run either.
+        let is_updating = services().any(|service| service.upkeep.active().is_some());
+        if broken.is_empty() && !is_updating && self.root.machine.is_some() {
             self.client.good_looks += 1;
             if !self.client.root_has_forgotten || self.client.good_looks >= GOOD_LOOKS {
                 return;

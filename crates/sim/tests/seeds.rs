@@ -61,7 +61,7 @@ fn updates_cost_no_more_instances_than_they_may() {
 
 #[test]
 fn updates_survive_a_root_that_loses_its_disk() {
-    survives("lost-root-updates.toml", 30);
+    survives("lost-root-updates.toml", 100);
 }
 
 #[test]
