@@ -10,7 +10,7 @@ const ROWS: &[&[&str]] = &[
     &["cli"],
     &["root", "cluster", "worker"],
     &["sim", "dashboard"],
-    &["net", "runtime", "image"],
+    &["net", "runtime", "image", "dns"],
     &["link"],
     &["store"],
     &["client"],
