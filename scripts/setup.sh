@@ -10,7 +10,7 @@ needs() {
     build) printf '%s\n' "cc gcc" "/usr/include/stdio.h libc6-dev" "make make" ;;
     run) printf '%s\n' "nft nftables" "ip iproute2" "curl curl" ;;
     test) printf '%s\n' "git git" "docker-registry docker-registry" "crun crun" "unshare util-linux" "hostname hostname" \
-        "pidof sysvinit-utils" "perl perl-base" ;;
+        "dig bind9-dnsutils" "pidof sysvinit-utils" "perl perl-base" ;;
     *) die "unknown purpose '$1'; there are: build, run, test" ;;
     esac
 }

@@ -51,18 +51,24 @@ impl Firewall {
 
     /// What on this host gets in the way; for people.
     pub(crate) fn notes(&mut self) -> Vec<String> {
-        let chains = rules::dropping_forward_chains(&mut self.socket).unwrap_or_default();
         let bridge = &self.config.bridge;
-        chains
-            .into_iter()
-            .filter(|chain| !chain.starts_with(&format!("{}/", self.config.table)))
-            .map(|chain| {
-                format!(
-                    "chain {chain} drops forwarded packets by default; instances reach nothing \
-                     unless it accepts input and output devices {bridge}-*"
-                )
-            })
-            .collect()
+        let mut notes = Vec::new();
+        for (hook, trouble) in [
+            (
+                rules::FORWARD,
+                "drops forwarded packets by default; instances reach nothing unless it accepts input and output devices",
+            ),
+            (
+                rules::INPUT,
+                "drops packets to this host by default; instances find no names unless it accepts udp and tcp port 53 of input devices",
+            ),
+        ] {
+            let chains = rules::dropping_chains(&mut self.socket, hook).unwrap_or_default();
+            let foreign =
+                chains.into_iter().filter(|chain| !chain.starts_with(&format!("{}/", self.config.table)));
+            notes.extend(foreign.map(|chain| format!("chain {chain} {trouble} {bridge}-*")));
+        }
+        notes
     }
 
     /// Brings the kernel to `table` in one transaction, if it is not there already.

@@ -33,6 +33,8 @@
 //!   come back through the gateway, which also makes calls to oneself work.
 //! * An address without ready backend is refused at once (TCP reset, ICMP unreachable). So is a namespace
 //!   address called directly, and whatever tries to reach an instance from outside without a port.
+//! * Port 53 of the gateway is the name server of the node (crate `dns`): instances and the host reach it, an
+//!   application that has host port 53 does not take it over, and nobody else gets there.
 //! * Host ports match addresses of this host only, from anywhere including the host and 127.0.0.1.
 //!   Callers from outside keep their source address.
 //! * When a backend is gone its tracked flows are forgotten; one that is merely not ready finishes its

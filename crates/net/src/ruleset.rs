@@ -136,6 +136,8 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
     // guard: instances have no IPv6; 127/8 of the host is theirs to attack because replies to
     //   127.0.0.1:port need route_localnet; a source address that is not routed to its device is forged.
     // prerouting: only instances call services; ports are looked at only for addresses of this host.
+    //   The gateway's name server stays reachable even when an application has the host port 53.
+    // input: the name server is for this node only.
     // postrouting: an instance is seen as its instance address, else (and the host) as the gateway, so
     //   that answers return here to be translated back; outside, instances look like the host.
     // forward: what is routed to the gateway device has no instance behind it. `invalid` is dropped
@@ -170,13 +172,24 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 		type nat hook prerouting priority -100; policy accept;
 		iifname {ports} ip daddr vmap @services
 		iifname {ports} dnat ip to ip daddr map @instances
+		ip daddr {gateway} udp dport 53 accept
+		ip daddr {gateway} tcp dport 53 accept
 		meta nfproto ipv4 fib daddr type local tcp dport vmap @tcp_ports
 		meta nfproto ipv4 fib daddr type local udp dport vmap @udp_ports
+	}}
+	chain input {{
+		type filter hook input priority 0; policy accept;
+		iifname {ports} accept
+		iif lo accept
+		ip daddr {gateway} udp dport 53 drop
+		ip daddr {gateway} tcp dport 53 drop
 	}}
 	chain output {{
 		type nat hook output priority -100; policy accept;
 		ip daddr vmap @services
 		dnat ip to ip daddr map @instances
+		ip daddr {gateway} udp dport 53 accept
+		ip daddr {gateway} tcp dport 53 accept
 		meta nfproto ipv4 fib daddr type local tcp dport vmap @tcp_ports
 		meta nfproto ipv4 fib daddr type local udp dport vmap @udp_ports
 	}}

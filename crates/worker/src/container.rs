@@ -65,12 +65,21 @@ pub(crate) enum RequestError {
     File { path: PathBuf, source: std::io::Error },
 }
 
+/// The network a container gets.
+pub(crate) struct Attachment<'a> {
+    /// Its address in the node's subnet.
+    pub(crate) address: Ipv4Addr,
+    /// File of its network namespace.
+    pub(crate) namespace: &'a Path,
+    /// Text of its `/etc/resolv.conf`, unless the descriptor has one.
+    pub(crate) resolver: &'a str,
+}
+
 /// Everything the runtime needs to know.
 pub(crate) fn request(
     assignment: &Assignment,
     image: &Image,
-    address: Ipv4Addr,
-    namespace: &Path,
+    attachment: &Attachment<'_>,
     places: &Places,
     secrets: Provided,
 ) -> Result<ContainerRequest, RequestError> {
@@ -93,7 +102,7 @@ pub(crate) fn request(
         request.working_directory = PathBuf::from(&image.config.working_dir);
     }
     request.user.clone_from(&image.config.user);
-    request.network_namespace = Some(namespace.to_owned());
+    request.network_namespace = Some(attachment.namespace.to_owned());
     request.limits = Limits {
         memory_bytes: some_if_set(u64::from(spec.resources.memory_mib) << 20),
         cpu_millis: some_if_set(u64::from(spec.resources.cpu_millis)),
@@ -102,8 +111,11 @@ pub(crate) fn request(
     };
     let files = places.file_directory(desired.key);
     request.folders = folders(&spec.volumes, places)?;
-    request.mounts = mounts(&files, &hostname, address)?;
-    request.mounts.extend(added_files(&files, &spec.added_files)?);
+    request.mounts = mounts(&files, &hostname, attachment)?;
+    let added = added_files(&files, &spec.added_files)?;
+    // The descriptor may have its own resolver settings.
+    request.mounts.retain(|ours| added.iter().all(|theirs| theirs.target != ours.target));
+    request.mounts.extend(added);
     request.files_for_user = secrets.mounts.iter().map(|mount| mount.source.clone()).collect();
     request.mounts.extend(secrets.mounts);
     request.environment_file = secrets.environment;
@@ -172,8 +184,13 @@ fn added_files(directory: &Path, files: &[AddedFile]) -> Result<Vec<BindMount>, 
     Ok(mounts)
 }
 
-/// Name resolution inside: the servers of the host, and the instance's own name.
-fn mounts(directory: &Path, hostname: &str, address: Ipv4Addr) -> Result<Vec<BindMount>, RequestError> {
+/// Name resolution inside: the name server, and the instance's own name.
+fn mounts(
+    directory: &Path,
+    hostname: &str,
+    attachment: &Attachment<'_>,
+) -> Result<Vec<BindMount>, RequestError> {
+    let Attachment { address, resolver, .. } = attachment;
     let hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n{address}\t{hostname}\n");
     let write = |name: &str, text: &str| write(directory.join(name), text.as_bytes());
     Ok(vec![
@@ -184,25 +201,11 @@ fn mounts(directory: &Path, hostname: &str, address: Ipv4Addr) -> Result<Vec<Bin
             read_only: true,
         },
         BindMount {
-            source: write("resolv.conf", &resolver())?,
+            source: write("resolv.conf", resolver)?,
             target: "/etc/resolv.conf".into(),
             read_only: true,
         },
     ])
-}
-
-/// The host's resolver configuration. A resolver on the host's loopback is not reachable from inside; systemd keeps
-/// the real servers in a second file.
-fn resolver() -> String {
-    const FILES: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
-    for file in FILES {
-        let text = fs::read_to_string(file).unwrap_or_default();
-        let usable = |line: &&str| !line.trim_start().starts_with("nameserver 127.");
-        if text.lines().any(|line| line.trim_start().starts_with("nameserver") && usable(&line)) {
-            return text.lines().filter(usable).map(|line| format!("{line}\n")).collect();
-        }
-    }
-    "# this machine has no name server that is reachable from here\n".to_owned()
 }
 
 #[cfg(test)]

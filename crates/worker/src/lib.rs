@@ -19,6 +19,7 @@ mod facts;
 mod garbage;
 mod gpus;
 mod logs;
+mod names;
 mod network;
 mod operations;
 mod ports;

@@ -60,6 +60,11 @@ impl Network {
         });
     }
 
+    /// Every table from now on.
+    pub(crate) fn tables(&self) -> watch::Receiver<(TableVersion, NetworkTable)> {
+        self.table.subscribe()
+    }
+
     /// Waits until the kernel has this table or a newer one, for a while.
     pub(crate) async fn reached(&self, version: TableVersion) {
         let mut reached = self.reached.subscribe();

@@ -18,8 +18,9 @@ use tokio::sync::{Notify, Semaphore, SetOnce, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use crate::container::{GPU_LABEL, Places, container_id, request};
+use crate::container::{Attachment, GPU_LABEL, Places, container_id, request};
 use crate::gpus::{self, Gpus};
+use crate::names::Names;
 use crate::network::Network;
 use crate::ports::HostPorts;
 use crate::secrets::Secrets;
@@ -36,6 +37,7 @@ pub(crate) struct Operations {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) images: ImageStore,
     pub(crate) network: Arc<Network>,
+    pub(crate) names: Names,
     pub(crate) ports: HostPorts,
     pub(crate) leases: Leases,
     pub(crate) clock: SystemClock,
@@ -267,14 +269,17 @@ impl Operations {
         let subnet = engine.call(|worker, _, _| worker.subnet()).await.map_err(|error| error.to_string())?;
         let subnet = subnet.ok_or("this node has no subnet yet")?;
         let network = self.network.get(subnet).await.map_err(|error| chain(&error))?;
+        self.names.serve(network.config()).await;
         self.ports.claim(key, &spec.ports, &network).await?;
         let id = container_id(key).map_err(|error| chain(&error))?;
         self.runtime.delete(&id).await.map_err(|error| chain(&error))?;
         let attach = oak_net::Attach { id: key.to_string(), address };
         let attached = network.attach(attach).await.map_err(|error| chain(&error))?;
         let secrets = self.secrets.provide(&assignment.desired).map_err(|error| chain(&error))?;
-        let mut request = request(assignment, &image, address, &attached.namespace, &self.places, secrets)
-            .map_err(|error| chain(&error))?;
+        let resolver = self.names.resolver(&assignment.desired.job_name);
+        let attachment = Attachment { address, namespace: &attached.namespace, resolver: &resolver };
+        let mut request =
+            request(assignment, &image, &attachment, &self.places, secrets).map_err(|error| chain(&error))?;
         let given = self.gpus.assign(key, spec.resources.gpus).map_err(|error| error.to_string())?;
         if !given.is_empty() {
             request.labels.insert(GPU_LABEL.to_owned(), gpus::label(&given));

@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 
 use crate::container::{GPU_LABEL, INSTANCE_LABEL, Places};
 use crate::gpus::Gpus;
+use crate::names::Names;
 use crate::network::{Network, NetworkSettings};
 use crate::operations::{Leases, Operations, PROBES, exit};
 use crate::ports::HostPorts;
@@ -90,6 +91,7 @@ impl BoundWorker {
         let _ = operations.engine.set(engine.clone());
         watch(&operations, adopted, survivors.observers);
         tasks.spawn(Network::follow(Arc::clone(&operations)));
+        tasks.spawn(Names::follow(Arc::clone(&operations)));
         tasks.spawn(garbage::run(Arc::clone(&operations), engine.clone()));
         tasks.spawn(usage::run(Arc::clone(&operations), engine.clone()));
         let facts = facts::worker_facts(&self.config, operations.gpus.count());
@@ -127,6 +129,7 @@ impl BoundWorker {
                 mtu: self.config.mtu,
                 table: self.config.table.clone(),
             })),
+            names: Names::new(),
             gpus: Gpus::find(Path::new("/"), &self.config.gpus),
             leases: Leases::default(),
             clock,
@@ -240,6 +243,7 @@ async fn sweep(operations: &Operations, machine: &Worker, survivors: &Survivors,
             return;
         }
     };
+    operations.names.belong_to(network.config());
     for attached in network.attached().await.unwrap_or_default() {
         let wanted = attached.id.parse::<InstanceKey>().is_ok_and(|key| is_wanted(&key));
         if !wanted && let Err(error) = network.detach(&attached.id).await {

@@ -10,7 +10,7 @@ const ROWS: &[&[&str]] = &[
     &["cli"],
     &["root", "cluster", "worker"],
     &["sim", "dashboard"],
-    &["net", "tunnel", "runtime", "image"],
+    &["net", "tunnel", "runtime", "image", "dns"],
     &["link"],
     &["store"],
     &["client"],

@@ -25,7 +25,9 @@ const DEFAULT_PARENT: &str = "/mnt/csi";
 /// Places whose content the kernel makes.
 const KERNEL: [&str; 3] = ["/proc", "/sys", "/dev"];
 /// Files that the worker writes for every container.
-const OURS: [&str; 3] = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"];
+const OURS: [&str; 3] = ["/etc/hosts", "/etc/hostname", RESOLVER];
+/// The one of them that an added file takes the place of.
+const RESOLVER: &str = "/etc/resolv.conf";
 
 /// Reads `volumes` and `added_files`; no place inside the container may be taken twice.
 pub(super) fn read(fields: Fields<'_>, findings: &mut Findings) -> (Vec<Volume>, Vec<AddedFile>) {
@@ -53,7 +55,11 @@ fn read_volumes(fields: Fields<'_>, taken: &mut Taken, findings: &mut Findings) 
         else {
             continue;
         };
-        take(&volume.mount_path, path.key("mount_path"), taken, findings);
+        if OURS.contains(&volume.mount_path.as_str()) {
+            refuse_ours(&volume.mount_path, path.key("mount_path"), findings);
+        } else {
+            take(&volume.mount_path, path.key("mount_path"), taken, findings);
+        }
         volumes.push(volume);
     }
     volumes
@@ -144,13 +150,23 @@ fn read_files(fields: Fields<'_>, taken: &mut Taken, findings: &mut Findings) ->
         let path = list_path.index(position);
         match text.parse::<AddedFile>() {
             Ok(file) => {
-                take(file.path(), path, taken, findings);
+                if OURS.contains(&file.path()) && file.path() != RESOLVER {
+                    refuse_ours(file.path(), path, findings);
+                } else {
+                    take(file.path(), path, taken, findings);
+                }
                 files.push(file);
             }
             Err(problem) => findings.expected(path, problem, &text.into()),
         }
     }
     files
+}
+
+/// Refuses what the worker writes itself.
+fn refuse_ours(target: &str, path: Path<'_>, findings: &mut Findings) {
+    let fix = "add your file under another path";
+    findings.refused(path, "the worker writes this file for every container", &target.into(), fix);
 }
 
 /// Checks a place inside the container and takes it.
@@ -168,9 +184,6 @@ fn take(target: &str, path: Path<'_>, taken: &mut Taken, findings: &mut Findings
             &target.into(),
             "choose another path",
         );
-    } else if OURS.contains(&target) {
-        let fix = "add your file under another path";
-        findings.refused(path, "the worker writes this file for every container", &target.into(), fix);
     } else if let Some(other) = taken.insert(target.to_owned(), path.to_string()) {
         findings.refused(path, format_args!("is taken by {other}"), &target.into(), "choose another path");
     }

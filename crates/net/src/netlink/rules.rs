@@ -10,6 +10,10 @@ use super::wire::{Request, attribute, text, u32_be};
 const GET_TABLE: u16 = 0x0a01;
 const GET_CHAIN: u16 = 0x0a04;
 const DUMP: u16 = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
+/// Hook of packets for this host, `NF_INET_LOCAL_IN`.
+pub(crate) const INPUT: u32 = 1;
+/// Hook of packets that pass through, `NF_INET_FORWARD`.
+pub(crate) const FORWARD: u32 = 2;
 const ACK: u16 = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
 const TABLE_NAME: u16 = 1;
 const CHAIN_TABLE: u16 = 1;
@@ -17,7 +21,6 @@ const CHAIN_NAME: u16 = 3;
 const CHAIN_HOOK: u16 = 4;
 const CHAIN_POLICY: u16 = 5;
 const HOOK_NUMBER: u16 = 1;
-const FORWARD: u32 = 2;
 const POLICY_DROP: u32 = 0;
 const FAMILY_INET: u8 = 1;
 const FAMILY_IPV4: u8 = 2;
@@ -32,9 +35,9 @@ pub(crate) fn has_table(socket: &mut Socket, table: &str) -> io::Result<bool> {
     }
 }
 
-/// Chains (as `table/chain`) that drop forwarded IPv4 traffic unless told otherwise. Our table cannot
+/// Chains (as `table/chain`) on a hook that drop IPv4 traffic unless told otherwise. Our table cannot
 /// overrule them: every chain on a hook must let a packet pass.
-pub(crate) fn dropping_forward_chains(socket: &mut Socket) -> io::Result<Vec<String>> {
+pub(crate) fn dropping_chains(socket: &mut Socket, wanted_hook: u32) -> io::Result<Vec<String>> {
     socket.dump(
         || Request::new(GET_CHAIN, DUMP, &[0, 0, 0, 0]),
         |answer| {
@@ -44,7 +47,7 @@ pub(crate) fn dropping_forward_chains(socket: &mut Socket) -> io::Result<Vec<Str
             let number = attribute(hook, HOOK_NUMBER).and_then(u32_be)?;
             let policy = attribute(attributes, CHAIN_POLICY).and_then(u32_be)?;
             let drops =
-                matches!(family, FAMILY_INET | FAMILY_IPV4) && number == FORWARD && policy == POLICY_DROP;
+                matches!(family, FAMILY_INET | FAMILY_IPV4) && number == wanted_hook && policy == POLICY_DROP;
             let table = text(attribute(attributes, CHAIN_TABLE)?);
             let chain = text(attribute(attributes, CHAIN_NAME)?);
             drops.then(|| format!("{table}/{chain}"))

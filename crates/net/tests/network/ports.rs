@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 
-use crate::support::traffic::{Place, TcpServer, UdpClient, UdpServer, arrives, ask_tcp, connect};
+use crate::support::traffic::{AT_ONCE, Place, TcpServer, UdpClient, UdpServer, arrives, ask_tcp, connect};
 use crate::support::{
     GATEWAY, HOST, OUTSIDE, attach, in_world, inside, instance_address, instances, namespace_address, run,
 };
@@ -161,5 +161,35 @@ fn the_holder_of_a_port_is_found() {
         let port = tcp.port;
         drop(tcp);
         assert_eq!(port_holder(PortProtocol::Tcp, port).unwrap(), None);
+    });
+}
+
+#[test]
+fn the_name_server_of_the_gateway_is_there_for_instances_and_the_host_and_for_nobody_else() {
+    in_world(async |world| {
+        let network = world.open().await;
+        let outside = world.outside();
+        let (a, b) = (attach(&network, 2).await, attach(&network, 3).await);
+        let _tcp = TcpServer::start(Place::Host, GATEWAY, 53, "names");
+        let _udp = UdpServer::start(Place::Host, GATEWAY, 53, "names");
+        let _application = UdpServer::start(Place::Namespace(&b.namespace), ANY, 53, "b");
+        network.apply(table(vec![mapping(PortProtocol::Udp, 53, &[(3, 53)])])).await.unwrap();
+        inside(&outside, || run("ip", &format!("route add {GATEWAY} via {HOST}")));
+
+        for (from, source) in [
+            (Place::Namespace(&a.namespace), namespace_address(2)),
+            (Place::Namespace(&b.namespace), namespace_address(3)),
+            (Place::Host, GATEWAY),
+        ] {
+            let expected = format!("names {source}");
+            assert_eq!(UdpClient::open(from, GATEWAY, 53).ask().unwrap(), expected);
+            assert_eq!(ask_tcp(from, GATEWAY, 53).unwrap(), expected);
+        }
+        let from_outside = Place::Namespace(&outside);
+        assert!(UdpClient::open(from_outside, GATEWAY, 53).ask_for(AT_ONCE).is_err());
+        assert!(connect(from_outside, GATEWAY, 53, AT_ONCE).is_err());
+        // The port of the host belongs to the application.
+        let expected = format!("b {OUTSIDE}");
+        assert_eq!(UdpClient::open(from_outside, HOST, 53).ask().unwrap(), expected);
     });
 }

@@ -50,6 +50,8 @@ fn volumes_and_files_are_refused_with_the_reason() {
         (volume(json!({"mount_path": "/a/../b"})), "volumes[0].mount_path: must be an absolute path"),
         (volume(json!({"mount_path": "/proc/x"})), "/proc belongs to the kernel"),
         (volume(json!({"mount_path": "/etc/hosts"})), "the worker writes this file"),
+        (volume(json!({"mount_path": "/etc/resolv.conf"})), "the worker writes this file"),
+        (json!({"added_files": ["/etc/hostname=x"]}), "the worker writes this file"),
         (volume(json!({"config": {"host_path": 1}})), "volumes[0].config.host_path: must be a text"),
         (volume(json!({"config": {"mode": "x"}})), "knows only `host_path`"),
         (volume(json!({"readonly": true})), "volumes[0].readonly: is not known here"),
@@ -76,6 +78,12 @@ fn files_keep_what_is_in_them() {
     let spec = service(&json!({"added_files": ["/etc/app.conf=a=b\n", "/x=base64:AP8="]})).spec;
     let files: Vec<_> = spec.added_files.iter().map(|file| (file.path(), file.content())).collect();
     assert_eq!(files, [("/etc/app.conf", &b"a=b\n"[..]), ("/x", &[0, 255][..])]);
+}
+
+#[test]
+fn a_service_may_have_its_own_resolver_settings() {
+    let spec = service(&json!({"added_files": ["/etc/resolv.conf=nameserver 192.0.2.53\n"]})).spec;
+    assert_eq!(spec.added_files.first().map(|file| file.path()), Some("/etc/resolv.conf"));
 }
 
 #[test]

@@ -1,0 +1,291 @@
+//! Names for instances: a name server on the gateway address of this node, kept in step with its tables.
+
+use std::collections::HashMap;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use oak_control::worker::{NetworkTable, TableVersion, Worker};
+use oak_dns::{
+    DnsConfig, DnsServer, HostResolver, InstanceEntry, Limits, Lookup, Nobody, PolicyAddress, PolicyName,
+    ServiceEntry, ServicePort, Upstreams, Zone, ZoneContent, instance_resolver,
+};
+use oak_model::{JobName, chain};
+use oak_net::NetworkConfig;
+use oak_store::StoreError;
+use tokio::sync::{SetOnce, watch};
+use tracing::{debug, info, warn};
+
+use crate::operations::Operations;
+
+/// The resolvers of this machine. The one behind a loopback address is reachable: the server asks from the machine.
+const HOST_FILE: &str = "/etc/resolv.conf";
+/// Where systemd keeps the real servers when the file above names its own.
+const SYSTEMD_FILE: &str = "/run/systemd/resolve/resolv.conf";
+/// The port of name servers; resolvers know no other.
+const PORT: u16 = 53;
+/// A start waits this long for the names of this node.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often the port is tried again while another program has it.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+
+/// The name server of this node.
+pub(crate) struct Names {
+    zone: watch::Sender<Arc<Zone>>,
+    lookup: Arc<dyn Lookup>,
+    /// The zone has what this node knows. Before, every name would be denied.
+    published: SetOnce<()>,
+    /// Held while the server is being started.
+    starting: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    wanted: Option<Wanted>,
+    server: Option<DnsServer>,
+    /// Why there is none, as it was last said.
+    note: Option<String>,
+}
+
+/// What the name server belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Wanted {
+    gateway: Ipv4Addr,
+    subnet: IpNet,
+    ranges: Vec<IpNet>,
+}
+
+impl Names {
+    pub(crate) fn new() -> Self {
+        Self {
+            zone: watch::Sender::default(),
+            lookup: Arc::new(Nobody),
+            published: SetOnce::new(),
+            starting: tokio::sync::Mutex::new(()),
+            state: Mutex::default(),
+        }
+    }
+
+    /// Says which network the server is for. It starts when the names are known.
+    pub(crate) fn belong_to(&self, network: &NetworkConfig) {
+        let wanted = Wanted {
+            gateway: network.gateway(),
+            subnet: network.subnet.into(),
+            ranges: vec![network.service_range.into(), network.node_range.into(), network.subnet.into()],
+        };
+        let mut state = self.lock();
+        if state.wanted.as_ref() != Some(&wanted) {
+            *state = State { wanted: Some(wanted), ..State::default() };
+        }
+    }
+
+    /// Starts the server of this network, if it does not run. Does not fail: without it instances get the resolvers of
+    /// the machine.
+    pub(crate) async fn serve(&self, network: &NetworkConfig) {
+        self.belong_to(network);
+        if tokio::time::timeout(PATIENCE, self.published.wait()).await.is_err() {
+            warn!("the names of this node are not known yet");
+        }
+        self.retry().await;
+    }
+
+    /// Starts the server if there shall be one and is none.
+    async fn retry(&self) {
+        let _starting = self.starting.lock().await;
+        let Some(wanted) = self.missing().filter(|_| self.published.initialized()) else { return };
+        let listen = SocketAddr::from((wanted.gateway, PORT));
+        let config = DnsConfig {
+            listen,
+            clients: vec![wanted.subnet],
+            upstreams: Upstreams::File(HOST_FILE.into()),
+            limits: Limits::default(),
+        };
+        let started = DnsServer::start(config, self.zone.subscribe(), Arc::clone(&self.lookup)).await;
+        let mut state = self.lock();
+        if state.wanted != Some(wanted) {
+            return;
+        }
+        match started {
+            Ok(server) => {
+                info!(address = %server.address(), "name server of the instances");
+                state.note = None;
+                state.server = Some(server);
+            }
+            Err(error) => {
+                let why = if error.is_taken() {
+                    ": another program has the port; let it listen on its own addresses only"
+                } else {
+                    ""
+                };
+                let note = format!(
+                    "no names for services on this node: {}{why}. New instances get the resolvers of this machine",
+                    chain(&error)
+                );
+                // Said once, not with every try.
+                if state.note.as_ref() != Some(&note) {
+                    warn!(note, "network");
+                }
+                state.note = Some(note);
+            }
+        }
+    }
+
+    /// What a server is missing for.
+    fn missing(&self) -> Option<Wanted> {
+        let state = self.lock();
+        state.wanted.clone().filter(|_| state.server.is_none())
+    }
+
+    /// The `resolv.conf` of an instance of this service.
+    pub(crate) fn resolver(&self, name: &JobName) -> String {
+        let state = self.lock();
+        match (&state.server, &state.wanted) {
+            (Some(_), Some(wanted)) => {
+                let host = HostResolver::parse(&fs::read_to_string(HOST_FILE).unwrap_or_default());
+                instance_resolver(wanted.gateway, name, &host)
+            }
+            _ => of_host([HOST_FILE, SYSTEMD_FILE].map(Path::new)),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Builds a new zone for every new table, and tries for the port while it is taken, for ever.
+    pub(crate) async fn follow(operations: Arc<Operations>) -> Result<(), StoreError> {
+        let mut tables = operations.network.tables();
+        tables.mark_changed();
+        let mut serial = 0_u32;
+        let mut again = tokio::time::interval(TRY_AGAIN);
+        again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            // Both branches can be dropped at any point without losing anything.
+            tokio::select! {
+                changed = tables.changed() => if changed.is_err() { return Ok(()) },
+                _ = again.tick() => {
+                    operations.names.retry().await;
+                    continue;
+                }
+            }
+            let (version, table) = tables.borrow_and_update().clone();
+            if version == TableVersion::default() {
+                // Not a table yet.
+                continue;
+            }
+            let engine = operations.engine.wait().await;
+            let known = engine.call(move |worker, _, _| services(worker, &table)).await;
+            let Ok((services, askers)) = known else { return Ok(()) };
+            serial = serial.wrapping_add(1);
+            debug!(serial, services = services.len(), "names of services");
+            operations.names.publish(serial, services, askers);
+            operations.names.retry().await;
+        }
+    }
+
+    /// Makes these services the ones that are known here; whoever knows more services of other nodes adds them to the
+    /// list.
+    fn publish(
+        &self,
+        serial: u32,
+        services: Vec<ServiceEntry>,
+        askers: HashMap<IpAddr, oak_model::ApplicationId>,
+    ) {
+        let wanted = self.lock().wanted.clone();
+        let server = wanted.as_ref().map(|wanted| wanted.gateway.into());
+        let ranges = wanted.map(|wanted| wanted.ranges).unwrap_or_default();
+        self.zone.send_replace(Arc::new(Zone::new(ZoneContent { serial, server, services, askers, ranges })));
+        // Every time after the first it is set already.
+        let _ = self.published.set(());
+    }
+}
+
+type Known = (Vec<ServiceEntry>, HashMap<IpAddr, oak_model::ApplicationId>);
+
+/// The services with instances on this node, and who of them asks from which address.
+fn services(worker: &Worker, table: &NetworkTable) -> Known {
+    let mut services = Vec::new();
+    let mut askers = HashMap::new();
+    for workload in worker.workloads() {
+        let desired = &workload.assignment().desired;
+        if let Some(address) = workload.address() {
+            askers.insert(address.into(), desired.application);
+        }
+        let node_address = table.instances.get(&desired.instance_address);
+        let serves = node_address.is_some_and(|node| {
+            desired
+                .service_addresses
+                .iter()
+                .any(|address| table.services.get(address).is_some_and(|backends| backends.contains(node)))
+        });
+        let instance = InstanceEntry {
+            number: desired.key.number,
+            addresses: vec![desired.instance_address.into()],
+            serves,
+        };
+        let round_robin = |address: &Ipv4Addr| PolicyAddress {
+            policy: PolicyName::ROUND_ROBIN,
+            address: (*address).into(),
+        };
+        let port =
+            |port: &oak_model::PortMapping| ServicePort { protocol: port.protocol, port: port.container };
+        services.push(ServiceEntry {
+            application: desired.application,
+            name: desired.job_name.clone(),
+            addresses: desired.service_addresses.iter().map(round_robin).collect(),
+            instances: node_address.map(|_| instance).into_iter().collect(),
+            ports: desired.spec.ports.iter().map(port).collect(),
+        });
+    }
+    (services, askers)
+}
+
+/// The machine's resolver configuration for instances that have no name server of ours. A resolver on the machine's
+/// loopback is not reachable from inside; systemd keeps the real servers in a second file.
+fn of_host(files: [&Path; 2]) -> String {
+    for file in files {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        let usable = |line: &&str| !line.trim_start().starts_with("nameserver 127.");
+        if text.lines().any(|line| line.trim_start().starts_with("nameserver") && usable(&line)) {
+            return text.lines().filter(usable).map(|line| format!("{line}\n")).collect();
+        }
+    }
+    "# this machine has no name server that is reachable from here\n".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resolver_on_the_loopback_is_not_given_to_instances() {
+        let directory = tempfile::tempdir().unwrap();
+        let (first, second) = (directory.path().join("first"), directory.path().join("second"));
+        fs::write(&first, "nameserver 127.0.0.53\nsearch lan\n").unwrap();
+        assert!(of_host([&first, &second]).starts_with('#'));
+        fs::write(&second, "nameserver 192.0.2.53\nsearch lan\n").unwrap();
+        assert_eq!(of_host([&first, &second]), "nameserver 192.0.2.53\nsearch lan\n");
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_cannot_be_listened_on_leaves_a_note_and_the_resolvers_of_the_machine() {
+        let names = Names::new();
+        names.publish(1, Vec::new(), HashMap::new());
+        // No machine has an address of the range for documentation.
+        names.serve(&NetworkConfig::new("/nowhere", "203.0.113.0/25".parse().unwrap())).await;
+        assert!(names.lock().server.is_none());
+        assert!(names.lock().note.as_ref().unwrap().contains("203.0.113.1:53"));
+        let word = |text: &str| text.parse().unwrap();
+        let name = JobName {
+            application: word("shop"),
+            application_namespace: word("prod"),
+            service: word("web"),
+            service_namespace: word("test"),
+        };
+        assert!(!names.resolver(&name).contains("203.0.113.1"));
+    }
+}
