@@ -88,6 +88,9 @@ fn a_full_disk_stops_nothing_that_runs() -> anyhow::Result<()> {
         // No room at all, not even in the ballast.
         eventually("the root says that it takes no changes", soon(), || {
             fill(&host, "hog2", 0)?;
+            // The root learns of it when it writes, so something has to be written.
+            let token = api.send("POST", "/api/tokens", Some(r#"{"role":"cluster"}"#))?;
+            ensure!(token.status != 422, "{token:?}");
             let ready = readiness(&host)?;
             ensure!(ready.contains("read-only"), "{ready}");
             Ok(())
