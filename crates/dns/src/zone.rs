@@ -253,7 +253,7 @@ fn names<'a>(
         }
     }
     for of_address in names.values_mut() {
-        of_address.sort_by(|one, other| one.0.cmp(&other.0));
+        of_address.sort_by_key(|one| one.0);
     }
     names
 }
