@@ -142,14 +142,19 @@ impl Names {
 
     /// The `resolv.conf` of an instance of this service.
     pub(crate) fn resolver(&self, name: &JobName) -> String {
-        let state = self.lock();
-        match (&state.server, &state.wanted) {
-            (Some(_), Some(wanted)) => {
+        match self.serving() {
+            Some(gateway) => {
                 let host = HostResolver::parse(&fs::read_to_string(HOST_FILE).unwrap_or_default());
-                instance_resolver(wanted.gateway, name, &host)
+                instance_resolver(gateway, name, &host)
             }
-            _ => of_host([HOST_FILE, SYSTEMD_FILE].map(Path::new)),
+            None => of_host([HOST_FILE, SYSTEMD_FILE].map(Path::new)),
         }
+    }
+
+    /// The address of the server, if it runs.
+    fn serving(&self) -> Option<Ipv4Addr> {
+        let state = self.lock();
+        state.wanted.as_ref().filter(|_| state.server.is_some()).map(|wanted| wanted.gateway)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -167,7 +172,8 @@ impl Names {
             // Both branches can be dropped at any point without losing anything.
             tokio::select! {
                 changed = tables.changed() => if changed.is_err() { return Ok(()) },
-                _ = again.tick() => {
+                // Nothing wakes an idle node whose server runs: what could stop it comes with a table.
+                _ = again.tick(), if operations.names.missing().is_some() => {
                     operations.names.retry().await;
                     continue;
                 }
