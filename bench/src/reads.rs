@@ -45,7 +45,7 @@ const KINDS: [(Kind, &str); 4] = [
     (Kind::Clusters, "GET /api/clusters/active"),
 ];
 
-/// Out of 20 requests: 12 services, 5 applications, 1 list of services, 2 lists of clusters.
+/// Out of 20 requests in a row: 12 services, 5 applications, 1 list of services, 2 lists of clusters.
 const fn kind_of(number: usize) -> Kind {
     match number % 20 {
         0..12 => Kind::Service,
@@ -150,7 +150,7 @@ fn one_connection(
         let number = turn * CONNECTIONS as usize + connection as usize;
         let due = start + interval * number as u32;
         pause(due.saturating_duration_since(Instant::now()));
-        let kind = kind_of(turn);
+        let kind = kind_of(number);
         // A step that is no divisor of the count visits everything in a scattered order.
         let of =
             |ids: &[String]| ids.get(number * 7_919 % ids.len().max(1)).cloned().context("nothing stored");

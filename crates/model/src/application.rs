@@ -85,10 +85,10 @@ impl Service {
     /// The object clients know (client contract, 1.4), without what became of it: the descriptor as it was sent, and
     /// what the system added.
     #[must_use]
-    pub fn record(&self) -> Map<String, Value> {
+    pub fn into_record(self) -> Map<String, Value> {
         let name = &self.job_name;
-        let mut record = self.document.clone();
-        let image = self.document.get("code").cloned().unwrap_or_else(|| json!(self.spec.image));
+        let mut record = self.document;
+        let image = record.get("code").cloned().unwrap_or_else(|| json!(self.spec.image));
         let added = [
             ("_id", json!({ "$oid": self.id })),
             ("microserviceID", json!(self.id)),
@@ -104,7 +104,7 @@ impl Service {
             ("revision", json!(self.upkeep.revision)),
         ];
         record.extend(added.map(|(key, value)| (key.to_owned(), value)));
-        if self.document.contains_key("addresses") {
+        if record.contains_key("addresses") {
             record.insert("RR_ip_v6".to_owned(), Value::Null);
         }
         record

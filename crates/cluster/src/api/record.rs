@@ -12,7 +12,7 @@ pub(super) fn application(known: &KnownApplication) -> Value {
 
 pub(super) fn service(cluster: &Cluster, service: &Service) -> Value {
     let placed: Vec<_> = cluster.instances_of(service.id).collect();
-    let mut record = service.record();
+    let mut record = service.clone().into_record();
     let mut put = |key: &str, value| record.insert(key.to_owned(), value);
     put("status", json!(status(&placed).map(Status::as_str).unwrap_or_default()));
     put("instance_list", placed.iter().map(|placed| instance(cluster, placed)).collect());

@@ -15,14 +15,32 @@ pub(super) type Answer = Result<Response, ApiError>;
 /// Plain JSON.
 pub(super) fn plain(value: &impl Serialize) -> Answer {
     let body = serde_json::to_vec(value).map_err(|error| ApiError::internal(&error))?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+    Ok(json_bytes(body))
 }
 
 /// JSON inside a JSON string: what the original sends on some endpoints, and scripts decode twice
 /// (client contract, 1.1 and the calls marked ✱ in 1.3).
 pub(super) fn nested(value: &impl Serialize) -> Answer {
-    let text = serde_json::to_string(value).map_err(|error| ApiError::internal(&error))?;
-    plain(&text)
+    let inner = serde_json::to_vec(value).map_err(|error| ApiError::internal(&error))?;
+    Ok(json_bytes(quoted(&inner)))
+}
+
+/// JSON as a string of JSON. It has no control characters, so that only quotes and backslashes are in the way.
+fn quoted(json: &[u8]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(json.len() + json.len() / 4);
+    text.push(b'"');
+    for &byte in json {
+        if matches!(byte, b'"' | b'\\') {
+            text.push(b'\\');
+        }
+        text.push(byte);
+    }
+    text.push(b'"');
+    text
+}
+
+fn json_bytes(body: Vec<u8>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 /// Names in the audit log what was created.
@@ -35,4 +53,18 @@ pub(super) fn about(answer: Answer, created: impl ToString) -> Answer {
 /// `{"message": …}`.
 pub(super) fn message(text: &str) -> Answer {
     Ok(Json(json!({ "message": text })).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nested_json_is_what_a_full_encoder_makes_of_it() {
+        let value = json!({ "a\"b": "\\ \n \u{1} \u{7f} ä 🦀", "list": [1.5, null, "", { "inner": "\"" }] });
+        let inner = serde_json::to_string(&value).unwrap();
+        let outer = quoted(inner.as_bytes());
+        assert_eq!(serde_json::from_slice::<String>(&outer).unwrap(), inner);
+        assert_eq!(outer, serde_json::to_vec(&inner).unwrap());
+    }
 }

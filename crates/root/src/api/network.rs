@@ -149,7 +149,7 @@ fn addressed<'a>(root: &'a Root, scope: &Scope, text: &str) -> Result<&'a Servic
 
 /// The record with everything, as the components of the original exchange it.
 fn full(root: &Root, service: &Service) -> Value {
-    let mut record = service.record();
+    let mut record = service.clone().into_record();
     // Here the id is plain text, unlike everywhere else.
     record.insert("_id".to_owned(), json!(service.id));
     record.insert("service_ip_list".to_owned(), addresses(service));

@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use oak_model::{ApplicationId, ServiceId, sla};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Shared;
 use super::answer::{Answer, message, nested, plain};
@@ -10,7 +10,7 @@ use super::body::Descriptor;
 use super::caller::Caller;
 use super::error::ApiError;
 use super::parameter::Parameter;
-use super::record::ServiceView;
+use super::record::{ServiceRecord, ServiceView};
 use super::scope::Scope;
 
 /// Services read in one step of the engine, so that a long list does not hold up placements.
@@ -106,7 +106,7 @@ pub(super) async fn list_of_application(
 }
 
 /// Records of those services that still exist when their turn comes.
-async fn render(api: &Shared, scope: &Scope, ids: &[ServiceId]) -> Result<Vec<Value>, ApiError> {
+async fn render(api: &Shared, scope: &Scope, ids: &[ServiceId]) -> Result<Vec<ServiceRecord>, ApiError> {
     let mut records = Vec::with_capacity(ids.len());
     for batch in ids.chunks(BATCH) {
         let (batch, scope) = (batch.to_vec(), scope.clone());

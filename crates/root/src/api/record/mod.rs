@@ -13,7 +13,7 @@ pub(super) use account::{organization, user};
 pub(super) use cluster::cluster;
 pub(super) use event::event;
 pub(super) use explanation::{Extent, explanation, plan};
-pub(super) use service::ServiceView;
+pub(super) use service::{ServiceRecord, ServiceView};
 pub(super) use worker::{InstanceOnWorker, WorkerDetails, worker, workers};
 
 /// Two decimals are plenty for percentages and keep the records short.

@@ -2,9 +2,10 @@
 
 use oak_control::root::{Progress, Root, Service};
 use oak_model::{Now, RolloutState, Status};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
 
-use super::instance::InstanceView;
+use super::instance::{InstanceRecord, InstanceView};
 
 /// Everything the record of a service needs, taken from the state in one step and rendered outside of it.
 #[derive(Debug)]
@@ -12,6 +13,32 @@ pub(in crate::api) struct ServiceView {
     service: Service,
     instances: Vec<InstanceView>,
     progress: Option<Progress>,
+}
+
+/// The descriptor as it was sent, what the server adds, and what became of it. Lists of it are the largest answers:
+/// only what is free in form is put together key by key.
+#[derive(Debug, Serialize)]
+pub(in crate::api) struct ServiceRecord {
+    #[serde(flatten)]
+    service: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status_detail: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rollout: Option<RolloutRecord>,
+    instance_list: Vec<InstanceRecord>,
+}
+
+#[derive(Debug, Serialize)]
+struct RolloutRecord {
+    state: &'static str,
+    revision: u32,
+    from_revision: Option<u32>,
+    updated: u32,
+    total: u32,
+    detail: String,
+    reason: String,
 }
 
 impl ServiceView {
@@ -26,20 +53,21 @@ impl ServiceView {
     }
 
     /// Renders the record.
-    pub(in crate::api) fn render(self) -> Value {
+    pub(in crate::api) fn render(self) -> ServiceRecord {
         let Self { service, instances, progress } = self;
-        let mut record = service.record();
-        let mut put = |key: &str, value| record.insert(key.to_owned(), value);
-        if let Some((status, detail)) = status(&service, &instances) {
-            put("status", json!(status.as_str()));
-            put("status_detail", json!(with_progress(detail, progress.as_ref())));
+        let (status, status_detail) = match status(&service, &instances) {
+            Some((status, detail)) => {
+                (Some(status.as_str()), Some(with_progress(detail, progress.as_ref())))
+            }
+            None => (None, None),
+        };
+        ServiceRecord {
+            service: service.into_record(),
+            status,
+            status_detail,
+            rollout: progress.map(RolloutRecord::from),
+            instance_list: instances.into_iter().map(InstanceView::render).collect(),
         }
-        if let Some(progress) = progress {
-            put("rollout", rollout(&progress));
-        }
-        let instances: Vec<_> = instances.into_iter().map(InstanceView::render).collect();
-        put("instance_list", json!(instances));
-        Value::Object(record)
     }
 }
 
@@ -51,16 +79,18 @@ fn with_progress(detail: &str, progress: Option<&Progress>) -> String {
     }
 }
 
-fn rollout(progress: &Progress) -> Value {
-    json!({
-        "state": progress.state.as_str(),
-        "revision": progress.revision,
-        "from_revision": progress.from,
-        "updated": progress.updated,
-        "total": progress.total,
-        "detail": progress.detail,
-        "reason": progress.reason,
-    })
+impl From<Progress> for RolloutRecord {
+    fn from(progress: Progress) -> Self {
+        Self {
+            state: progress.state.as_str(),
+            revision: progress.revision,
+            from_revision: progress.from,
+            updated: progress.updated,
+            total: progress.total,
+            detail: progress.detail,
+            reason: progress.reason,
+        }
+    }
 }
 
 /// Absent before the first deployment.
