@@ -179,11 +179,11 @@ impl Root {
     ) -> Result<(ClusterId, WorkerId), NoCluster> {
         let spec = &*service.spec;
         let allowed = |cluster: &&Cluster| is_allowed(spec, cluster);
-        let bonds = self.bonds(service);
+        let ties = self.ties(service);
         let mut refusals: Vec<(&Cluster, NoWorker)> = Vec::new();
         let mut takers = Vec::new();
         for cluster in self.clusters.values().filter(allowed).filter(|cluster| cluster.is_active()) {
-            let surroundings = self.surroundings_in(service, &bonds, Some(cluster));
+            let surroundings = self.surroundings_in(&ties, Some(cluster));
             let request = request(service, &surroundings);
             match cluster.fleet.place(&request) {
                 Ok(worker) => {
