@@ -171,7 +171,8 @@ impl Root {
         true
     }
 
-    /// There are instances of a revision that was replaced long ago, from a cluster that was away meanwhile.
+    /// There are instances of a revision that was replaced long ago, from a cluster that was away meanwhile. Nobody asked
+    /// for this, so no quota refuses it; what it has to spare counts while it lasts, and others have to do without.
     fn resume(&mut self, id: ServiceId) {
         let all = u32::try_from(self.instances_of(id).count()).unwrap_or(u32::MAX);
         let Some(service) = self.services.get_mut(&id) else { return };
@@ -231,15 +232,21 @@ impl Root {
         total: impl FnOnce(u32) -> u32,
     ) {
         let Some(service) = self.services.get_mut(&id) else { return };
+        let wanted = |service: &Service| {
+            (service.upkeep.replicas, service.upkeep.rollout.as_ref().map(|rollout| rollout.total))
+        };
+        let before = wanted(service);
         if let Some(replicas) = replicas {
             service.set_replicas(replicas);
         }
         if let Some(rollout) = service.upkeep.rollout.as_mut() {
             rollout.total = total(rollout.total);
         }
-        if replicas.is_some() || service.upkeep.rollout.is_some() {
+        if wanted(service) != before {
             self.promise_again(id);
             self.save_service(id);
+        }
+        if replicas.is_some() || before.1.is_some() {
             self.looks.by(now.moment, id);
         }
     }

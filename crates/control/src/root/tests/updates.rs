@@ -248,6 +248,19 @@ fn a_service_keeps_its_number_of_instances_by_itself() {
 }
 
 #[test]
+#[test]
+fn a_number_that_is_what_it_was_writes_and_tells_nothing() {
+    let mut site = Site::new(10_000);
+    let id = site.create(wanted(image("one"), Some(2)));
+    site.steps(4);
+    site.fixture.root.scale(site.now(), id, 2).unwrap();
+    assert!(site.fixture.root.take_outbox().is_empty());
+    site.fixture.root.scale(site.now(), id, 0).unwrap();
+    let _ = site.fixture.root.take_outbox();
+    site.fixture.root.undeploy_all(site.now(), id).unwrap();
+    assert!(site.fixture.root.take_outbox().is_empty());
+}
+
 fn without_replicas_nothing_is_created_by_itself() {
     let mut site = Site::new(10_000);
     let id = site.create(wanted(image("one"), None));
