@@ -173,7 +173,7 @@ impl Site {
 
     fn state(&self, id: ServiceId) -> Option<RolloutState> {
         let service = self.fixture.root.service(id).unwrap();
-        self.fixture.root.progress(service).map(|progress| progress.state)
+        self.fixture.root.progress(self.now(), service).map(|progress| progress.state)
     }
 
     /// Numbers and images of what the root wants.
@@ -325,7 +325,7 @@ fn of_an_at_most_one_service_the_successor_waits_until_nothing_is_left() {
     site.change(id, single("two")).unwrap();
     site.steps(200);
     assert_eq!(site.numbers(id), [0; 0], "the former one has not been confirmed gone");
-    let progress = site.fixture.root.progress(site.fixture.root.service(id).unwrap()).unwrap();
+    let progress = site.fixture.root.progress(site.now(), site.fixture.root.service(id).unwrap()).unwrap();
     assert!(progress.detail.contains("because at most one may run"), "{progress:?}");
     site.confirms = true;
     site.steps(10);
@@ -348,7 +348,7 @@ fn a_revision_that_fails_is_rolled_back_and_costs_no_instance() {
     assert_eq!(site.least, 5);
     let service = site.fixture.root.service(id).unwrap();
     assert_eq!((&service.spec, &service.document), (&before.spec, &before.document));
-    let progress = site.fixture.root.progress(service).unwrap();
+    let progress = site.fixture.root.progress(site.now(), service).unwrap();
     assert_eq!(progress.reason, "instance 5 failed 3 times: bad");
     // The number of the failed revision is not used again.
     site.change(id, wanted(image("two"), Some(5))).unwrap();
@@ -366,7 +366,7 @@ fn a_revision_that_does_not_come_up_in_time_is_rolled_back() {
     assert_eq!(site.state(id), Some(RolloutState::Running));
     site.steps(20);
     assert_eq!(site.state(id), Some(RolloutState::RolledBack));
-    let progress = site.fixture.root.progress(site.fixture.root.service(id).unwrap()).unwrap();
+    let progress = site.fixture.root.progress(site.now(), site.fixture.root.service(id).unwrap()).unwrap();
     assert!(progress.reason.contains("not ready within 60 s: NODE_SCHEDULED: fetching"), "{progress:?}");
     assert_eq!((site.least, site.numbers(id)), (2, vec![0, 1]));
 }
@@ -380,7 +380,7 @@ fn an_update_without_room_says_how_to_make_room() {
     site.change(id, large("two")).unwrap();
     site.steps(130);
     assert_eq!(site.state(id), Some(RolloutState::RolledBack));
-    let progress = site.fixture.root.progress(site.fixture.root.service(id).unwrap()).unwrap();
+    let progress = site.fixture.root.progress(site.now(), site.fixture.root.service(id).unwrap()).unwrap();
     assert!(progress.reason.contains("found no place within 60 s"), "{progress:?}");
     assert!(progress.reason.ends_with("the old instance makes room first"), "{progress:?}");
     let mut second = large("two");
