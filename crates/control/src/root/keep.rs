@@ -297,8 +297,8 @@ impl Root {
             // It runs the present one from now on.
             return service.upkeep.revision;
         }
-        let number =
-            UNKNOWN + service.upkeep.former.iter().filter(|former| former.number >= UNKNOWN).count() as u32;
+        let last = service.upkeep.former.iter().map(|former| former.number).max();
+        let number = last.filter(|last| *last >= UNKNOWN).map_or(UNKNOWN, |last| last.saturating_add(1));
         let spec = Arc::clone(spec);
         let unknown = Revision { number, spec, document: service.document.clone(), ..Revision::default() };
         service.upkeep.former.push(unknown);
@@ -310,7 +310,8 @@ impl Root {
 /// Longest time between two looks at whether all clusters have told what they have.
 const LEARNING: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Revisions kept of one service for instances nobody remembers; a service has two in use unless roots were lost.
+/// Revisions kept of one service besides its present one and that of its update. There are some only after an update that
+/// was stuck and left, or when roots were lost.
 pub(super) const MAX_FORMER: u32 = 8;
 
 /// Numbers of revisions that were only found at clusters begin here.
