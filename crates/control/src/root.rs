@@ -162,6 +162,8 @@ pub struct Root {
     looks: Looks,
     /// When this root last learned from a cluster what there is.
     took_over: Option<Moment>,
+    /// Since when it waits for what its clusters hold, if it was put back to an older state.
+    asks_since: Moment,
     /// What clusters were asked about their workers and have not confirmed.
     asked: BTreeSet<(WorkerId, Availability)>,
     history: history::History,
@@ -192,6 +194,7 @@ impl Root {
             pending: Waiting::default(),
             looks: Looks::default(),
             took_over: None,
+            asks_since: Moment(0),
             asked: BTreeSet::new(),
             history: history::History::default(),
             secrets: BTreeMap::new(),

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use oak_control::worker::Attempt;
 use oak_model::InstanceKey;
 
 /// Most GPUs of a machine that are used.
@@ -20,7 +21,15 @@ const CONTROL: [&str; 4] =
 pub(crate) struct Gpus {
     devices: Vec<PathBuf>,
     control: Vec<PathBuf>,
-    taken: Mutex<BTreeMap<PathBuf, InstanceKey>>,
+    taken: Mutex<BTreeMap<PathBuf, Holder>>,
+}
+
+/// Who has a GPU. The end of a process may be heard of when the next one of the same instance has been started, and must
+/// not take anything from that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Holder {
+    key: InstanceKey,
+    attempt: Attempt,
 }
 
 /// Placement counts GPUs too, so this happens only when a former instance has not ended yet, or a device is gone.
@@ -53,16 +62,21 @@ impl Gpus {
     }
 
     /// Gives GPUs to an instance, those with the smallest numbers first. What it had before is given back first.
-    pub(crate) fn assign(&self, key: InstanceKey, needed: u32) -> Result<Vec<PathBuf>, NotEnoughGpus> {
+    pub(crate) fn assign(
+        &self,
+        key: InstanceKey,
+        attempt: Attempt,
+        needed: u32,
+    ) -> Result<Vec<PathBuf>, NotEnoughGpus> {
         let needed = usize::try_from(needed).unwrap_or(usize::MAX);
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.retain(|_, holder| *holder != key);
+        let mut taken = self.taken();
+        taken.retain(|_, holder| holder.key != key);
         let free: Vec<_> = self.devices.iter().filter(|device| !taken.contains_key(*device)).collect();
         if free.len() < needed {
             return Err(NotEnoughGpus { needed, free: free.len(), total: self.devices.len() });
         }
         let given: Vec<PathBuf> = free.into_iter().take(needed).cloned().collect();
-        taken.extend(given.iter().map(|device| (device.clone(), key)));
+        taken.extend(given.iter().map(|device| (device.clone(), Holder { key, attempt })));
         Ok(given)
     }
 
@@ -74,15 +88,26 @@ impl Gpus {
         given.iter().chain(&self.control).cloned().collect()
     }
 
-    /// An instance that still runs has these, from an earlier start of this program.
+    /// An instance that still runs has these, from an earlier start of this program: before every attempt of this one.
     pub(crate) fn adopt(&self, key: InstanceKey, label: &str) {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.extend(label.split(',').filter(|part| !part.is_empty()).map(|part| (part.into(), key)));
+        let holder = Holder { key, attempt: Attempt::default() };
+        let devices = label.split(',').filter(|part| !part.is_empty());
+        self.taken().extend(devices.map(|part| (part.into(), holder)));
     }
 
-    /// The process of an instance has ended.
-    pub(crate) fn release(&self, key: InstanceKey) {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, holder| *holder != key);
+    /// The process of an attempt has ended, and those before it.
+    pub(crate) fn release(&self, key: InstanceKey, attempt: Attempt) {
+        self.taken().retain(|_, holder| holder.key != key || holder.attempt > attempt);
+    }
+
+    /// An attempt has failed before there was a process. That of an earlier one keeps what it has: it may have been what
+    /// could not be removed.
+    pub(crate) fn give_back(&self, key: InstanceKey, attempt: Attempt) {
+        self.taken().retain(|_, holder| *holder != Holder { key, attempt });
+    }
+
+    fn taken(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Holder>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -131,7 +156,7 @@ mod tests {
         fs::write(root.path().join("dev/nvidiactl"), "").unwrap();
         let gpus = Gpus::find(root.path(), &[]);
         assert_eq!(gpus.count(), 2);
-        let given = gpus.assign(key(1), 1).unwrap();
+        let given = gpus.assign(key(1), Attempt(1), 1).unwrap();
         assert_eq!(gpus.nodes(&given), paths(&["/dev/nvidia0", "/dev/nvidiactl"]));
         assert!(gpus.nodes(&[]).is_empty(), "the control nodes are of no use without a GPU");
         assert_eq!(Gpus::find(root.path(), &["none".to_owned()]).count(), 0);
@@ -140,20 +165,45 @@ mod tests {
     #[test]
     fn a_gpu_has_one_instance_at_a_time() {
         let gpus = Gpus::find(Path::new("/nowhere"), &["/dev/a".to_owned(), "/dev/b".to_owned()]);
-        assert_eq!(gpus.assign(key(1), 1), Ok(paths(&["/dev/a"])));
-        assert_eq!(gpus.assign(key(2), 2), Err(NotEnoughGpus { needed: 2, free: 1, total: 2 }));
-        assert_eq!(gpus.assign(key(2), 1), Ok(paths(&["/dev/b"])));
-        gpus.release(key(1));
+        assert_eq!(gpus.assign(key(1), Attempt(1), 1), Ok(paths(&["/dev/a"])));
+        assert_eq!(gpus.assign(key(2), Attempt(1), 2), Err(NotEnoughGpus { needed: 2, free: 1, total: 2 }));
+        assert_eq!(gpus.assign(key(2), Attempt(1), 1), Ok(paths(&["/dev/b"])));
+        gpus.release(key(1), Attempt(1));
         // A restart gets what it had, or what is free.
-        assert_eq!(gpus.assign(key(2), 2), Ok(paths(&["/dev/a", "/dev/b"])));
+        assert_eq!(gpus.assign(key(2), Attempt(2), 2), Ok(paths(&["/dev/a", "/dev/b"])));
     }
 
     #[test]
     fn what_still_runs_keeps_its_gpus() {
         let before = Gpus::find(Path::new("/nowhere"), &["/dev/a".to_owned(), "/dev/b".to_owned()]);
-        let text = label(&before.assign(key(1), 1).unwrap());
+        let text = label(&before.assign(key(1), Attempt(1), 1).unwrap());
         let after = Gpus::find(Path::new("/nowhere"), &["/dev/a".to_owned(), "/dev/b".to_owned()]);
         after.adopt(key(1), &text);
-        assert_eq!(after.assign(key(2), 1), Ok(paths(&["/dev/b"])));
+        assert_eq!(after.assign(key(2), Attempt(1), 1), Ok(paths(&["/dev/b"])));
+        after.release(key(1), Attempt(2));
+        assert_eq!(after.assign(key(3), Attempt(3), 1), Ok(paths(&["/dev/a"])));
+    }
+
+    #[test]
+    fn the_late_end_of_a_process_takes_nothing_from_the_next_one() {
+        let gpus = Gpus::find(Path::new("/nowhere"), &["/dev/a".to_owned()]);
+        assert_eq!(gpus.assign(key(1), Attempt(1), 1), Ok(paths(&["/dev/a"])));
+        assert_eq!(gpus.assign(key(1), Attempt(3), 1), Ok(paths(&["/dev/a"])));
+        gpus.release(key(1), Attempt(1));
+        let none = Err(NotEnoughGpus { needed: 1, free: 0, total: 1 });
+        assert_eq!(gpus.assign(key(2), Attempt(4), 1), none, "the second process still has it");
+        gpus.release(key(1), Attempt(3));
+        assert_eq!(gpus.assign(key(2), Attempt(4), 1), Ok(paths(&["/dev/a"])));
+    }
+
+    #[test]
+    fn a_start_that_fails_leaves_a_process_that_is_still_there_its_gpus() {
+        let gpus = Gpus::find(Path::new("/nowhere"), &["/dev/a".to_owned()]);
+        assert_eq!(gpus.assign(key(1), Attempt(1), 1), Ok(paths(&["/dev/a"])));
+        gpus.give_back(key(1), Attempt(2));
+        let none = Err(NotEnoughGpus { needed: 1, free: 0, total: 1 });
+        assert_eq!(gpus.assign(key(2), Attempt(3), 1), none);
+        gpus.give_back(key(1), Attempt(1));
+        assert_eq!(gpus.assign(key(2), Attempt(3), 1), Ok(paths(&["/dev/a"])));
     }
 }

@@ -250,7 +250,7 @@ impl Operations {
             }
             Err(why) => {
                 self.ports.settle(key);
-                self.gpus.release(key);
+                self.gpus.give_back(key, attempt);
                 self.fail(key, attempt, why).await;
             }
         }
@@ -280,7 +280,7 @@ impl Operations {
         let attachment = Attachment { address, namespace: &attached.namespace, resolver: &resolver };
         let mut request =
             request(assignment, &image, &attachment, &self.places, secrets).map_err(|error| chain(&error))?;
-        let given = self.gpus.assign(key, spec.resources.gpus).map_err(|error| error.to_string())?;
+        let given = self.gpus.assign(key, attempt, spec.resources.gpus).map_err(|error| error.to_string())?;
         if !given.is_empty() {
             request.labels.insert(GPU_LABEL.to_owned(), gpus::label(&given));
             request.devices = self.gpus.nodes(&given);
@@ -326,7 +326,7 @@ impl Operations {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).insert(key, ended);
         tokio::spawn(async move {
             let status = observer.await;
-            operations.gpus.release(key);
+            operations.gpus.release(key, attempt);
             has_ended.send_replace(true);
             let exit = exit(&status);
             info!(instance = %key, code = exit.code, signal = exit.signal, out_of_memory = exit.out_of_memory, "instance ended");
@@ -337,19 +337,25 @@ impl Operations {
     }
 
     async fn stop(self: &Arc<Self>, key: InstanceKey, attempt: Attempt, grace: Duration, forget: bool) {
-        match self.tear_down(key, grace, forget).await {
+        match self.tear_down(key, attempt, grace, forget).await {
             Ok(()) => self.post(move |worker, now, _| worker.stopped(now, key, attempt)).await,
             // No answer: the state machine tries again when the stop is overdue.
             Err(problems) => warn!(instance = %key, problems, "cannot remove everything of the instance"),
         }
     }
 
-    async fn tear_down(&self, key: InstanceKey, grace: Duration, forget: bool) -> Result<(), String> {
+    async fn tear_down(
+        &self,
+        key: InstanceKey,
+        attempt: Attempt,
+        grace: Duration,
+        forget: bool,
+    ) -> Result<(), String> {
         let mut problems = Vec::new();
         self.ports.settle(key);
         self.leases.set(key, None);
         match self.end(key, grace).await {
-            Ok(()) => self.gpus.release(key),
+            Ok(()) => self.gpus.release(key, attempt),
             Err(error) => problems.push(error),
         }
         if let Some(network) = self.network.opened().await

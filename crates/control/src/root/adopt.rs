@@ -8,6 +8,10 @@
 //!
 //! What was taken over is remembered until the cluster has heard of it: an application that is deleted here in
 //! between must not come back with the next hello.
+//!
+//! A root that was put back to an older state *awaits* what each of its clusters holds before it places anything, but not
+//! for ever: after the time after which a cluster counts as lost it goes on without those that stay away. Only of what may
+//! run at most once it takes nothing for granted: that waits until the cluster is back or is removed.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -24,7 +28,7 @@ use crate::{Entropy, Table};
 const LARGEST_NUMBER: u32 = 1 << 31;
 
 /// How long a restored root waits for a cluster if clusters are never given up.
-pub(super) const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 impl Root {
     /// Gives this root a number when it starts for the first time, and another life when it was put back to an
@@ -37,6 +41,7 @@ impl Root {
             None => Lineage { root: entropy.next_u64(), restored: 0 },
         };
         self.meta.lineage = Some(lineage);
+        self.asks_since = now.moment;
         self.history.begin_life(now.wall, &mut self.outbox);
         self.save_meta();
     }
@@ -47,6 +52,7 @@ impl Root {
         if theirs == ours && hello.generation > self.meta.generation {
             // Nobody said so, but this disk is older than what the cluster was told.
             self.meta.lineage = Some(Lineage { restored: ours.restored + 1, ..ours });
+            self.asks_since = now.moment;
             self.history.begin_life(now.wall, &mut self.outbox);
             self.save_meta();
         }
@@ -54,18 +60,41 @@ impl Root {
         Some(theirs) != ours && self.clusters.get(&id).is_some_and(|cluster| cluster.taken_over != ours)
     }
 
-    /// A cluster of which this life of the root does not know yet what it holds. Nothing may be placed before that: what
-    /// waited for a place when the backup was made may have got one afterwards. Of a service of which at most one may
-    /// run this holds for as long as it takes.
-    pub(super) fn may_have_it_already(&self, now: Now, service: &Service) -> Option<&Cluster> {
-        let lineage = self.meta.lineage.filter(|lineage| lineage.restored > 0)?;
-        let patience = self.settings.cluster_lost_after.unwrap_or(PATIENCE);
-        let is_awaited = |cluster: &&Cluster| {
-            cluster.known_in != Some(lineage)
-                && (service.spec.at_most_one
-                    || cluster.lost_since.is_none_or(|since| now.moment - since < patience))
+    /// The clusters that may have instances of a service of which this life of the root does not know yet. Nothing of it
+    /// may be placed before they have told, or are not waited for any longer: what waited for a place when the backup was
+    /// made may have got one afterwards.
+    pub(super) fn awaited(&self, now: Now, service: &Service) -> impl Iterator<Item = &Cluster> {
+        let is_waiting = service.spec.at_most_one || self.is_patient(now);
+        let lineage = self.meta.lineage.filter(|lineage| lineage.restored > 0 && is_waiting);
+        self.clusters
+            .values()
+            .filter(move |cluster| lineage.is_some_and(|lineage| !cluster.is_known_in(lineage)))
+    }
+
+    /// What is waited for, for people; `None` if nothing is.
+    pub(super) fn awaits(&self, now: Now, service: &Service) -> Option<String> {
+        let names: Vec<_> = self.awaited(now, service).map(|cluster| cluster.name.as_str()).collect();
+        let end = if service.spec.at_most_one {
+            "at most one may run, so it waits until that is back or is removed".to_owned()
+        } else {
+            format!("it waits for at most {} s", self.patience().as_secs())
         };
-        self.clusters.values().find(is_awaited)
+        let names = names.join(", ");
+        (!names.is_empty()).then(|| {
+            format!(
+                "this root was restored from a backup and does not know yet what cluster {names} has of it; {end}"
+            )
+        })
+    }
+
+    /// Whether clusters are still waited for.
+    pub(super) fn is_patient(&self, now: Now) -> bool {
+        now.moment - self.asks_since < self.patience()
+    }
+
+    /// How long they are: as long as they may be away before their instances are placed elsewhere.
+    pub(super) fn patience(&self) -> Duration {
+        self.settings.cluster_lost_after.unwrap_or(PATIENCE)
     }
 
     /// Marks as used what a cluster has given out, and gives it a block of service addresses if it has none.

@@ -115,21 +115,12 @@ impl Root {
         let mut created = Vec::with_capacity(requests.len());
         for request in requests {
             let id = ApplicationId::new(now.wall, entropy.next_u64());
-            let application = Application {
-                id,
-                owner: owner.user.clone(),
-                organization: owner.organization,
-                name: request.name,
-                namespace: request.namespace,
-                description: request.description,
-                other: request.other,
-                services: Vec::new(),
-            };
+            let (application, services) = split(id, owner, request);
             self.application_names.insert(FullName::of(&application), id);
             self.ledger.admit(&application);
             self.applications.insert(id, application);
             self.tell_application(now.wall, EventKind::ApplicationCreated, id);
-            self.insert_services(now, entropy, id, request.services);
+            self.insert_services(now, entropy, id, services);
             created.push(id);
         }
         Ok(created)
@@ -319,4 +310,23 @@ impl Root {
         }
         created
     }
+}
+
+/// The application that is asked for, still without services, and these.
+pub(super) fn split(
+    id: ApplicationId,
+    owner: &Owner,
+    request: ApplicationRequest,
+) -> (Application, Vec<ServiceRequest>) {
+    let application = Application {
+        id,
+        owner: owner.user.clone(),
+        organization: owner.organization,
+        name: request.name,
+        namespace: request.namespace,
+        description: request.description,
+        other: request.other,
+        services: Vec::new(),
+    };
+    (application, request.services)
 }

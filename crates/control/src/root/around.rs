@@ -17,13 +17,21 @@ const MOST_PLACES: usize = 1_000;
 
 /// A bound between a service and another one, which is the same seen from every cluster.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bond<'a> {
+struct Bond<'a> {
     /// Position among the bounds of the descriptor that has it.
     index: usize,
     bound: &'a ServiceBound,
     declared_by: &'a Service,
     /// The service at the other end.
     peer: Option<&'a Service>,
+}
+
+/// What a service is to be near to, as far as it is the same seen from every cluster.
+#[derive(Debug)]
+pub(super) struct Ties<'a> {
+    bonds: Vec<Bond<'a>>,
+    /// Named areas, with the clusters that are there or have marked workers, and the round trip to the nearest of these.
+    areas: Vec<(&'a str, Vec<(&'a Cluster, u32)>)>,
 }
 
 impl Root {
@@ -61,33 +69,36 @@ impl Root {
 
     /// What the places of a cluster, or of one that is not there yet, are measured against.
     pub(super) fn surroundings(&self, service: &Service, cluster: Option<&Cluster>) -> Surroundings {
-        self.surroundings_in(service, &self.bonds(service), cluster)
+        self.surroundings_in(&self.ties(service), cluster)
     }
 
-    /// The same for a service whose bonds are known already: they are the same for every cluster.
-    pub(super) fn surroundings_in(
-        &self,
-        service: &Service,
-        bonds: &[Bond<'_>],
-        cluster: Option<&Cluster>,
-    ) -> Surroundings {
+    /// The same where more than one cluster is looked at.
+    pub(super) fn surroundings_in(&self, ties: &Ties<'_>, cluster: Option<&Cluster>) -> Surroundings {
         let mut around = Surroundings::default();
-        for bound in &service.spec.target.near {
-            if let Area::Named(name) = &bound.area
-                && let Some(hop) = cluster.and_then(|cluster| self.hop_to_area(name, cluster))
-            {
-                around.areas.insert(name.clone(), hop);
+        for (name, places) in &ties.areas {
+            if let Some(hop) = cluster.and_then(|cluster| shortest_hop(cluster, name, places)) {
+                around.areas.insert((*name).to_owned(), hop);
             }
         }
-        around.peers.extend(bonds.iter().map(|bond| PeerBound {
+        around.peers.extend(ties.bonds.iter().map(|bond| PeerBound {
             elsewhere: bond.peer.map(|peer| self.elsewhere(peer.id, cluster)).unwrap_or_default(),
             ..PeerBound::new(bond.index, bond.bound, bond.declared_by, bond.peer)
         }));
         around
     }
 
+    /// What a service is to be near to.
+    pub(super) fn ties<'a>(&'a self, service: &'a Service) -> Ties<'a> {
+        let named = service.spec.target.near.iter().filter_map(|bound| match &bound.area {
+            Area::Named(name) => Some(name.as_str()),
+            Area::Around { .. } => None,
+        });
+        let areas = named.map(|name| (name, self.places_in(name))).collect();
+        Ties { bonds: self.bonds(service), areas }
+    }
+
     /// The bounds between a service and others: its own first, then those of others to it.
-    pub(super) fn bonds<'a>(&'a self, service: &'a Service) -> Vec<Bond<'a>> {
+    fn bonds<'a>(&'a self, service: &'a Service) -> Vec<Bond<'a>> {
         let own = service.spec.connectivity.iter().enumerate().map(|(index, bound)| {
             let peer = self.find_peer(service, &bound.target);
             Bond { index, bound, declared_by: service, peer }
@@ -109,23 +120,17 @@ impl Root {
         bonds
     }
 
-    /// Shortest round trip from a cluster to a cluster of that name or to a marked worker of another one.
-    fn hop_to_area(&self, name: &str, from: &Cluster) -> Option<u32> {
-        if from.name == name {
-            return Some(0);
-        }
+    /// The clusters of that name, and those with marked workers, with the round trip within to the nearest.
+    fn places_in(&self, name: &str) -> Vec<(&Cluster, u32)> {
         let label = format!("area={name}");
-        let others = self.clusters.values().filter(|other| other.id != from.id);
-        let hops = others.filter_map(|other| {
-            let between = between(from, other)?;
-            if other.name == name {
-                return Some(between);
+        let within = |cluster: &Cluster| {
+            if cluster.name == name {
+                return Some(0);
             }
-            let marked = other.fleet.workers().filter(|(_, state)| state.has_label(&label));
-            let nearest = marked.filter_map(|(_, state)| state.round_trip_us).min()?;
-            Some(between.saturating_add(nearest))
-        });
-        hops.min()
+            let marked = cluster.fleet.workers().filter(|(_, state)| state.has_label(&label));
+            marked.filter_map(|(_, state)| state.round_trip_us).min()
+        };
+        self.clusters.values().filter_map(|cluster| Some((cluster, within(cluster)?))).collect()
     }
 
     /// Instances of a service in other clusters.
@@ -171,6 +176,15 @@ impl Root {
     fn named(&self, services: &[ServiceId], is_meant: impl Fn(&Service) -> bool) -> Option<&Service> {
         services.iter().filter_map(|id| self.services.get(id)).find(|found| is_meant(found))
     }
+}
+
+/// Shortest round trip from a cluster to an area that is elsewhere, or that it is itself. Its own workers it sees itself.
+fn shortest_hop(from: &Cluster, area: &str, places: &[(&Cluster, u32)]) -> Option<u32> {
+    if from.name == area {
+        return Some(0);
+    }
+    let others = places.iter().filter(|(place, _)| place.id != from.id);
+    others.filter_map(|(place, within)| Some(between(from, place)?.saturating_add(*within))).min()
 }
 
 /// Round trip between two clusters by way of the root.

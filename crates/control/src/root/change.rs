@@ -1,5 +1,6 @@
 //! What users change about a service: its number of instances, and everything else.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use oak_model::sla::ServiceRequest;
@@ -129,13 +130,16 @@ impl Root {
         let is_last_resort =
             |rollout: &Rollout| rollout.state == RolloutState::RollingBack || rollout.from.is_none();
         let active = service.upkeep.active();
-        let is_full = service.upkeep.former.len() >= MAX_FORMER as usize;
-        if active.is_some_and(|rollout| is_full || !is_last_resort(rollout)) {
+        if active.is_some_and(|rollout| !is_last_resort(rollout)) {
             let (revision, name) = (service.upkeep.revision, service.job_name.clone());
             return Err(Refusal::UpdateRunning { service: Box::new(name), revision });
         }
         let total = active.map_or(all, |rollout| rollout.total);
+        // Those no instance has must not count against the quota.
+        self.forget_unused(id);
+        let Some(service) = self.services.get(&id) else { return Err(Refusal::UnknownService(id)) };
         self.check_promise(service, Promise::of_update(service, &request, total), 0)?;
+        self.make_room_for_former(now, id);
         let Some(service) = self.services.get_mut(&id) else { return Err(Refusal::UnknownService(id)) };
         let stuck = service.upkeep.rollout.take_if(|rollout| rollout.state.is_active());
         service.upkeep.former.extend(stuck.and_then(|rollout| rollout.from));
@@ -154,6 +158,46 @@ impl Root {
         self.save_service(id);
         self.look_after(now, id);
         Ok(())
+    }
+
+    /// Forgets the revisions that no instance has.
+    fn forget_unused(&mut self, id: ServiceId) {
+        let used = self.instances_per_revision(id);
+        let Some(service) = self.services.get_mut(&id) else { return };
+        let before = service.upkeep.former.len();
+        service.upkeep.former.retain(|former| used.contains_key(&former.number));
+        if service.upkeep.former.len() != before {
+            self.recount(id);
+            self.save_service(id);
+        }
+    }
+
+    /// Gives revisions up until there is room for one more, so that a stuck update can be left as often as somebody likes:
+    /// the one with the fewest instances that run, together with these.
+    fn make_room_for_former(&mut self, now: Now, id: ServiceId) {
+        while let Some(service) = self.services.get(&id)
+            && service.upkeep.former.len() >= MAX_FORMER as usize
+        {
+            let running = self.instances_per_revision(id);
+            let numbers = service.upkeep.former.iter().map(|former| former.number);
+            // Among equals the oldest.
+            let fewest = numbers.min_by_key(|number| running.get(number).copied().unwrap_or_default());
+            let Some(number) = fewest else { return };
+            let of_it = self.instances_of(id).filter(|instance| instance.revision == number);
+            let leaving: Vec<_> = of_it.map(|instance| instance.key).collect();
+            leaving.into_iter().for_each(|key| self.remove_instance(now, key));
+            let Some(service) = self.services.get_mut(&id) else { return };
+            service.upkeep.former.retain(|former| former.number != number);
+        }
+    }
+
+    /// The revisions the instances of a service have, and how many of each run.
+    fn instances_per_revision(&self, id: ServiceId) -> BTreeMap<u32, usize> {
+        let mut running = BTreeMap::new();
+        for instance in self.instances_of(id) {
+            *running.entry(instance.revision).or_default() += usize::from(instance.ready_since.is_some());
+        }
+        running
     }
 
     /// Calls an update off, or takes the last one back. One that is being rolled back already goes on.

@@ -8,8 +8,9 @@ use std::net::Ipv4Addr;
 use oak_model::sla::ApplicationRequest;
 use oak_model::{ApplicationId, ClusterId, InstanceKey, JobName, Now, Service, ServiceId, WorkerId};
 
+use super::applications::split;
 use super::tenants::FullName;
-use super::{Application, Explanation, Instance, Owner, Refusal, Root};
+use super::{Explanation, Instance, Owner, Refusal, Root};
 use crate::Entropy;
 
 /// Instances of one plan: each of them is explained if it finds no place.
@@ -115,17 +116,8 @@ impl Root {
         draft: &mut Draft,
     ) {
         let id = ApplicationId::new(now.wall, entropy.next_u64());
-        let mut application = Application {
-            id,
-            owner: owner.user.clone(),
-            organization: owner.organization,
-            name: request.name,
-            namespace: request.namespace,
-            description: request.description,
-            other: request.other,
-            services: Vec::new(),
-        };
-        for request in request.services {
+        let (mut application, services) = split(id, owner, request);
+        for request in services {
             let job_name = request.job_name(&application.name, &application.namespace);
             let service_id = ServiceId::new(now.wall, entropy.next_u64());
             let service = Service::of_request(service_id, id, job_name, request, Ipv4Addr::UNSPECIFIED);

@@ -18,6 +18,8 @@ pub enum ClusterReason {
     NotNamed,
     /// Its link is down.
     NotConnected,
+    /// This root was restored from a backup and does not know yet what it holds.
+    NotKnown,
 }
 
 impl ClusterReason {
@@ -27,6 +29,7 @@ impl ClusterReason {
         match self {
             Self::NotNamed => "not among the clusters the descriptor names",
             Self::NotConnected => "not connected",
+            Self::NotKnown => "may have it already: what it holds is not known since this root was restored",
         }
     }
 }
@@ -118,7 +121,7 @@ impl Root {
         self.count(key, None);
         let explained = self.services.get(&service).ok_or(Refusal::UnknownService(service)).map(|service| {
             let service = service.at_revision(revision);
-            let clusters = self.ask_clusters(&service, place, Some(key));
+            let clusters = self.ask_clusters(now, &service, place, Some(key));
             let changes = if place.is_none() { self.proposals(&service, &clusters) } else { Vec::new() };
             Explanation {
                 job_name: service.job_name.clone(),
@@ -140,7 +143,7 @@ impl Root {
             Ok(place) => (Some(place), Status::ClusterScheduled, "one more instance has a place".to_owned()),
             Err(refusal) => (None, refusal.status, refusal.detail),
         };
-        let clusters = self.ask_clusters(service, place, None);
+        let clusters = self.ask_clusters(now, service, place, None);
         let changes = if place.is_none() { self.proposals(service, &clusters) } else { Vec::new() };
         Explanation {
             job_name: service.job_name.clone(),
@@ -156,12 +159,18 @@ impl Root {
 
     fn ask_clusters(
         &self,
+        now: Now,
         service: &Service,
         place: Option<(ClusterId, WorkerId)>,
         own: Option<InstanceKey>,
     ) -> Vec<ClusterExplanation> {
         let mut all: Vec<_> =
             self.clusters.values().map(|cluster| self.ask_cluster(service, cluster, place, own)).collect();
+        if place.is_none() {
+            let awaited: Vec<_> = self.awaited(now, service).map(|cluster| cluster.id).collect();
+            let is_awaited = |asked: &&mut ClusterExplanation| awaited.contains(&asked.id);
+            all.iter_mut().filter(is_awaited).for_each(|asked| asked.reasons.push(ClusterReason::NotKnown));
+        }
         // Stable: the others keep their order.
         all.sort_by_key(|cluster| !cluster.chosen);
         all
@@ -203,14 +212,23 @@ impl Root {
 
     /// The smallest change over all clusters, and those that could join.
     fn proposals(&self, service: &Service, asked: &[ClusterExplanation]) -> Vec<Change> {
+        let awaited = || asked.iter().filter(|asked| asked.reasons.contains(&ClusterReason::NotKnown));
+        if awaited().next().is_some() {
+            // Whatever else is changed, it waits for these. Those that are connected are about to tell.
+            let away = awaited().filter(|asked| asked.reasons.contains(&ClusterReason::NotConnected));
+            return away.map(|asked| Change::ConnectCluster { cluster: asked.name.clone() }).collect();
+        }
         let present = asked.iter().filter_map(|asked| {
             let cluster = self.clusters.get(&asked.id)?;
             let mut changes: Vec<_> = asked
                 .reasons
                 .iter()
-                .map(|reason| match reason {
-                    ClusterReason::NotNamed => Change::AllowCluster { cluster: cluster.name.clone() },
-                    ClusterReason::NotConnected => Change::ConnectCluster { cluster: cluster.name.clone() },
+                .filter_map(|reason| match reason {
+                    ClusterReason::NotNamed => Some(Change::AllowCluster { cluster: cluster.name.clone() }),
+                    ClusterReason::NotConnected => {
+                        Some(Change::ConnectCluster { cluster: cluster.name.clone() })
+                    }
+                    ClusterReason::NotKnown => None,
                 })
                 .collect();
             if asked.workers.iter().all(|worker| !worker.verdict.reasons.is_empty()) {

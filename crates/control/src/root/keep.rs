@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use oak_model::{InstanceKey, Now, Revision, Rollout, RolloutState, Service, ServiceId};
 
-use super::adopt::PATIENCE;
 use super::rollout::{self, Move, Standing};
 use super::{Cluster, Instance, Root};
 use crate::Table;
@@ -34,7 +33,7 @@ pub struct Progress {
 impl Root {
     /// How far the update of a service is, or how the last one ended.
     #[must_use]
-    pub fn progress(&self, service: &Service) -> Option<Progress> {
+    pub fn progress(&self, now: Now, service: &Service) -> Option<Progress> {
         let rollout = service.upkeep.rollout.as_ref()?;
         let revision = service.upkeep.revision;
         let is_up = |i: &&Instance| i.revision == revision && i.ready_since.is_some();
@@ -47,18 +46,19 @@ impl Root {
             from,
             updated,
             total: rollout.total,
-            detail: self.describe(service, rollout, updated),
+            detail: self.describe(now, service, rollout, updated),
             reason: rollout.reason.clone(),
         })
     }
 
-    fn describe(&self, service: &Service, rollout: &Rollout, updated: u32) -> String {
+    fn describe(&self, now: Now, service: &Service, rollout: &Rollout, updated: u32) -> String {
         let (revision, total) = (service.upkeep.revision, rollout.total);
         let awaited = self
             .instances_of(service.id)
             .find(|instance| instance.revision == revision && instance.ready_since.is_none())
             .map(|i| format!(", waiting for instance {}: {}: {}", i.key.number, i.status, i.detail));
-        let awaited = awaited.unwrap_or_default();
+        let learns = || self.awaits(now, service).map(|awaits| format!(", {awaits}"));
+        let awaited = awaited.or_else(learns).unwrap_or_default();
         let order = if rollout::is_exclusive(service) {
             ", the old one first because at most one may run"
         } else {
@@ -116,11 +116,11 @@ impl Root {
 
     /// Brings a service as far as it can be brought now.
     pub(super) fn look_after(&mut self, now: Now, id: ServiceId) {
-        if self.is_still_learning(now) {
+        if self.services.get(&id).is_some_and(|service| self.is_still_learning(now, service)) {
             // Some of its instances may be at a cluster that has not said so yet.
-            if self.services.contains_key(&id) {
-                self.looks.by(now.moment + self.settings.retry_interval.min(LEARNING), id);
-            }
+            let interval = self.settings.retry_interval;
+            let next = if self.is_patient(now) { interval.min(LEARNING) } else { interval };
+            self.looks.by(now.moment + next, id);
             return;
         }
         while let Some(service) = self.services.get(&id) {
@@ -171,7 +171,8 @@ impl Root {
         true
     }
 
-    /// There are instances of a revision that was replaced long ago, from a cluster that was away meanwhile.
+    /// There are instances of a revision that was replaced long ago, from a cluster that was away meanwhile. Nobody asked
+    /// for this, so no quota refuses it; what it has to spare counts while it lasts, and others have to do without.
     fn resume(&mut self, id: ServiceId) {
         let all = u32::try_from(self.instances_of(id).count()).unwrap_or(u32::MAX);
         let Some(service) = self.services.get_mut(&id) else { return };
@@ -231,15 +232,21 @@ impl Root {
         total: impl FnOnce(u32) -> u32,
     ) {
         let Some(service) = self.services.get_mut(&id) else { return };
+        let wanted = |service: &Service| {
+            (service.upkeep.replicas, service.upkeep.rollout.as_ref().map(|rollout| rollout.total))
+        };
+        let before = wanted(service);
         if let Some(replicas) = replicas {
             service.set_replicas(replicas);
         }
         if let Some(rollout) = service.upkeep.rollout.as_mut() {
             rollout.total = total(rollout.total);
         }
-        if replicas.is_some() || service.upkeep.rollout.is_some() {
+        if wanted(service) != before {
             self.promise_again(id);
             self.save_service(id);
+        }
+        if replicas.is_some() || before.1.is_some() {
             self.looks.by(now.moment, id);
         }
     }
@@ -269,16 +276,12 @@ impl Root {
         service.upkeep.known_total().is_some_and(|wanted| all > wanted as usize)
     }
 
-    /// Whether clusters may have instances this root does not know of (yet).
-    fn is_still_learning(&self, now: Now) -> bool {
-        let patience = self.settings.cluster_lost_after.unwrap_or(PATIENCE);
+    /// Whether clusters may have instances of a service that this root does not know of (yet).
+    fn is_still_learning(&self, now: Now, service: &Service) -> bool {
         match self.meta.lineage {
-            Some(lineage) if lineage.restored > 0 => self.clusters.values().any(|cluster| {
-                !cluster.is_known_in(lineage)
-                    && cluster.lost_since.is_none_or(|since| now.moment - since < patience)
-            }),
+            Some(lineage) if lineage.restored > 0 => self.awaited(now, service).next().is_some(),
             // It knows no clusters besides those that have come back.
-            Some(_) | None => self.took_over.is_some_and(|at| now.moment - at < patience),
+            Some(_) | None => self.took_over.is_some_and(|at| now.moment - at < self.patience()),
         }
     }
 
@@ -294,8 +297,8 @@ impl Root {
             // It runs the present one from now on.
             return service.upkeep.revision;
         }
-        let number =
-            UNKNOWN + service.upkeep.former.iter().filter(|former| former.number >= UNKNOWN).count() as u32;
+        let last = service.upkeep.former.iter().map(|former| former.number).max();
+        let number = last.filter(|last| *last >= UNKNOWN).map_or(UNKNOWN, |last| last.saturating_add(1));
         let spec = Arc::clone(spec);
         let unknown = Revision { number, spec, document: service.document.clone(), ..Revision::default() };
         service.upkeep.former.push(unknown);
@@ -307,7 +310,8 @@ impl Root {
 /// Longest time between two looks at whether all clusters have told what they have.
 const LEARNING: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Revisions kept of one service for instances nobody remembers; a service has two in use unless roots were lost.
+/// Revisions kept of one service besides its present one and that of its update. There are some only after an update that
+/// was stuck and left, or when roots were lost.
 pub(super) const MAX_FORMER: u32 = 8;
 
 /// Numbers of revisions that were only found at clusters begin here.

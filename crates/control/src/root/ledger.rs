@@ -4,6 +4,9 @@
 //! A service is counted with the most that it comes to until it is changed again: the instances there are, those it
 //! keeps by itself even if they are still missing, and while it is updated what the update has to spare and what going
 //! back would need. So neither an update nor its end ever goes beyond what was checked at its beginning.
+//!
+//! What nobody asks for is counted and never refused: instances found at clusters, and replacing those of them whose
+//! revision nobody remembers. Until that is done an organisation can be beyond its quota, and gets nothing more.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -39,6 +39,7 @@ impl Root {
         for cluster in root.clusters.values_mut() {
             cluster.lost_since = Some(now.moment);
         }
+        root.asks_since = now.moment;
         root.recount_all();
         root.look_at_all(now);
         root.retry_soon(now);

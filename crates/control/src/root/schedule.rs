@@ -49,7 +49,7 @@ impl Root {
         let Some(instance) = self.instances.get(&key) else { return };
         let Some(service) = self.services.get(&key.service) else { return };
         let service = service.at_revision(instance.revision);
-        if self.is_superseded(&service, instance) && self.may_have_it_already(now, &service).is_none() {
+        if self.is_superseded(&service, instance) && self.awaited(now, &service).next().is_none() {
             self.remove_instance(now, key);
             return;
         }
@@ -66,11 +66,7 @@ impl Root {
         service: &Service,
         avoid: Option<ClusterId>,
     ) -> Result<(ClusterId, WorkerId), NoCluster> {
-        if let Some(cluster) = self.may_have_it_already(now, service) {
-            let detail = format!(
-                "this root was restored from a backup and waits for cluster {}, which may have it already",
-                cluster.name
-            );
+        if let Some(detail) = self.awaits(now, service) {
             return Err(NoCluster { status: Status::TargetClusterNotActive, detail });
         }
         self.choose(service, avoid)
@@ -179,11 +175,11 @@ impl Root {
     ) -> Result<(ClusterId, WorkerId), NoCluster> {
         let spec = &*service.spec;
         let allowed = |cluster: &&Cluster| is_allowed(spec, cluster);
-        let bonds = self.bonds(service);
+        let ties = self.ties(service);
         let mut refusals: Vec<(&Cluster, NoWorker)> = Vec::new();
         let mut takers = Vec::new();
         for cluster in self.clusters.values().filter(allowed).filter(|cluster| cluster.is_active()) {
-            let surroundings = self.surroundings_in(service, &bonds, Some(cluster));
+            let surroundings = self.surroundings_in(&ties, Some(cluster));
             let request = request(service, &surroundings);
             match cluster.fleet.place(&request) {
                 Ok(worker) => {

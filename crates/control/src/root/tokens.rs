@@ -90,7 +90,8 @@ impl Root {
             node_blocks: Vec::new(),
             local_block: None,
             taken_over: None,
-            known_in: None,
+            // One that has an identity of its own to bring may bring instances, too.
+            known_in: if former.is_none() { self.meta.lineage } else { None },
             adopted: BTreeSet::new(),
             authority: None,
             session: None,

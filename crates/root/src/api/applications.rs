@@ -31,9 +31,11 @@ pub(super) async fn create(
     wanted: Result<Query<Wanted>, QueryRejection>,
     body: Descriptor,
 ) -> Answer {
-    let wanted = wanted.map_err(|_| {
-        ApiError::bad_request("the query may hold dry_run=true and instances=<number of each service>")
-    })?;
+    let rule = "the query may hold dry_run=true and with it instances=<number of each service>";
+    let Query(wanted) = wanted.map_err(|_| ApiError::bad_request(rule))?;
+    if !wanted.dry_run && wanted.instances.is_some() {
+        return Err(ApiError::bad_request(rule));
+    }
     let document = sla::parse(&body.0)?;
     caller.require(Action::CreateApplications)?;
     if wanted.dry_run {
@@ -55,6 +57,7 @@ pub(super) async fn create(
 
 /// What the query of a new application may say.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
     #[serde(default)]
     dry_run: bool,

@@ -28,6 +28,18 @@ pub(super) struct Wanted {
     result: Option<Outcome>,
 }
 
+/// The methods of what is recorded.
+pub(super) const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
+
+impl Wanted {
+    fn method(&self) -> Result<Option<String>, ApiError> {
+        let Some(word) = &self.method else { return Ok(None) };
+        let known = METHODS.into_iter().find(|method| method.eq_ignore_ascii_case(word));
+        let rule = || ApiError::bad_request(format!("method must be one of {}", METHODS.join(", ")));
+        known.map(|method| Some(method.to_owned())).ok_or_else(rule)
+    }
+}
+
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Outcome {
@@ -53,6 +65,7 @@ pub(super) async fn list(
     if !(1..=LIMIT.1).contains(&limit) {
         return Err(ApiError::bad_request(format!("limit must be from 1 to {}", LIMIT.1)));
     }
+    let method = wanted.method()?;
     let organization = match (caller.0.is_system_admin(), wanted.organization) {
         (true, wanted) => wanted,
         (false, None) => Some(caller.0.organization),
@@ -62,7 +75,7 @@ pub(super) async fn list(
     let filter = Filter {
         organization,
         user: wanted.user,
-        method: wanted.method.map(|method| method.to_ascii_uppercase()),
+        method,
         done: wanted.result.map(|outcome| matches!(outcome, Outcome::Done)),
         before: wanted.before,
     };

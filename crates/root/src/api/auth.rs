@@ -24,7 +24,7 @@ pub(super) const MAX_NAME_BYTES: usize = 256;
 pub(super) async fn login(State(api): State<Shared>, peer: Peer, trail: Trail, body: Object) -> Answer {
     let name = body.text("username", MAX_NAME_BYTES)?.to_owned();
     let password = body.text("password", MAX_PASSWORD_BYTES)?;
-    let organization = body.optional_text("organization_name", MAX_NAME_BYTES)?.map(str::to_owned);
+    let organization = body.nullable_text("organization_name", MAX_NAME_BYTES)?.map(str::to_owned);
     trail.names(&name);
     let credentials = check_password(&api, peer, &name, password).await?;
     let credentials = credentials

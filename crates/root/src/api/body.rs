@@ -82,12 +82,20 @@ impl Object {
         }
     }
 
-    /// A text that may be missing, null or empty.
+    /// A text that may be missing or empty.
     pub(super) fn optional_text(&self, name: &str, longest: usize) -> Result<Option<&str>, ApiError> {
         match self.0.get(name) {
-            None | Some(Value::Null) => Ok(None),
+            None => Ok(None),
             Some(Value::String(text)) if text.is_empty() => Ok(None),
             Some(_) => self.text(name, longest).map(Some),
+        }
+    }
+
+    /// A text that may be missing, empty or null: only for what old clients send so.
+    pub(super) fn nullable_text(&self, name: &str, longest: usize) -> Result<Option<&str>, ApiError> {
+        match self.0.get(name) {
+            Some(Value::Null) => Ok(None),
+            _ => self.optional_text(name, longest),
         }
     }
 }

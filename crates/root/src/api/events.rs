@@ -111,6 +111,7 @@ pub(super) async fn stream(
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Page {
     limit: Option<usize>,
 }

@@ -14,6 +14,7 @@ use super::record::{Extent, explanation};
 
 /// How much is wanted.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
     #[serde(default)]
     all: bool,

@@ -36,7 +36,7 @@ pub(super) fn organization_name(body: &Object) -> Result<String, ApiError> {
 /// A mail address; `Some("")` takes it away, `None`: not given.
 pub(super) fn email(body: &Object) -> Result<Option<String>, ApiError> {
     match body.0.get("email") {
-        None | Some(Value::Null) => Ok(None),
+        None => Ok(None),
         Some(_) => match body.optional_text("email", MAX_EMAIL_BYTES)? {
             None => Ok(Some(String::new())),
             Some(text) if text.parse::<Address>().is_ok() => Ok(Some(text.to_owned())),
@@ -64,7 +64,7 @@ pub(super) fn created_at(body: &Object) -> Result<Option<String>, ApiError> {
 /// Roles; `None`: not given.
 pub(super) fn roles(value: Option<&Value>, place: &str) -> Result<Option<Vec<Role>>, ApiError> {
     let names = match value {
-        None | Some(Value::Null) => return Ok(None),
+        None => return Ok(None),
         Some(Value::Array(names)) => names,
         Some(_) => return Err(ApiError::field(place, "must be a list of roles")),
     };
@@ -85,17 +85,18 @@ pub(super) fn roles(value: Option<&Value>, place: &str) -> Result<Option<Vec<Rol
 /// The members of an organisation; `None`: not given.
 pub(super) fn members(body: &Object) -> Result<Option<Vec<Member>>, ApiError> {
     let list = match body.0.get("member") {
-        None | Some(Value::Null) => return Ok(None),
+        None => return Ok(None),
         Some(Value::Array(list)) => list,
         Some(_) => return Err(ApiError::field("member", "must be a list")),
     };
     let members = list.iter().enumerate().map(|(index, item)| {
         let place = format!("member[{index}]");
         let user: Option<UserId> = item.get("user_id").and_then(Value::as_str).and_then(|id| id.parse().ok());
-        let user = user.ok_or_else(|| {
-            ApiError::field(&place, "must be {\"user_id\": <id of a user>, \"roles\": [<role>, …]}")
-        })?;
-        Ok(Member { user, roles: roles(item.get("roles"), &place)?.unwrap_or_default() })
+        // Without its roles a member would lose them.
+        let roles = roles(item.get("roles"), &place)?;
+        let form = "must be {\"user_id\": <id of a user>, \"roles\": [<role>, …]}";
+        let (user, roles) = user.zip(roles).ok_or_else(|| ApiError::field(&place, form))?;
+        Ok(Member { user, roles })
     });
     members.collect::<Result<Vec<_>, ApiError>>().map(Some)
 }

@@ -88,6 +88,7 @@ const QUERY_RULE: &str = "the query may hold tail=<number of lines>, since=<10m,
 
 /// The query.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
     tail: Option<u32>,
     follow: Option<bool>,

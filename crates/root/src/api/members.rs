@@ -93,7 +93,7 @@ pub(super) async fn change(
         return Err(ApiError::field("name", "cannot be changed: register another user"));
     }
     let email = fields::email(&body)?;
-    let password = body.optional_text("password", MAX_PASSWORD_BYTES)?.filter(|text| !is_hash(text));
+    let password = body.nullable_text("password", MAX_PASSWORD_BYTES)?.filter(|text| !is_hash(text));
     let roles = fields::roles(body.0.get("roles"), "roles")?;
     let mut change = UserChange {
         email,

@@ -68,7 +68,7 @@ pub(super) async fn change(
 ) -> Answer {
     let id = visible(&caller, &text)?;
     let name = match body.0.get("name") {
-        None | Some(Value::Null) => None,
+        None => None,
         Some(_) => Some(fields::organization_name(&body)?),
     };
     let members = fields::members(&body)?;

@@ -12,7 +12,7 @@ const MAX: u64 = 1 << 40;
 /// The quota a body gives: all of it, what is not named is not limited. `None`: not given.
 pub(super) fn read(body: &Object) -> Result<Option<Quota>, ApiError> {
     let fields = match body.0.get("quota") {
-        None | Some(Value::Null) => return Ok(None),
+        None => return Ok(None),
         Some(Value::Object(fields)) => fields,
         Some(_) => return Err(ApiError::field("quota", "must be an object of limits")),
     };
@@ -22,15 +22,12 @@ pub(super) fn read(body: &Object) -> Result<Option<Quota>, ApiError> {
             let known = QuotaKind::ALL.map(QuotaKind::name).join(", ");
             return Err(ApiError::field("quota", &format!("may limit only {known}")));
         };
-        quota.set_limit(kind, limit(kind, value)?);
+        quota.set_limit(kind, Some(limit(kind, value)?));
     }
     Ok(Some(quota))
 }
 
-fn limit(kind: QuotaKind, value: &Value) -> Result<Option<u64>, ApiError> {
-    if value.is_null() {
-        return Ok(None);
-    }
+fn limit(kind: QuotaKind, value: &Value) -> Result<u64, ApiError> {
     let number = match kind {
         QuotaKind::CpuMillis => value.as_f64().and_then(millis),
         _ => value.as_u64(),
@@ -38,9 +35,9 @@ fn limit(kind: QuotaKind, value: &Value) -> Result<Option<u64>, ApiError> {
     let number = number.filter(|number| *number <= MAX);
     let wrong = || {
         let form = if kind == QuotaKind::CpuMillis { "a number of cores" } else { "a whole number" };
-        ApiError::field(&format!("quota.{}", kind.name()), &format!("must be {form}, 0 or more, or null"))
+        ApiError::field(&format!("quota.{}", kind.name()), &format!("must be {form}, 0 or more"))
     };
-    number.map(Some).ok_or_else(wrong)
+    number.ok_or_else(wrong)
 }
 
 fn millis(cores: f64) -> Option<u64> {
@@ -63,7 +60,7 @@ mod tests {
 
     #[test]
     fn every_kind_is_read_and_nothing_else() {
-        let quota = parsed(&json!({ "cpu": 1.5, "instances": 3, "gpus": 0, "services": null })).unwrap();
+        let quota = parsed(&json!({ "cpu": 1.5, "instances": 3, "gpus": 0 })).unwrap();
         assert_eq!((quota.cpu_millis, quota.instances, quota.gpus), (Some(1500), Some(3), Some(0)));
         assert_eq!(quota.services, None);
         assert_eq!(parsed(&json!({})), Some(Quota::default()));
@@ -73,6 +70,8 @@ mod tests {
             json!({ "cpu": -0.1 }),
             json!({ "cpu": "1" }),
             json!({ "memory": 1 }),
+            json!({ "services": null }),
+            json!(null),
             json!({ "memory_mib": 1_u64 << 41 }),
             json!([]),
         ] {

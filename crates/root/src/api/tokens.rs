@@ -99,7 +99,7 @@ pub(super) async fn create(
 fn read_life(value: Option<&Value>) -> Result<Duration, ApiError> {
     let (least, usual, most) = LIFE_S;
     let seconds = match value {
-        None | Some(Value::Null) => Some(usual),
+        None => Some(usual),
         Some(value) => value.as_u64().filter(|seconds| (least..=most).contains(seconds)),
     };
     let problem =

@@ -91,6 +91,7 @@ fn wrong_values(document: &Document, schema: &Value) -> Vec<Value> {
     let is_number = matches!(kind, "integer" | "number");
     let mut wrong = Vec::new();
     let mut add = |is_wrong: bool, value: Value| wrong.extend(is_wrong.then_some(value));
+    add(schema["nullable"] != true, Value::Null);
     add(kind != "boolean", json!(true));
     add(kind != "object", json!({ "a": 1 }));
     add(kind != "array", json!([[]]));

@@ -1,5 +1,6 @@
 //! Replicas, scaling, updates: against a cluster that does at once what it is told.
 
+mod back;
 mod quotas;
 
 use oak_model::sla::ServiceRequest;
@@ -173,7 +174,7 @@ impl Site {
 
     fn state(&self, id: ServiceId) -> Option<RolloutState> {
         let service = self.fixture.root.service(id).unwrap();
-        self.fixture.root.progress(service).map(|progress| progress.state)
+        self.fixture.root.progress(self.now(), service).map(|progress| progress.state)
     }
 
     /// Numbers and images of what the root wants.
@@ -248,6 +249,19 @@ fn a_service_keeps_its_number_of_instances_by_itself() {
 }
 
 #[test]
+fn a_number_that_is_what_it_was_writes_and_tells_nothing() {
+    let mut site = Site::new(10_000);
+    let id = site.create(wanted(image("one"), Some(2)));
+    site.steps(4);
+    site.fixture.root.scale(site.now(), id, 2).unwrap();
+    assert!(site.fixture.root.take_outbox().is_empty());
+    site.fixture.root.scale(site.now(), id, 0).unwrap();
+    let _ = site.fixture.root.take_outbox();
+    site.fixture.root.undeploy_all(site.now(), id).unwrap();
+    assert!(site.fixture.root.take_outbox().is_empty());
+}
+
+#[test]
 fn without_replicas_nothing_is_created_by_itself() {
     let mut site = Site::new(10_000);
     let id = site.create(wanted(image("one"), None));
@@ -312,97 +326,13 @@ fn of_an_at_most_one_service_the_successor_waits_until_nothing_is_left() {
     site.change(id, single("two")).unwrap();
     site.steps(200);
     assert_eq!(site.numbers(id), [0; 0], "the former one has not been confirmed gone");
-    let progress = site.fixture.root.progress(site.fixture.root.service(id).unwrap()).unwrap();
+    let progress = site.fixture.root.progress(site.now(), site.fixture.root.service(id).unwrap()).unwrap();
     assert!(progress.detail.contains("because at most one may run"), "{progress:?}");
     site.confirms = true;
     site.steps(10);
     assert_eq!(site.instances(id), [(1, "two".to_owned())]);
     assert_eq!(site.state(id), Some(RolloutState::Done));
     assert_eq!(site.most, 1, "never two, not even for a moment");
-}
-
-#[test]
-fn a_revision_that_fails_is_rolled_back_and_costs_no_instance() {
-    let mut site = Site::new(10_000);
-    let id = site.create(wanted(image("one"), Some(5)));
-    site.steps(4);
-    site.count_from_here();
-    let before = site.fixture.root.service(id).unwrap().clone();
-    site.change(id, wanted(image("broken"), Some(5))).unwrap();
-    site.steps(20);
-    assert_eq!(site.state(id), Some(RolloutState::RolledBack));
-    assert_eq!(site.numbers(id), [0, 1, 2, 3, 4]);
-    assert_eq!(site.least, 5);
-    let service = site.fixture.root.service(id).unwrap();
-    assert_eq!((&service.spec, &service.document), (&before.spec, &before.document));
-    let progress = site.fixture.root.progress(service).unwrap();
-    assert_eq!(progress.reason, "instance 5 failed 3 times: bad");
-    // The number of the failed revision is not used again.
-    site.change(id, wanted(image("two"), Some(5))).unwrap();
-    assert_eq!(site.fixture.root.service(id).unwrap().upkeep.revision, 2);
-}
-
-#[test]
-fn a_revision_that_does_not_come_up_in_time_is_rolled_back() {
-    let mut site = Site::new(10_000);
-    let id = site.create(wanted(image("one"), Some(2)));
-    site.steps(4);
-    site.count_from_here();
-    site.change(id, wanted(image("hangs"), Some(2))).unwrap();
-    site.steps(110);
-    assert_eq!(site.state(id), Some(RolloutState::Running));
-    site.steps(20);
-    assert_eq!(site.state(id), Some(RolloutState::RolledBack));
-    let progress = site.fixture.root.progress(site.fixture.root.service(id).unwrap()).unwrap();
-    assert!(progress.reason.contains("not ready within 60 s: NODE_SCHEDULED: fetching"), "{progress:?}");
-    assert_eq!((site.least, site.numbers(id)), (2, vec![0, 1]));
-}
-
-#[test]
-fn an_update_without_room_says_how_to_make_room() {
-    let mut site = Site::new(100);
-    let large = |name: &str| wanted(ServiceSpec { image: name.into(), ..memory(60) }, Some(1));
-    let id = site.create(large("one"));
-    site.steps(4);
-    site.change(id, large("two")).unwrap();
-    site.steps(130);
-    assert_eq!(site.state(id), Some(RolloutState::RolledBack));
-    let progress = site.fixture.root.progress(site.fixture.root.service(id).unwrap()).unwrap();
-    assert!(progress.reason.contains("found no place within 60 s"), "{progress:?}");
-    assert!(progress.reason.ends_with("the old instance makes room first"), "{progress:?}");
-    let mut second = large("two");
-    second.update.order = UpdateOrder::StopFirst;
-    site.change(id, second).unwrap();
-    site.steps(20);
-    assert_eq!(site.state(id), Some(RolloutState::Done));
-}
-
-#[test]
-fn half_of_an_update_is_rolled_back_on_request_without_a_gap_and_a_finished_one_too() {
-    let mut site = Site::new(10_000);
-    let id = site.create(wanted(image("one"), Some(5)));
-    site.steps(4);
-    site.count_from_here();
-    site.change(id, wanted(image("two"), Some(5))).unwrap();
-    while site.instances(id).iter().filter(|(_, image)| image == "two").count() < 3 {
-        site.step();
-    }
-    site.fixture.root.roll_back(site.now(), id).unwrap();
-    assert_eq!(site.state(id), Some(RolloutState::RollingBack));
-    site.steps(30);
-    assert_eq!(site.state(id), Some(RolloutState::RolledBack));
-    assert!(site.instances(id).iter().all(|(_, image)| image == "one"));
-    assert_eq!((site.instances(id).len(), site.least), (5, 5));
-    let nothing = site.fixture.root.roll_back(site.now(), id);
-    assert!(matches!(nothing, Err(Refusal::NothingToRollBack(_))));
-
-    site.change(id, wanted(image("three"), Some(5))).unwrap();
-    site.steps(30);
-    assert_eq!(site.state(id), Some(RolloutState::Done));
-    site.fixture.root.roll_back(site.now(), id).unwrap();
-    site.steps(30);
-    assert!(site.instances(id).iter().all(|(_, image)| image == "one"));
-    assert_eq!((site.instances(id).len(), site.least), (5, 5));
 }
 
 #[test]
@@ -455,27 +385,6 @@ fn a_number_of_instances_in_an_update_takes_effect_when_it_is_done() {
     assert_eq!(site.state(id), Some(RolloutState::Done));
     assert_eq!(site.instances(id).len(), 5);
     assert!(site.instances(id).iter().all(|(_, image)| image == "two"));
-}
-
-#[test]
-fn a_rollback_to_what_does_not_run_either_can_be_left_by_another_update() {
-    let mut site = Site::new(10_000);
-    let id = site.create(wanted(image("bad"), Some(2)));
-    site.steps(4);
-    site.change(id, wanted(image("one"), Some(2))).unwrap();
-    site.steps(4);
-    site.fixture.root.roll_back(site.now(), id).unwrap();
-    site.steps(50);
-    assert_eq!(
-        site.state(id),
-        Some(RolloutState::RollingBack),
-        "what runs is not given up for what does not"
-    );
-    site.change(id, wanted(image("three"), Some(2))).unwrap();
-    site.steps(50);
-    assert_eq!(site.state(id), Some(RolloutState::Done));
-    assert_eq!(site.instances(id).len(), 2);
-    assert!(site.instances(id).iter().all(|(_, image)| image == "three"));
 }
 
 #[test]

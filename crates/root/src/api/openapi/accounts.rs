@@ -1,10 +1,12 @@
 //! Logging in, users, organisations, and who did what.
 
-use serde_json::{Value, json};
+use oak_control::root::QuotaKind;
+use serde_json::{Map, Value, json};
 
+use super::super::audit;
 use super::Group;
 use super::operation::{Operation, delete, get, post, put};
-use super::schema::{id, integer, list, nothing, object, object_id, open, optionally, reference, text, word};
+use super::schema::{id, integer, list, nothing, object, object_id, optionally, reference, text, word};
 
 pub(super) fn group() -> Group {
     let mut operations = logins();
@@ -111,7 +113,7 @@ fn users() -> Vec<Operation> {
                 object([]),
                 [
                     ("email", text("Address for mail")),
-                    ("password", text("New password; a hash means that it stays")),
+                    ("password", nothing("New password; null, an empty text or a hash mean that it stays")),
                     ("roles", list(role())),
                 ],
             ))
@@ -167,7 +169,7 @@ fn audit() -> Operation {
         .query("before", before)
         .query("user", text("Name of the user"))
         .query("organization", id())
-        .query("method", word("Method of the request", &["POST", "PUT", "DELETE", "GET"]))
+        .query("method", word("Method of the request", &audit::METHODS))
         .query("result", word("Whether it was carried out", &["done", "refused"]))
         .answers(reference("AuditPage"))
 }
@@ -175,7 +177,7 @@ fn audit() -> Operation {
 fn credentials() -> Value {
     optionally(
         object([("username", text("Name of the user")), ("password", text("Its password"))]),
-        [("organization_name", text("Organisation to work in; `root` if missing"))],
+        [("organization_name", nothing("Organisation to work in; `root` if missing, null or empty"))],
     )
 }
 
@@ -239,15 +241,15 @@ fn organization_change() -> Value {
 
 /// Only the kinds that have a limit, or are in use.
 fn quota() -> Value {
-    open(optionally(
-        object([]),
-        [
-            ("services", integer("Services")),
-            ("instances", integer("Instances")),
-            ("cpu", json!({ "type": "number", "minimum": 0, "description": "Cores" })),
-            ("memory_mib", integer("MiB")),
-        ],
-    ))
+    let kind = |kind: QuotaKind| {
+        let schema = match kind {
+            QuotaKind::CpuMillis => json!({ "type": "number", "minimum": 0, "description": "Cores" }),
+            _ => integer("The most, or what is used"),
+        };
+        (kind.name().to_owned(), schema)
+    };
+    let kinds: Map<String, Value> = QuotaKind::ALL.into_iter().map(kind).collect();
+    json!({ "type": "object", "properties": kinds, "additionalProperties": false })
 }
 
 fn audit_page() -> Value {

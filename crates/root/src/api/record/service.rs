@@ -47,7 +47,7 @@ impl ServiceView {
         let instances = root.instances_of(service.id);
         Self {
             instances: instances.map(|instance| InstanceView::of(root, now, instance)).collect(),
-            progress: root.progress(service),
+            progress: root.progress(now, service),
             service: service.clone(),
         }
     }

@@ -1,6 +1,6 @@
 //! Quotas while services are changed: what was promised counts, and there is never more than that.
 
-use oak_model::OrganizationId;
+use oak_model::{OrganizationId, Revision};
 
 use super::*;
 
@@ -109,6 +109,27 @@ fn what_an_update_has_to_spare_counts_unless_the_old_one_goes_first() {
     is_over_quota(site.change(id, greedy));
     site.steps(60);
     assert_eq!((site.state(id), site.used()), (Some(RolloutState::Done), 300));
+}
+
+#[test]
+fn replacing_what_nobody_remembers_goes_beyond_the_quota_while_it_lasts() {
+    let mut site = Site::limited(300);
+    let id = site.create_of(&bob(), sized("one", 100, Some(3)));
+    site.steps(4);
+    // As if it had been found at a cluster that comes back to a root that was restored.
+    let (now, root) = (site.now(), &mut site.fixture.root);
+    let service = root.services.get_mut(&id).unwrap();
+    let forgotten = Revision { number: 7, ..service.present() };
+    service.upkeep.former.push(forgotten);
+    root.instances.get_mut(&InstanceKey { service: id, number: 0 }).unwrap().revision = 7;
+    root.recount(id);
+    root.looks.by(now.moment, id);
+    site.step();
+    assert_eq!((site.state(id), site.used()), (Some(RolloutState::Running), 400));
+    is_over_quota(site.fixture.root.deploy(site.now(), id));
+    site.steps(60);
+    assert_eq!((site.state(id), site.used()), (Some(RolloutState::Done), 300));
+    assert_eq!(site.numbers(id), [1, 2, 3]);
 }
 
 #[derive(Clone, Debug)]
