@@ -152,11 +152,14 @@ impl World {
         let name = worker.facts.name.as_str();
         let mut id = None;
         side.node.call(&mut self.agenda, |machine, now, random| {
-            let token = WorkerToken { id: name.to_owned(), secret_hash: "hash".into(), valid_for_ms: 60_000 };
+            // A token works once.
+            let token_id = format!("{name}{}", now.moment.0);
+            let token =
+                WorkerToken { id: token_id.clone(), secret_hash: "hash".into(), valid_for_ms: 60_000 };
             machine.token_received(now, token, true);
             let candidate = cluster::Candidate {
                 cluster: cluster_id,
-                token_id: name,
+                token_id: &token_id,
                 secret_hash: "hash",
                 key_fingerprint: "key",
                 name,

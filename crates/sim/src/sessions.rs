@@ -39,8 +39,7 @@ impl World {
                 let cluster =
                     self.clusters.get(side.cluster).and_then(|cluster| cluster.node.machine.as_ref());
                 if !cluster.is_some_and(|cluster| cluster.knows_worker(side.id)) {
-                    // Its cluster crashed before the enrolment was stored; nobody was told that it had succeeded.
-                    self.agenda.after(1_000, Event::Join { worker: index });
+                    self.join_again(index);
                     return;
                 }
                 let session = side.link.dial(&mut self.agenda);

@@ -1,6 +1,7 @@
 //! The rules of the root, one by one.
 
 mod placing;
+mod removal;
 mod updates;
 
 use std::sync::Arc;
@@ -53,6 +54,7 @@ struct Fixture {
     disk: BTreeMap<(Table, String), Vec<u8>>,
     sent: Vec<(ClusterId, RootToCluster)>,
     welcomes: Vec<ClusterWelcome>,
+    dismissed: Vec<(ClusterId, u64)>,
 }
 
 impl Fixture {
@@ -63,6 +65,7 @@ impl Fixture {
             disk: BTreeMap::new(),
             sent: Vec::new(),
             welcomes: Vec::new(),
+            dismissed: Vec::new(),
         }
     }
 
@@ -78,7 +81,11 @@ impl Fixture {
             match effect {
                 Effect::Send { cluster, message, .. } => self.sent.push((cluster, message)),
                 Effect::Welcome { welcome, .. } => self.welcomes.push(welcome),
-                Effect::TokenReady { .. } | Effect::AvailabilityConfirmed { .. } | Effect::Events(_) => {}
+                Effect::Dismiss { cluster, session } => self.dismissed.push((cluster, session)),
+                Effect::TokenReady { .. }
+                | Effect::AvailabilityConfirmed { .. }
+                | Effect::WorkerRemoval { .. }
+                | Effect::Events(_) => {}
             }
         }
     }
