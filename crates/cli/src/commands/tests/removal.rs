@@ -1,12 +1,13 @@
 //! `oak delete cluster` and `oak delete worker` against a root with one of each.
 
+use std::collections::HashMap;
+
 use axum::extract::{Path, Query};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use serde_json::json;
-use std::collections::HashMap;
 
 use super::{login, run_and_listen, text};
 
