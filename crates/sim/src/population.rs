@@ -148,6 +148,10 @@ impl World {
             self.agenda.after(1_000, Event::Join { worker: index });
             return;
         }
+        if side.node.machine.as_ref().is_some_and(|machine| machine.knows_worker(worker.id)) {
+            // It was taken in when it asked before.
+            return;
+        }
         let cluster_id = side.id;
         let name = worker.facts.name.as_str();
         let mut id = None;
