@@ -12,7 +12,7 @@ if [ "${1:-}" = --seeds ]; then
     shift 2
 fi
 [ $# -gt 0 ] || set -- deploy/scenarios/mixed-small.toml deploy/scenarios/mixed-several.toml \
-    deploy/scenarios/mixed-full.toml deploy/scenarios/lost-root.toml \
+    deploy/scenarios/mixed-removals.toml deploy/scenarios/mixed-full.toml deploy/scenarios/lost-root.toml \
     deploy/scenarios/restored-root.toml
 
 scripts/setup.sh build

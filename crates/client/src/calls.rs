@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oak_model::Availability;
+use oak_model::{Availability, Removal};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -246,6 +246,31 @@ impl Client {
         self.fetch(Call::new(Method::PUT, &path, format!("{action} worker {worker}")).body(&body)).await
     }
 
+    /// Removes a cluster that is gone for good, by id or by name; by force also with the instances it has.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if there is none, 409 if it is connected or has instances.
+    pub async fn remove_cluster(&self, cluster: &str, removal: Removal) -> Result<(), ClientError> {
+        let path = ["api", "clusters", non_empty(cluster)?];
+        self.execute(remove(&path, format!("remove cluster {cluster}"), removal)).await
+    }
+
+    /// Removes a worker that is gone for good from its cluster, both by id or by name; by force also with the instances it
+    /// has. Success means that its cluster has stored it.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if there is none, 409 if it is connected or has instances, 503 if the cluster is
+    /// not connected, 504 if it does not answer.
+    pub async fn remove_worker(
+        &self,
+        cluster: &str,
+        worker: &str,
+        removal: Removal,
+    ) -> Result<(), ClientError> {
+        let path = ["api", "clusters", non_empty(cluster)?, "workers", non_empty(worker)?];
+        self.execute(remove(&path, format!("remove worker {worker}"), removal)).await
+    }
+
     /// Makes a one-time join token, valid for `valid_for` (whole seconds, at least one).
     ///
     /// # Errors
@@ -264,6 +289,14 @@ impl Client {
             }
         };
         self.fetch(Call::new(Method::POST, &["api", "tokens"], "create a join token").body(&body)).await
+    }
+}
+
+fn remove<'a>(path: &[&'a str], action: String, removal: Removal) -> Call<'a> {
+    let call = Call::new(Method::DELETE, path, action);
+    match removal {
+        Removal::IfUnused => call,
+        Removal::Forced => call.query("force", true),
     }
 }
 

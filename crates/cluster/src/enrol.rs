@@ -6,14 +6,14 @@ use std::sync::Arc;
 use oak_control::cluster::{Candidate, Cluster};
 use oak_control::token::TokenRefused;
 use oak_link::{
-    Credentials, EnrollRefused, EnrollRequest, Enrolled, Enroller, Fingerprint, Identity, Joining, NodeKind,
-    PeerIdentity, PkiError, system_clock,
+    Credentials, EnrollRefused, EnrollRequest, Enrolled, Enroller, Fingerprint, Identity, JoinToken, Joining,
+    NodeKind, PeerIdentity, PkiError, system_clock,
 };
 use oak_model::message::EnrolAttributes;
-use oak_model::{ClusterId, WorkerId};
+use oak_model::{ClusterId, WorkerId, chain};
 use oak_store::Engine;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{ClusterConfig, ClusterError, cluster_of, encode};
 
@@ -29,6 +29,9 @@ pub(crate) struct Identities {
 
 /// Certificate under the root of the first joining.
 const FIRST: &str = "identity";
+
+/// The certificate that takes the place of that one.
+const NEXT: &str = "identity-next";
 
 /// Certificate under the present root, if that is another one.
 const REJOINED: &str = "identity-rejoined";
@@ -75,9 +78,57 @@ pub(crate) async fn join(
             info!(root = config.root, "joined another root; workers and services go on");
             rejoined
         }
+        Some(token) if is_to_join_again(config, &present, token).await => {
+            join_again(config, &present, id, shutdown).await?
+        }
         _ => present,
     };
     Ok(Identities { workers, root, id })
+}
+
+/// Whether the root has removed this cluster, and there is a token that it has not joined with.
+async fn is_to_join_again(config: &ClusterConfig, present: &Arc<Credentials>, token: &JoinToken) -> bool {
+    let first = Credentials::open(&config.directory.join(FIRST));
+    let is_known = |credentials: &Arc<Credentials>| credentials.joined_with(token);
+    let is_new = !is_known(present) && !first.is_ok_and(|first| is_known(&first));
+    is_new && oak_link::is_removed(present, &config.root, system_clock()).await
+}
+
+/// Joins again after a removal, as who it was: its workers know it by that. The root does not know any more what it has,
+/// so that everything is stopped that the root does not ask for.
+async fn join_again(
+    config: &ClusterConfig,
+    present: &Arc<Credentials>,
+    id: ClusterId,
+    shutdown: &CancellationToken,
+) -> Result<Arc<Credentials>, ClusterError> {
+    info!(root = config.root, "this cluster was removed and has a new token: it joins again");
+    let next = config.directory.join(NEXT);
+    let joined = match oak_link::join(joining(config, next.clone(), Some(id)), shutdown).await {
+        Ok(joined) => joined,
+        Err(error) => {
+            warn!(error = chain(&error), "this cluster was removed from its root, and cannot join again");
+            return Ok(Arc::clone(present));
+        }
+    };
+    if cluster_of(&joined) != Some(id) {
+        // The next attempt, under another name, must not find it.
+        let _ = std::fs::remove_dir_all(&next);
+        return Err(ClusterError::IdentityTaken { name: config.settings.name.clone() });
+    }
+    let directory = config.directory.join(REJOINED);
+    let replaced = tokio::task::spawn_blocking({
+        let directory = directory.clone();
+        move || {
+            // A crash in between leaves a cluster that is refused and joins again, with the same token and key.
+            let _ = std::fs::remove_dir_all(&directory);
+            std::fs::rename(&next, &directory)
+        }
+    });
+    let replaced =
+        replaced.await.unwrap_or_else(|_| Err(std::io::Error::other("the work on files was cut off")));
+    replaced.map_err(|source| ClusterError::Directory { path: directory.clone(), source })?;
+    Ok(Credentials::open(&directory)?)
 }
 
 fn joining(config: &ClusterConfig, directory: PathBuf, former: Option<ClusterId>) -> Joining {
@@ -154,6 +205,6 @@ fn refused(reason: TokenRefused) -> EnrollRefused {
         TokenRefused::Expired => EnrollRefused::Expired,
         TokenRefused::Used => EnrollRefused::Used,
         TokenRefused::WrongRole => EnrollRefused::WrongKind,
-        TokenRefused::NameInUse => EnrollRefused::Denied(reason.to_string()),
+        TokenRefused::NameInUse | TokenRefused::Removed => EnrollRefused::Denied(reason.to_string()),
     }
 }

@@ -27,7 +27,7 @@ use oak_store::{Engine, Sealer, Store, StoreError, SystemClock};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 /// What a cluster needs to start.
 #[derive(Debug)]
@@ -235,9 +235,19 @@ fn perform(effect: Effect, sessions: &Sessions, root: &uplink::ToRoot, sealer: &
             }
             sessions.send(session, encode(&message));
         }
+        Effect::Dismiss { worker, session } => {
+            warn!(worker = %worker, "worker removed; it is refused from now on");
+            if let Some(handle) = sessions.get(session) {
+                handle.refuse(REMOVED);
+            }
+        }
         Effect::ToRoot(message) => root.send(encode(&message)),
     }
 }
+
+/// What a worker that does not belong here any more is told, for its log.
+const REMOVED: &str = "this worker was removed from its cluster: stop what it runs (`oak down`), or start it with a new token \
+                       (`oak token create worker` at the root) to join again";
 
 /// Our own messages always serialise; an empty payload would end the session on the other side.
 fn encode(message: &impl serde::Serialize) -> bytes::Bytes {

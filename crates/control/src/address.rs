@@ -204,6 +204,18 @@ impl ServicePool {
         true
     }
 
+    /// Gives a block back; what is in use there stays in use.
+    pub fn release_block(&mut self, block: Ipv4Net) {
+        if !self.blocks.remove(&block) {
+            return;
+        }
+        for address in self.hosts(block).collect::<Vec<_>>() {
+            if !self.in_blocks.remove(&address) {
+                self.pool.release(address);
+            }
+        }
+    }
+
     /// What is in use in a block.
     #[must_use]
     pub fn used_in(&self, block: Ipv4Net) -> Vec<Ipv4Addr> {
@@ -225,13 +237,14 @@ pub struct BlockPool {
     range: (Ipv4Addr, Ipv4Addr),
     prefix: u8,
     used: BTreeSet<Ipv4Net>,
+    last: Option<Ipv4Net>,
 }
 
 impl BlockPool {
     /// Blocks of `prefix` bits from `first` to `last`, both included.
     #[must_use]
     pub const fn new(first: Ipv4Addr, last: Ipv4Addr, prefix: u8) -> Self {
-        Self { range: (first, last), prefix, used: BTreeSet::new() }
+        Self { range: (first, last), prefix, used: BTreeSet::new(), last: None }
     }
 
     /// Marks a block as used; false when it was so already, or is none of these blocks.
@@ -248,13 +261,39 @@ impl BlockPool {
         self.used.remove(&block);
     }
 
-    /// Takes the lowest free block, `None` when all are in use.
+    /// Blocks in use.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.used.len()
+    }
+
+    /// The block that was taken last; store it to keep the quarantine over restarts.
+    #[must_use]
+    pub const fn last(&self) -> Option<Ipv4Net> {
+        self.last
+    }
+
+    /// Restores what [`BlockPool::last`] told.
+    pub const fn set_last(&mut self, block: Ipv4Net) {
+        self.last = Some(block);
+    }
+
+    /// Takes the next free block, `None` when all are in use.
     pub fn allocate(&mut self) -> Option<Ipv4Net> {
+        let (first, last) = (u32::from(self.range.0), u32::from(self.range.1));
+        let next = self.last.map_or(first, |block| u32::from(block.broadcast()).saturating_add(1));
+        let free = self.next_free(next.max(first), last).or_else(|| self.next_free(first, last))?;
+        self.used.insert(free);
+        self.last = Some(free);
+        Some(free)
+    }
+
+    fn next_free(&self, from: u32, to: u32) -> Option<Ipv4Net> {
         let size = 1_u32.checked_shl(32 - u32::from(self.prefix))?;
-        let mut start = u32::from(self.range.0);
-        while start <= u32::from(self.range.1) {
+        let mut start = from;
+        while start <= to {
             let block = Ipv4Net::new(start.into(), self.prefix).ok()?;
-            if self.used.insert(block) {
+            if !self.used.contains(&block) {
                 return Some(block);
             }
             start = start.checked_add(size)?;
@@ -298,6 +337,32 @@ mod tests {
         assert_eq!(next.len(), 6);
         assert_eq!(next.last(), Some(&first));
         assert_eq!(pool.allocate(), None);
+    }
+
+    #[test]
+    fn a_released_block_rests_as_well() {
+        let mut pool = BlockPool::new(Ipv4Addr::new(10, 18, 0, 0), Ipv4Addr::new(10, 18, 63, 255), 20);
+        let first = pool.allocate().unwrap();
+        pool.release(first);
+        let mut restarted = BlockPool { last: None, ..pool.clone() };
+        restarted.set_last(pool.last().unwrap());
+        for pool in [&mut pool, &mut restarted] {
+            let next: Vec<_> = std::iter::from_fn(|| pool.allocate()).collect();
+            assert_eq!((next.len(), next.last()), (4, Some(&first)));
+        }
+    }
+
+    #[test]
+    fn what_is_used_in_a_block_that_is_given_back_stays_used() {
+        let mut pool = ServicePool::new("10.30.0.0/16".parse().unwrap());
+        let block = pool.reserve_block().unwrap();
+        let used = Ipv4Addr::from(u32::from(block.network()) + 7);
+        assert!(pool.claim(used));
+        pool.release_block(block);
+        assert_eq!((pool.used(), pool.is_used(used), pool.is_in_block(used)), (1, true, false));
+        assert!(!pool.claim(used));
+        pool.release(used);
+        assert_eq!((pool.used(), pool.reserve_block()), (0, Some(block)));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod load;
 mod local;
 mod place;
 mod records;
+mod removal;
 mod root_link;
 mod state;
 mod tokens;
@@ -39,6 +40,7 @@ use crate::{Outbox, Table};
 
 pub use local::{LOCAL_OWNER, LocalRefusal};
 pub use records::KnownApplication;
+pub use removal::WorkerKept;
 pub use state::{Parting, Placed, Placement, Worker};
 pub use tokens::Candidate;
 
@@ -108,6 +110,13 @@ pub enum Effect {
         /// The message.
         message: ClusterToWorker,
     },
+    /// Ends the session of a worker that was removed.
+    Dismiss {
+        /// Which worker.
+        worker: WorkerId,
+        /// Its session.
+        session: u64,
+    },
     /// Sends a message to the root, if it is connected; otherwise the next hello tells everything.
     ToRoot(ClusterToRoot),
 }
@@ -118,6 +127,9 @@ struct Meta {
     generation: Generation,
     incarnation: Incarnation,
     node_blocks: Vec<Ipv4Net>,
+    /// The subnet that was given out last; the search for the next one begins behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_subnet: Option<Ipv4Net>,
     /// The root whose complete wishes are known here.
     #[serde(default)]
     lineage: Option<Lineage>,
@@ -273,6 +285,10 @@ impl Cluster {
         })
     }
 
+    fn report_removal(&mut self, id: WorkerId) {
+        self.outbox.emit(Effect::ToRoot(ClusterToRoot::WorkerRemoved(id)));
+    }
+
     fn report_worker(&mut self, id: WorkerId) {
         if let Some(summary) = self.worker_summary(id) {
             self.outbox.emit(Effect::ToRoot(ClusterToRoot::Workers(vec![summary])));
@@ -298,15 +314,20 @@ impl Cluster {
         })
     }
 
-    /// A subnet for a new worker out of the blocks of this cluster.
-    fn allocate_subnet(&self) -> Option<Ipv4Net> {
+    /// A subnet for a new worker out of the blocks of this cluster: the next free one after the last one given, going
+    /// round, so that the subnet of a worker that was removed rests before another one gets it.
+    fn allocate_subnet(&mut self) -> Option<Ipv4Net> {
         let taken: BTreeSet<_> = self.workers.values().filter_map(|worker| worker.subnet).collect();
-        self.meta
-            .node_blocks
-            .iter()
-            .filter_map(|block| block.subnets(plan::WORKER_PREFIX).ok())
-            .flatten()
-            .find(|subnet| !taken.contains(subnet))
+        let blocks = self.meta.node_blocks.iter();
+        let all: Vec<_> =
+            blocks.filter_map(|block| block.subnets(plan::WORKER_PREFIX).ok()).flatten().collect();
+        let last = self.meta.last_subnet;
+        let next = last.and_then(|last| all.iter().position(|subnet| *subnet == last)).map_or(0, |at| at + 1);
+        let (before, after) = all.split_at(next);
+        let free = *after.iter().chain(before).find(|subnet| !taken.contains(subnet))?;
+        self.meta.last_subnet = Some(free);
+        self.save_meta();
+        Some(free)
     }
 }
 

@@ -17,6 +17,7 @@ mod load;
 mod looks;
 mod lost;
 mod quota;
+mod removal;
 mod rollout;
 mod schedule;
 mod secrets;
@@ -33,6 +34,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::Ipv4Net;
 use oak_model::message::{ClusterWelcome, Lineage, RootToCluster};
 use oak_model::{
     ApplicationId, Availability, ClusterId, Generation, InstanceKey, Moment, OrganizationId, ServiceId,
@@ -58,6 +60,7 @@ pub use history::{Occurrence, Replay, Topic};
 pub use keep::Progress;
 pub use oak_model::{Application, Service};
 pub use quota::{Consumption, OverQuota, Quota, QuotaKind};
+pub use removal::ClusterKept;
 pub use secrets::{MAX_SECRETS, Secret, SecretKey, SecretOwner, SecretRefusal};
 pub use state::{Cluster, Departure, HistorySample, Instance, Usage};
 pub use tenants::Owner;
@@ -123,6 +126,20 @@ pub enum Effect {
         /// What it is now.
         availability: Availability,
     },
+    /// Ends the session of a cluster that was removed.
+    Dismiss {
+        /// Which cluster.
+        cluster: ClusterId,
+        /// Its session.
+        session: u64,
+    },
+    /// A cluster answered what [`Root::remove_worker`] asked for.
+    WorkerRemoval {
+        /// Which worker.
+        worker: WorkerId,
+        /// Why it was not removed.
+        kept: Option<String>,
+    },
     /// What happened in the step, in order; it is stored.
     Events(Vec<Arc<Occurrence>>),
 }
@@ -132,6 +149,9 @@ pub enum Effect {
 struct Meta {
     generation: Generation,
     address_cursor: Option<Ipv4Addr>,
+    /// The address block that a cluster got last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_node_block: Option<Ipv4Net>,
     #[serde(default)]
     lineage: Option<Lineage>,
 }
@@ -296,6 +316,7 @@ impl Root {
 
     fn save_meta(&mut self) {
         self.meta.address_cursor = Some(self.addresses.cursor());
+        self.meta.last_node_block = self.node_blocks.last();
         self.outbox.put(Table::Meta, "root", &self.meta);
     }
 

@@ -52,6 +52,11 @@ pub enum TokenRefused {
     /// Somebody else was faster.
     #[error("the token was already used by another machine: tokens work once, create a new one")]
     Used,
+    /// The machine joined with it before, and was removed.
+    #[error(
+        "the token was used up before this machine was removed: create a new one with `oak token create`"
+    )]
+    Removed,
     /// A connected cluster has that name.
     #[error("a connected cluster has that name already: choose another with --name")]
     NameInUse,

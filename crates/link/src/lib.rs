@@ -52,7 +52,7 @@ mod proto {
 pub use bulk::{BulkError, BulkReceiver, BulkSender, BulkStream};
 pub use child::{
     Backoff, BackoffPolicy, BulkOffer, ChildConfig, ChildEvent, ChildHandle, ChildLink, ChildSender,
-    ConnectError, EnrollError, Enrolment, JoinError, Joining, SessionGate, enroll, join,
+    ConnectError, EnrollError, Enrolment, JoinError, Joining, SessionGate, enroll, is_removed, join,
 };
 pub use clock::{Clock, system_clock};
 pub use fingerprint::{Fingerprint, InvalidFingerprint};

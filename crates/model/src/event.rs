@@ -73,6 +73,8 @@ kinds! {
     WorkerRemoved = "worker_removed",
     /// A cluster joined.
     ClusterJoined = "cluster_joined",
+    /// A cluster was removed.
+    ClusterRemoved = "cluster_removed",
     /// The link of a cluster is down.
     ClusterLost = "cluster_lost",
     /// The link of a cluster is up.

@@ -35,7 +35,7 @@ pub use ids::{
     WorkerId,
 };
 pub use name::{InvalidName, JobName, Name};
-pub use node::{Architecture, Availability, WorkerFacts};
+pub use node::{Architecture, Availability, Removal, WorkerFacts};
 pub use position::{InvalidPosition, Position};
 pub use resources::Resources;
 pub use service::{PortMapping, Protocol, ServiceSpec, TargetConstraints};

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::exec::TerminalSize;
 use crate::{
     Application, ApplicationId, Availability, ClusterId, Generation, Incarnation, InstanceKey, JobName,
-    Material, Purpose, Resources, Service, ServiceSpec, Status, Surroundings, WorkerFacts, WorkerId,
+    Material, Purpose, Removal, Resources, Service, ServiceSpec, Status, Surroundings, WorkerFacts, WorkerId,
 };
 
 /// An instance as its root wants it.
@@ -197,6 +197,14 @@ pub enum RootToCluster {
         /// What it shall be.
         availability: Availability,
     },
+    /// Remove a worker that is gone for good. Answered with [`ClusterToRoot::WorkerRemoved`] or
+    /// [`ClusterToRoot::WorkerKept`].
+    RemoveWorker {
+        /// Which worker.
+        worker: WorkerId,
+        /// How much it is insisted on.
+        removal: Removal,
+    },
     /// What the following instances belong to.
     Records {
         /// New or changed applications.
@@ -233,6 +241,13 @@ pub enum ClusterToRoot {
     Workers(Vec<WorkerSummary>),
     /// This worker was removed from the cluster.
     WorkerRemoved(WorkerId),
+    /// This worker was not removed.
+    WorkerKept {
+        /// Which worker.
+        worker: WorkerId,
+        /// Why, and what to do, for people.
+        reason: String,
+    },
     /// Fresh measurements; never stored.
     Usage(UsageReport),
     /// The token is stored and may be used.

@@ -109,6 +109,17 @@ impl fmt::Display for Availability {
     }
 }
 
+/// How much an operator insists on the removal of a worker or a cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Removal {
+    /// Only if it is not connected and nothing is lost with it.
+    #[default]
+    IfUnused,
+    /// Also with what it has: the operator says that the machine is gone.
+    Forced,
+}
+
 /// What a worker says about itself when it connects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerFacts {

@@ -29,9 +29,10 @@ macro_rules! kinds {
 
 kinds!(root_to_cluster, ROOT_TO_CLUSTER, RootToCluster, "root_to_cluster":
     Set = "set", Remove = "remove", Token = "token", NodeBlocks = "node_blocks",
-    SetAvailability = "set_availability", Records = "records", Welcome = "welcome", Adopted = "adopted");
+    SetAvailability = "set_availability", RemoveWorker = "remove_worker", Records = "records", Welcome = "welcome", Adopted = "adopted");
 kinds!(cluster_to_root, CLUSTER_TO_ROOT, ClusterToRoot, "cluster_to_root":
     Instances = "instances", Removed = "removed", Workers = "workers", WorkerRemoved = "worker_removed",
+    WorkerKept = "worker_kept",
     Usage = "usage", TokenStored = "token_stored", NeedsNodeBlock = "needs_node_block", Holdings = "holdings");
 kinds!(cluster_to_worker, CLUSTER_TO_WORKER, ClusterToWorker, "cluster_to_worker":
     Assign = "assign", Remove = "remove", ReportUsage = "report_usage", Leases = "leases");

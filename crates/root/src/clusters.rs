@@ -15,7 +15,7 @@ use oak_store::{Engine, EngineStopped, Sealer, StoreError};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::api::{AvailabilityConfirmations, TokenConfirmations};
+use crate::api::{AvailabilityConfirmations, RemovalConfirmations, TokenConfirmations};
 use crate::events::EventHub;
 
 /// Who is told what the state machine asks for.
@@ -23,6 +23,7 @@ pub(crate) struct Listeners {
     pub(crate) sessions: Sessions,
     pub(crate) tokens: TokenConfirmations,
     pub(crate) availability: AvailabilityConfirmations,
+    pub(crate) removals: RemovalConfirmations,
     pub(crate) events: EventHub,
     pub(crate) sealer: Arc<Sealer>,
 }
@@ -42,9 +43,20 @@ pub(crate) fn perform(effect: Effect, to: &Listeners) {
         Effect::AvailabilityConfirmed { worker, availability } => {
             to.availability.confirm(&(worker, availability));
         }
+        Effect::WorkerRemoval { worker, kept } => to.removals.answer(&worker, &kept),
+        Effect::Dismiss { cluster, session } => {
+            warn!(cluster = %cluster, "cluster removed; it is refused from now on");
+            if let Some(handle) = to.sessions.get(session) {
+                handle.refuse(REMOVED);
+            }
+        }
         Effect::Events(events) => to.events.publish(events),
     }
 }
+
+/// What a cluster that does not belong here (any more) is told, for its log.
+const REMOVED: &str = "this cluster was removed from its root: stop what it runs, or start it with a new token \
+                       (`oak token create cluster` at the root) to join again";
 
 /// Our own messages always serialise; an empty payload would end the session on the other side.
 pub(crate) fn encode(message: &impl serde::Serialize) -> Bytes {
@@ -82,7 +94,7 @@ impl Enroller for ClusterEnroller {
             TokenRefused::Expired => EnrollRefused::Expired,
             TokenRefused::Used => EnrollRefused::Used,
             TokenRefused::WrongRole => EnrollRefused::WrongKind,
-            TokenRefused::NameInUse => EnrollRefused::Denied(reason.to_string()),
+            TokenRefused::NameInUse | TokenRefused::Removed => EnrollRefused::Denied(reason.to_string()),
         })?;
         let id = cluster.to_string().parse().map_err(|_| EnrollRefused::Unknown)?;
         info!(cluster = %cluster, name, "cluster joined");
@@ -140,7 +152,7 @@ async fn handle(event: ParentEvent, engine: &Engine<Root>, sessions: &Sessions) 
                     if let Err(attention) = root.cluster_opened(now, cluster, session, &address, hello) {
                         report(&attention);
                         if let Some(handle) = sessions.get(session) {
-                            handle.refuse("this cluster is not registered here");
+                            handle.refuse(REMOVED);
                         }
                     }
                 })

@@ -25,8 +25,8 @@ use tracing::{info, warn};
 
 use crate::accounts::{Accounts, PasswordError, Passwords, Signer, SignerError};
 use crate::api::{
-    ApiParts, AvailabilityConfirmations, RootApi, SeedError, TokenConfirmations, seed_accounts,
-    settle_organizations,
+    ApiParts, AvailabilityConfirmations, RemovalConfirmations, RootApi, SeedError, TokenConfirmations,
+    seed_accounts, settle_organizations,
 };
 use crate::audit::AuditLog;
 use crate::bulk::LinkStreams;
@@ -193,6 +193,7 @@ impl BoundRoot {
         let sessions = Sessions::default();
         let confirmations = TokenConfirmations::default();
         let availability = AvailabilityConfirmations::default();
+        let removals = RemovalConfirmations::default();
         let mut tasks = JoinSet::new();
         let hub = EventHub::new(machine.newest_event());
         let secrets = Arc::new(Sealer::open(&self.config.directory)?);
@@ -200,6 +201,7 @@ impl BoundRoot {
             sessions: sessions.clone(),
             tokens: confirmations.clone(),
             availability: availability.clone(),
+            removals: removals.clone(),
             events: hub.clone(),
             sealer: Arc::clone(&secrets),
         };
@@ -237,6 +239,7 @@ impl BoundRoot {
             secrets,
             confirmations,
             availability,
+            removals,
         });
         let plain = api.router();
         let tls_config = server_tls(&self.credentials, system_clock())?;

@@ -35,6 +35,7 @@ impl World {
             weights.lossy,
             weights.restart,
             weights.availability,
+            weights.removal,
         ];
         let kind = self.agenda.weighted(&all);
         let name = self.random_fault(&random, kind);
@@ -116,6 +117,11 @@ impl World {
                 let down = self.agenda.between(200, 5_000);
                 self.shut_down(who, down);
                 "restart"
+            }
+            11 => {
+                let worker = self.agenda.pick(self.workers.len());
+                let forced = self.agenda.chance(0.5);
+                if self.remove_worker(worker, forced) { "worker removed" } else { "worker kept" }
             }
             _ => {
                 let worker = self.agenda.pick(self.workers.len());

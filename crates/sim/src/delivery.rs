@@ -75,7 +75,13 @@ impl World {
             }
             root::Effect::TokenReady { .. }
             | root::Effect::AvailabilityConfirmed { .. }
+            | root::Effect::WorkerRemoval { .. }
             | root::Effect::Events(_) => {}
+            root::Effect::Dismiss { cluster, session } => {
+                if let Some(index) = self.cluster_by_id.get(&cluster) {
+                    self.dismiss(Who::Cluster(*index), session);
+                }
+            }
         }
     }
 
@@ -94,12 +100,24 @@ impl World {
                     side.link.send_down(&mut self.agenda, session, DownFrame::ToWorker(message));
                 }
             }
+            cluster::Effect::Dismiss { worker, session } => {
+                if let Some(worker) = self.worker_by_id.get(&worker) {
+                    self.dismiss(Who::Worker(*worker), session);
+                }
+            }
             cluster::Effect::ToRoot(message) => {
                 self.metrics.count(trace::cluster_to_root(&message));
                 if let Some(side) = self.clusters.get_mut(index) {
                     side.link.send_up(&mut self.agenda, UpFrame::ToRoot(message));
                 }
             }
+        }
+    }
+
+    /// A parent ends a session.
+    fn dismiss(&mut self, child: Who, session: u64) {
+        if let Some((agenda, link)) = self.agenda_and_link(child).filter(|(_, link)| link.carries(session)) {
+            link.cut(agenda);
         }
     }
 

@@ -41,6 +41,7 @@ pub(crate) const CAPACITY: &str = "reservations never exceed capacity";
 pub(crate) const FOLLOWS: &str = "a worker in touch runs nothing that its cluster placed elsewhere";
 pub(crate) const ONE_PROCESS: &str = "an instance has one process, unless a worker is out of touch";
 pub(crate) const AT_MOST_ONE: &str = "of an at most one service no instance ever has two processes";
+pub(crate) const REMOVED: &str = "nothing refers to a machine that was removed";
 pub(crate) const DEADLINES: &str = "every state that is not final has a deadline";
 pub(crate) const UPDATES: &str = "an update costs no more instances than its policy allows";
 pub(crate) const TABLES: &str = "address tables lead to what runs";
@@ -198,7 +199,11 @@ impl World {
                 else {
                     return Ok(());
                 };
-                let Some(subnet) = machine.worker(id).and_then(|worker| worker.subnet) else { return Ok(()) };
+                let Some(worker) = machine.worker(id) else {
+                    seen.subnets.retain(|_, holder| *holder != id);
+                    return nothing_is_on(machine, id);
+                };
+                let Some(subnet) = worker.subnet else { return Ok(()) };
                 let other = seen.subnets.insert(subnet, id);
                 require(other.is_none_or(|other| other == id), ADDRESSES, || {
                     format!("workers {id} and {other:?} of {} share the subnet {subnet}", side.name)
@@ -324,6 +329,10 @@ impl World {
         };
         let cluster = self.clusters.get(worker.cluster).and_then(|side| side.node.machine.as_ref());
         let (Some(cluster), Some(machine)) = (cluster, &worker.node.machine) else { return Ok(()) };
+        if !cluster.knows_worker(worker.id) {
+            // It was removed in this moment, and its session is about to be ended.
+            return Ok(());
+        }
         for workload in machine.workloads() {
             if !matches!(workload.phase(), Phase::Starting { .. } | Phase::Running { .. }) {
                 continue;
@@ -352,6 +361,14 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// A worker that was removed has nothing any more, as far as its cluster knows.
+fn nothing_is_on(cluster: &oak_control::cluster::Cluster, id: WorkerId) -> Checked {
+    let left = cluster.placed().find(|placed| placed.places().any(|place| place.worker == id));
+    require(left.is_none(), REMOVED, || {
+        format!("{} has {:?} on worker {id}", cluster.settings().name, left.map(|placed| placed.desired.key))
+    })
 }
 
 pub(crate) const fn is_refusal(status: Status) -> bool {

@@ -11,7 +11,8 @@
 //!                     ├─ runtime     containers of a worker
 //!                     ├─ sessions    frames to calls, delivery: effects to frames, as the shells do
 //!                     ├─ user        deploys, scales, deletes; churn: at random; client: what was acknowledged
-//!                     ├─ faults      what goes wrong by plan, chaos: at random, power: machines down and up
+//!                     ├─ faults      what goes wrong by plan, chaos: at random, power: machines down and up,
+//!                     │              removal: workers that join anew
 //!                     ├─ invariants  after every event, from what watch remembers; sweep: over everything; settled: at rest
 //!                     └─ metrics ──► report
 //! ```
@@ -30,6 +31,7 @@ mod metrics;
 mod node;
 mod population;
 mod power;
+mod removal;
 mod report;
 mod run;
 mod runtime;

@@ -51,6 +51,10 @@ impl Disk {
     }
 
     /// It holds something else now.
+    pub(crate) fn contains(&self, table: Table, key: String) -> bool {
+        self.rows.contains_key(&(table, key))
+    }
+
     pub(crate) fn replace(&mut self, rows: Rows) {
         self.rows = rows;
     }

@@ -148,15 +148,22 @@ impl World {
             self.agenda.after(1_000, Event::Join { worker: index });
             return;
         }
+        if side.node.machine.as_ref().is_some_and(|machine| machine.knows_worker(worker.id)) {
+            // It was taken in when it asked before.
+            return;
+        }
         let cluster_id = side.id;
         let name = worker.facts.name.as_str();
         let mut id = None;
         side.node.call(&mut self.agenda, |machine, now, random| {
-            let token = WorkerToken { id: name.to_owned(), secret_hash: "hash".into(), valid_for_ms: 60_000 };
+            // A token works once.
+            let token_id = format!("{name}{}", now.moment.0);
+            let token =
+                WorkerToken { id: token_id.clone(), secret_hash: "hash".into(), valid_for_ms: 60_000 };
             machine.token_received(now, token, true);
             let candidate = cluster::Candidate {
                 cluster: cluster_id,
-                token_id: name,
+                token_id: &token_id,
                 secret_hash: "hash",
                 key_fingerprint: "key",
                 name,

@@ -1,5 +1,6 @@
 //! Sessions between children and parents: dialling, frames that arrive, ends that are noticed.
 
+use oak_control::Table;
 use oak_control::cluster::Parting;
 use oak_model::message::WorkerHello;
 
@@ -39,8 +40,14 @@ impl World {
                 let cluster =
                     self.clusters.get(side.cluster).and_then(|cluster| cluster.node.machine.as_ref());
                 if !cluster.is_some_and(|cluster| cluster.knows_worker(side.id)) {
-                    // Its cluster crashed before the enrolment was stored; nobody was told that it had succeeded.
-                    self.agenda.after(1_000, Event::Join { worker: index });
+                    let id = side.id.to_string();
+                    let parent = self.clusters.get(side.cluster);
+                    if parent.is_some_and(|parent| parent.node.disk.contains(Table::Worker, id)) {
+                        // Its removal is not stored yet: nobody is told before that.
+                        self.agenda.after(100, Event::Dial { child });
+                        return;
+                    }
+                    self.join_again(index);
                     return;
                 }
                 let session = side.link.dial(&mut self.agenda);

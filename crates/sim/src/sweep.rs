@@ -12,7 +12,7 @@ use oak_model::{InstanceKey, Resources, WorkerId};
 
 use crate::agenda::{Event, Who};
 use crate::invariants::{
-    ADDRESSES, CAPACITY, Checked, DEADLINES, ONE_CLUSTER, ONE_PROCESS, QUEUES, TABLES, fits, require,
+    ADDRESSES, CAPACITY, Checked, DEADLINES, ONE_CLUSTER, ONE_PROCESS, QUEUES, REMOVED, TABLES, fits, require,
 };
 use crate::world::World;
 
@@ -37,11 +37,13 @@ impl World {
             self.nothing_acknowledged_is_lost()?;
             addresses_are_unique(root)?;
             root_has_deadlines(root)?;
+            clusters_exist(root)?;
         }
         self.one_cluster_has_an_instance()?;
         for (index, side) in self.clusters.iter().enumerate() {
             if let Some(machine) = &side.node.machine {
                 self.reservations_are_placements(index, machine)?;
+                places_exist(&side.name, machine)?;
                 cluster_has_deadlines(&side.name, machine)?;
             }
         }
@@ -158,7 +160,8 @@ impl World {
         let Some(side) = self.workers.get(worker) else { return false };
         let cluster = self.clusters.get(side.cluster).and_then(|side| side.node.machine.as_ref());
         let (Some(machine), Some(cluster)) = (&side.node.machine, cluster) else { return false };
-        let in_touch = side.link.is_up()
+        let in_touch = cluster.knows_worker(side.id)
+            && side.link.is_up()
             && !side.link.is_blocked()
             && self.agenda.time.saturating_sub(side.in_touch_since) > DOUBLE_MS;
         let stops = machine.workload(key).is_some_and(|w| !matches!(w.phase(), Phase::Running { .. }));
@@ -228,6 +231,25 @@ fn addresses_are_unique(root: &Root) -> Checked {
     }
     let used = root.addresses_in_use();
     require(used == count, ADDRESSES, || format!("{used} addresses count as in use, {count} are"))
+}
+
+fn clusters_exist(root: &Root) -> Checked {
+    let instances = root.services().flat_map(|service| root.instances_of(service.id));
+    for instance in instances {
+        let exists = instance.cluster.is_none_or(|id| root.cluster(id).is_some());
+        require(exists, REMOVED, || format!("{} is in a cluster that is not there", instance.key))?;
+    }
+    Ok(())
+}
+
+fn places_exist(name: &str, cluster: &Cluster) -> Checked {
+    for placed in cluster.placed() {
+        let gone = placed.places().find(|place| cluster.worker(place.worker).is_none());
+        require(gone.is_none(), REMOVED, || {
+            format!("cluster {name} has {} at {gone:?}, where no worker is", placed.desired.key)
+        })?;
+    }
+    Ok(())
 }
 
 fn root_has_deadlines(root: &Root) -> Checked {

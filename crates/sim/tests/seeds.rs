@@ -40,6 +40,11 @@ fn several_clusters_survive_faults_and_settle() {
 }
 
 #[test]
+fn workers_are_removed_and_join_again_under_faults() {
+    survives("mixed-removals.toml", 100);
+}
+
+#[test]
 fn a_root_that_loses_its_disk_gets_everything_back() {
     survives("lost-root.toml", 30);
 }

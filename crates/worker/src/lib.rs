@@ -24,6 +24,7 @@ mod network;
 mod operations;
 mod ports;
 mod probe;
+mod rejoin;
 mod secrets;
 mod start;
 mod uplink;
@@ -117,6 +118,17 @@ pub enum WorkerError {
     /// Containers of an earlier start cannot be listed.
     #[error("cannot find out which containers still run")]
     Adopt(#[from] oak_runtime::AdoptError),
+    /// It was removed from its cluster and joins again, but what it had cannot be stopped.
+    #[error("cannot stop what this worker had before it was removed; it joins again when that is done")]
+    Former(#[from] DownError),
+    /// It was removed from its cluster and joins again, but what it had cannot be forgotten.
+    #[error("cannot forget in {path} what this worker was before it was removed")]
+    Replace {
+        /// Its directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A directory cannot be made.
     #[error("cannot create {path}")]
     Directory {

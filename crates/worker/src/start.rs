@@ -24,7 +24,7 @@ use crate::network::{Network, NetworkSettings};
 use crate::operations::{Leases, Operations, PROBES, exit};
 use crate::ports::HostPorts;
 use crate::secrets::Secrets;
-use crate::{WorkerConfig, WorkerError, encode, facts, garbage, uplink, usage};
+use crate::{WorkerConfig, WorkerError, encode, facts, garbage, rejoin, uplink, usage};
 
 /// A worker that has joined but does nothing yet.
 pub struct BoundWorker {
@@ -56,16 +56,17 @@ impl BoundWorker {
             return Err(WorkerError::NotRoot);
         }
         create(&config.directory)?;
-        let joining = Joining {
+        let joining = |directory: &Path| Joining {
             kind: NodeKind::Worker,
             endpoint: config.cluster.clone(),
             token: config.token.clone(),
             name: config.name.clone(),
             attributes: encode(&EnrolAttributes::default()),
-            directory: config.directory.join("identity"),
+            directory: directory.to_owned(),
             clock: system_clock(),
         };
-        let credentials = oak_link::join(joining, shutdown).await?;
+        rejoin::if_removed(&config, joining, shutdown).await?;
+        let credentials = oak_link::join(joining(&config.directory.join("identity")), shutdown).await?;
         Ok(Self { config, credentials })
     }
 

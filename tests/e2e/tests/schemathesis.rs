@@ -22,6 +22,9 @@ const PATIENCE_S: &str = "1500";
 const NOT_CALLED: &[&str] = &["GET /api/events", "GET /docs/openapi.json"];
 /// Operations that cannot succeed here, and the status that they answer instead.
 const NEVER_200: &[(&str, u16)] = &[
+    // The cluster and the worker that the others need are connected.
+    ("DELETE /api/clusters/{id}", 409),
+    ("DELETE /api/clusters/{id}/workers/{worker}", 409),
     // It is answered to a WebSocket only.
     ("GET /api/service/{id}/instance/{number}/exec", 400),
     ("GET /api/settings", 501),

@@ -1,10 +1,11 @@
-//! `oak delete`: applications, services, instances.
+//! `oak delete`: applications, services, instances, and machines that are gone for good.
 
 use clap::{Args, ValueEnum};
 use oak_client::Client;
+use oak_model::Removal;
 
 use super::{Failure, find};
-use crate::output::Output;
+use crate::output::{Output, clean};
 
 /// What to delete.
 #[derive(Args, Clone, Debug)]
@@ -14,6 +15,10 @@ pub(crate) struct Arguments {
     kind: Kind,
     /// Name or id; for an instance SERVICE/NUMBER
     name: String,
+    /// Of a cluster or worker: also while it is connected or has instances. Says that the machine is gone; what it has is
+    /// placed elsewhere
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -26,11 +31,19 @@ enum Kind {
     Service,
     /// Only this one
     Instance,
+    /// One that is gone for good; its workers are gone with it
+    Cluster,
+    /// One that is gone for good; empty it with `oak drain` first if it still runs
+    Worker,
 }
 
 impl Arguments {
     pub(super) async fn run(self, client: &Client, output: &mut Output<'_>) -> Result<(), Failure> {
         let name = self.name.as_str();
+        if self.force && !matches!(self.kind, Kind::Cluster | Kind::Worker) {
+            return Err(Failure::usage("--force is for clusters and workers"));
+        }
+        let removal = if self.force { Removal::Forced } else { Removal::IfUnused };
         match self.kind {
             Kind::Application => {
                 let found = find::application(client, name).await?;
@@ -51,6 +64,26 @@ impl Arguments {
                 let (service, instance) = find::instance(client, name).await?;
                 client.undeploy(&service.id, instance.number).await?;
                 output.line(format_args!("instance {}/{} deleted", service.name, instance.number))?;
+            }
+            Kind::Cluster => {
+                client.remove_cluster(name, removal).await?;
+                output.line(format_args!("cluster {} removed", clean(name)))?;
+                output
+                    .say(format_args!("if it still runs somewhere, stop it there: it goes on by itself"))?;
+            }
+            Kind::Worker => {
+                let found = client.worker(name).await?;
+                let (id, name) = (&found.worker.id, clean(&found.worker.facts.name));
+                client.remove_worker(&found.cluster_id, id, removal).await?;
+                output.line(format_args!(
+                    "worker {name} removed from cluster {}",
+                    clean(&found.cluster_name)
+                ))?;
+                if found.worker.connected {
+                    output.say(format_args!(
+                        "what it runs goes on until it is stopped there: run `oak down` on that machine"
+                    ))?;
+                }
             }
         }
         Ok(())

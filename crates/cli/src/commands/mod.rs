@@ -120,7 +120,7 @@ pub(crate) enum UserCommand {
     Secret(secret::SecretArguments),
     /// Store credentials of image registries
     Registry(secret::RegistryArguments),
-    /// Delete an application, a service or an instance
+    /// Delete an application, a service or an instance, or remove a cluster or worker that is gone for good
     Delete(delete::Arguments),
     /// Close a worker: it keeps what it has and gets nothing new
     Cordon(maintenance::Worker),

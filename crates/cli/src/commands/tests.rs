@@ -1,6 +1,7 @@
 //! The user commands against a small root in memory.
 
 mod maintenance;
+mod removal;
 
 use std::sync::{Arc, Mutex};
 

@@ -54,7 +54,7 @@ pub(crate) fn router(local: Local) -> Router {
 }
 
 fn local_api(local: Shared) -> Router {
-    let guarded: [(&str, MethodRouter<Shared>); 13] = [
+    let guarded: [(&str, MethodRouter<Shared>); 14] = [
         ("/api/applications", get(applications::list)),
         ("/api/application", post(applications::create)),
         ("/api/application/{id}", get(applications::show).delete(applications::delete)),
@@ -66,6 +66,7 @@ fn local_api(local: Shared) -> Router {
         ("/api/service/{id}/instance/{number}", delete(instances::undeploy)),
         ("/api/clusters", get(nodes::clusters)),
         ("/api/clusters/{id}/workers", get(nodes::workers)),
+        ("/api/clusters/{id}/workers/{worker}", delete(nodes::remove_worker)),
         ("/api/workers/{worker}", get(nodes::worker)),
         ("/api/workers/{worker}/availability", put(nodes::set_availability)),
     ];

@@ -1,14 +1,15 @@
 //! This cluster and its workers.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
 use oak_control::cluster::{Cluster, Placed, Worker};
-use oak_model::{Availability, ClusterId, WorkerId};
+use oak_model::{Availability, ClusterId, Removal, WorkerId};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Shared;
-use super::answer::{Answer, Refused, plain};
+use super::answer::{Answer, Refused, message, plain};
 
 /// `GET /api/clusters`: this one.
 pub(super) async fn clusters(State(local): State<Shared>) -> Answer {
@@ -66,6 +67,34 @@ pub(super) async fn set_availability(
         details(cluster, own, &worker)
     });
     plain(&changed.await??)
+}
+
+/// How much the caller insists.
+#[derive(Deserialize)]
+pub(super) struct Insistence {
+    #[serde(default)]
+    force: bool,
+}
+
+/// `DELETE /api/clusters/<id>/workers/<id or name>?force=true`.
+pub(super) async fn remove_worker(
+    State(local): State<Shared>,
+    Path((id, worker)): Path<(String, String)>,
+    Query(Insistence { force }): Query<Insistence>,
+) -> Answer {
+    let removal = if force { Removal::Forced } else { Removal::IfUnused };
+    let own = local.id.to_string();
+    let removed = local.engine.call(move |cluster, now, _| {
+        if id != own && id != cluster.settings().name {
+            return Err(Refused::not_found("this cluster knows only its own workers"));
+        }
+        let worker = find(cluster, &worker)?;
+        cluster
+            .remove_worker(now, worker, removal)
+            .map_err(|kept| Refused::new(StatusCode::CONFLICT, kept.to_string()))
+    });
+    removed.await??;
+    message("Worker removed")
 }
 
 /// Names are unique within a cluster.

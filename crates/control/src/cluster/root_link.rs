@@ -8,7 +8,7 @@ use oak_model::message::{
 use oak_model::{Generation, InstanceKey, Now, Status};
 
 use super::records::Extent;
-use super::{Cluster, Effect, Placed};
+use super::{Cluster, Effect, Placed, WorkerKept};
 use crate::Table;
 
 impl Cluster {
@@ -85,6 +85,16 @@ impl Cluster {
             RootToCluster::SetAvailability { worker, availability } => {
                 self.set_availability(now, worker, availability);
             }
+            RootToCluster::RemoveWorker { worker, removal } => match self.remove_worker(now, worker, removal)
+            {
+                Ok(()) => {}
+                // Done already; whoever asks waits for this.
+                Err(WorkerKept::Unknown(worker)) => self.report_removal(worker),
+                Err(kept) => {
+                    let reason = kept.to_string();
+                    self.outbox.emit(Effect::ToRoot(ClusterToRoot::WorkerKept { worker, reason }));
+                }
+            },
             RootToCluster::Records { applications, services } => {
                 self.records_received(applications, services);
             }

@@ -4,6 +4,7 @@ mod bounds;
 mod drain;
 mod leases;
 mod parting;
+mod removal;
 mod wishes;
 
 use std::net::Ipv4Addr;
@@ -60,6 +61,7 @@ struct Fixture {
     to_workers: Vec<(WorkerId, ClusterToWorker)>,
     to_root: Vec<ClusterToRoot>,
     welcomes: Vec<(WorkerId, WorkerWelcome)>,
+    dismissed: Vec<(WorkerId, u64)>,
 }
 
 impl Fixture {
@@ -77,6 +79,7 @@ impl Fixture {
             to_workers: Vec::new(),
             to_root: Vec::new(),
             welcomes: Vec::new(),
+            dismissed: Vec::new(),
         };
         fixture.root_welcome(1, Vec::new(), &["10.18.0.0/20"]);
         fixture
@@ -104,6 +107,7 @@ impl Fixture {
             match effect {
                 Effect::Welcome { worker, welcome, .. } => self.welcomes.push((worker, welcome)),
                 Effect::ToWorker { worker, message, .. } => self.to_workers.push((worker, message)),
+                Effect::Dismiss { worker, session } => self.dismissed.push((worker, session)),
                 Effect::ToRoot(message) => self.to_root.push(message),
             }
         }

@@ -64,7 +64,8 @@ impl Cluster {
     ) -> Result<WorkerId, TokenRefused> {
         let token = self.tokens.get(candidate.token_id).ok_or(TokenRefused::Unknown)?;
         if let Some(earlier) = token.check(candidate.secret_hash, candidate.key_fingerprint, now.wall)? {
-            return earlier.identity.parse().map_err(|_| TokenRefused::Used);
+            let id: WorkerId = earlier.identity.parse().map_err(|_| TokenRefused::Used)?;
+            return if self.workers.contains_key(&id) { Ok(id) } else { Err(TokenRefused::Removed) };
         }
         let name = self.free_name(candidate.name);
         let id = WorkerId::new(now.wall, entropy.next_u64());

@@ -18,10 +18,12 @@ impl Cluster {
 
     /// A worker connected. Answers with everything it shall run, as soon as it has a subnet.
     pub fn worker_opened(&mut self, now: Now, id: WorkerId, session: u64, address: &str, hello: WorkerHello) {
-        let subnet = match self.workers.get(&id) {
-            None => return,
-            Some(worker) => worker.subnet.or_else(|| self.allocate_subnet()),
+        let Some(known) = self.workers.get(&id) else {
+            // Removed while its hello was on the way.
+            self.outbox.emit(Effect::Dismiss { worker: id, session });
+            return;
         };
+        let subnet = known.subnet.or_else(|| self.allocate_subnet());
         let (overcommit, position) = (self.settings.cpu_overcommit, self.position());
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let mut facts = hello.facts;

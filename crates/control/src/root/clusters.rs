@@ -6,9 +6,7 @@ use oak_model::message::{
     ClusterHello, ClusterToRoot, ClusterWelcome, DesiredInstance, InstanceReport, RootToCluster, UsageReport,
     WorkerSummary, WorkerToken,
 };
-use oak_model::{
-    Availability, ClusterId, EventKind, Generation, InstanceKey, Now, Status, WallTime, WorkerId,
-};
+use oak_model::{Availability, ClusterId, EventKind, Generation, InstanceKey, Now, Status, WallTime};
 use oak_placement::{Fleet, WorkerState};
 
 use super::events::{Before, availability_word};
@@ -232,6 +230,7 @@ impl Root {
                 self.retry_soon(now);
             }
             ClusterToRoot::WorkerRemoved(worker) => self.worker_removed(now, id, worker),
+            ClusterToRoot::WorkerKept { worker, reason } => self.worker_kept(worker, reason),
             ClusterToRoot::Usage(usage) => self.usage_reported(now, id, usage),
             ClusterToRoot::TokenStored { id } => self.outbox.emit(Effect::TokenReady { id }),
             ClusterToRoot::Holdings(holdings) => self.holdings_received(now, id, holdings),
@@ -265,19 +264,6 @@ impl Root {
         let (reported, availability) = (worker.id, worker.availability);
         cluster.workers.insert(worker.id, worker);
         self.availability_reported(reported, availability);
-    }
-
-    fn worker_removed(&mut self, now: Now, id: ClusterId, worker: WorkerId) {
-        self.tell_worker(now, EventKind::WorkerRemoved, id, worker, " was removed");
-        let Some(cluster) = self.clusters.get_mut(&id) else { return };
-        cluster.workers.remove(&worker);
-        cluster.usage.remove(&worker);
-        cluster.fleet.remove(worker);
-        for key in &cluster.instances {
-            if let Some(instance) = self.instances.get_mut(key).filter(|i| i.counted_on == Some(worker)) {
-                instance.counted_on = None;
-            }
-        }
     }
 
     fn instance_reported(&mut self, now: Now, cluster: ClusterId, report: InstanceReport) {
@@ -357,6 +343,7 @@ impl Root {
         cluster.node_blocks.push(block);
         let blocks = cluster.node_blocks.clone();
         self.save_cluster(id);
+        self.save_meta();
         self.send(id, RootToCluster::NodeBlocks(blocks));
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use oak_model::Now;
 
+use super::removal::has_ended;
 use super::tenants::{FullName, QuotaRow};
 use super::{Application, Cluster, Departure, Instance, Meta, Root, Secret, Service, Settings};
 use crate::token::Token;
@@ -20,12 +21,16 @@ impl Root {
         if let Some(cursor) = root.meta.address_cursor {
             root.addresses.set_cursor(cursor);
         }
+        if let Some(block) = root.meta.last_node_block {
+            root.node_blocks.set_last(block);
+        }
         for instance in root.instances.values_mut() {
             instance.observed_at_start(now.moment);
             match instance.cluster.and_then(|id| root.clusters.get_mut(&id)) {
                 Some(cluster) => {
                     cluster.instances.insert(instance.key);
                 }
+                None if has_ended(instance) => {}
                 None => {
                     root.pending.insert(instance.key);
                 }

@@ -6,6 +6,7 @@
 use oak_model::{ClusterId, InstanceKey, Moment, Now};
 
 use super::Root;
+use super::removal::has_ended;
 
 /// Refusals in a row after which the rest waits for the next attempt: what does not fit once rarely fits the next
 /// moment.
@@ -71,7 +72,7 @@ impl Root {
             );
             return Moved::NotNow;
         }
-        if instance.ended || instance.status == oak_model::Status::Completed {
+        if has_ended(instance) {
             return Moved::NotNow;
         }
         match self.choose(&service, Some(from)) {

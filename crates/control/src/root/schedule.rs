@@ -8,6 +8,7 @@ use oak_model::{
 };
 use oak_placement::{Refusal as NoWorker, Request};
 
+use super::removal::has_ended;
 use super::{Cluster, Root, Service};
 
 /// Why no cluster can take an instance.
@@ -46,7 +47,8 @@ impl Root {
 
     /// Finds a cluster for an instance without one, or leaves it waiting with the reason.
     pub(super) fn schedule(&mut self, now: Now, key: InstanceKey) {
-        let Some(instance) = self.instances.get(&key) else { return };
+        // What has ended keeps that, also when its cluster was removed.
+        let Some(instance) = self.instances.get(&key).filter(|instance| !has_ended(instance)) else { return };
         let Some(service) = self.services.get(&key.service) else { return };
         let service = service.at_revision(instance.revision);
         if self.is_superseded(&service, instance) && self.awaited(now, &service).next().is_none() {

@@ -2,6 +2,7 @@
 
 mod elsewhere;
 mod placing;
+mod removal;
 mod restored;
 mod updates;
 
@@ -55,6 +56,7 @@ struct Fixture {
     disk: BTreeMap<(Table, String), Vec<u8>>,
     sent: Vec<(ClusterId, RootToCluster)>,
     welcomes: Vec<ClusterWelcome>,
+    dismissed: Vec<(ClusterId, u64)>,
 }
 
 impl Fixture {
@@ -65,6 +67,7 @@ impl Fixture {
             disk: BTreeMap::new(),
             sent: Vec::new(),
             welcomes: Vec::new(),
+            dismissed: Vec::new(),
         }
     }
 
@@ -80,7 +83,11 @@ impl Fixture {
             match effect {
                 Effect::Send { cluster, message, .. } => self.sent.push((cluster, message)),
                 Effect::Welcome { welcome, .. } => self.welcomes.push(welcome),
-                Effect::TokenReady { .. } | Effect::AvailabilityConfirmed { .. } | Effect::Events(_) => {}
+                Effect::Dismiss { cluster, session } => self.dismissed.push((cluster, session)),
+                Effect::TokenReady { .. }
+                | Effect::AvailabilityConfirmed { .. }
+                | Effect::WorkerRemoval { .. }
+                | Effect::Events(_) => {}
             }
         }
     }

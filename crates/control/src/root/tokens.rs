@@ -68,7 +68,8 @@ impl Root {
             return Err(TokenRefused::WrongRole);
         }
         if let Some(earlier) = repeated {
-            return earlier.identity.parse().map_err(|_| TokenRefused::Used);
+            let id: ClusterId = earlier.identity.parse().map_err(|_| TokenRefused::Used)?;
+            return if self.clusters.contains_key(&id) { Ok(id) } else { Err(TokenRefused::Removed) };
         }
         let existing = self.clusters.values().find(|cluster| cluster.name == candidate.name);
         if existing.is_some_and(Cluster::is_active) {

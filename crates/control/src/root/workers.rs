@@ -4,8 +4,9 @@
 //! closed, and one of a cluster that has not come back since the start of the root is not even known.
 
 use oak_model::message::{RootToCluster, WorkerSummary};
-use oak_model::{Availability, ClusterId, InstanceKey, Status, WorkerId};
+use oak_model::{Availability, ClusterId, InstanceKey, WorkerId};
 
+use super::removal::has_ended;
 use super::{Cluster, Effect, Instance, Root};
 
 /// Why a worker cannot be found or told something.
@@ -96,17 +97,19 @@ impl Root {
         id: WorkerId,
         availability: Availability,
     ) -> Result<(), WorkerRefusal> {
-        let (cluster, worker) = self.find_worker(&id.to_string())?;
-        if !cluster.is_active() {
-            return Err(WorkerRefusal::ClusterAway {
-                worker: worker.facts.name.clone(),
-                cluster: cluster.name.clone(),
-            });
-        }
-        let cluster = cluster.id;
+        let cluster = self.active_cluster_of(id)?;
         self.asked.insert((id, availability));
         self.send(cluster, RootToCluster::SetAvailability { worker: id, availability });
         Ok(())
+    }
+
+    /// The cluster of a worker, if it can be asked.
+    pub(super) fn active_cluster_of(&self, id: WorkerId) -> Result<ClusterId, WorkerRefusal> {
+        let (cluster, worker) = self.find_worker(&id.to_string())?;
+        if cluster.is_active() {
+            return Ok(cluster.id);
+        }
+        Err(WorkerRefusal::ClusterAway { worker: worker.facts.name.clone(), cluster: cluster.name.clone() })
     }
 
     /// A cluster reported a worker: perhaps somebody waits for exactly this.
@@ -132,7 +135,7 @@ impl Root {
         members
             .filter_map(|key: &InstanceKey| self.instances.get(key))
             .filter(move |instance| instance.worker == Some(worker))
-            .filter(|instance| !instance.ended && instance.status != Status::Completed)
+            .filter(|instance| !has_ended(instance))
     }
 }
 

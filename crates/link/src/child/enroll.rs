@@ -127,7 +127,7 @@ fn check(kind: NodeKind, answer: EnrollAnswer, token: &JoinToken) -> Result<NewC
     if !is_rooted(&chain) || authority_chain.as_deref().is_some_and(|chain| !is_rooted(chain)) {
         return Err(EnrollError::Answer("the certificates come from another root authority"));
     }
-    Ok(NewCredentials { chain, authority_chain })
+    Ok(NewCredentials { chain, authority_chain, token: Some(token.id().to_owned()) })
 }
 
 fn from_wire(chain: Vec<Bytes>) -> Vec<CertificateDer<'static>> {

@@ -7,6 +7,7 @@ mod gate;
 mod join;
 mod link;
 mod offer;
+mod removed;
 mod renew;
 mod session;
 
@@ -17,6 +18,7 @@ pub use gate::SessionGate;
 pub use join::{JoinError, Joining, join};
 pub use link::{ChildConfig, ChildEvent, ChildHandle, ChildLink, ChildSender};
 pub use offer::BulkOffer;
+pub use removed::is_removed;
 
 #[cfg(test)]
 pub(crate) use dial::{Target, dial};

@@ -13,4 +13,4 @@ pub use handle::PeerHandle;
 pub use link::{ParentConfig, ParentEvent, ParentLink};
 pub use sessions::Sessions;
 
-pub(crate) use service::REFUSED;
+pub(crate) use service::{REFUSED, REMOVED};

@@ -32,6 +32,9 @@ use crate::token::{NodeKind, hash_secret, is_secret, is_token_id};
 /// Metadata key that carries the word for a refused enrolment.
 pub(crate) const REFUSED: &str = "oak-refused";
 
+/// The word for a caller that was a member once.
+pub(crate) const REMOVED: &str = "removed";
+
 /// Largest facts a joining node may send.
 const ATTRIBUTES_LIMIT: usize = 64 * 1024;
 
@@ -59,8 +62,7 @@ impl<E: Enroller> Service<E> {
         }
         if !self.enroller.is_enrolled(peer).await {
             info!(peer = %peer.identity, "call of a former member refused");
-            let text = format!("{} is not enrolled here any more; it has to join again", peer.identity);
-            return Err(Status::permission_denied(text));
+            return Err(removed(&peer.identity));
         }
         Ok(peer.clone())
     }
@@ -201,6 +203,21 @@ impl<E: Enroller> Link for Service<E> {
 
 fn to_wire(chain: &[CertificateDer<'_>]) -> Vec<Bytes> {
     chain.iter().map(|certificate| Bytes::copy_from_slice(certificate)).collect()
+}
+
+/// What a former member is told, for its log.
+fn removed(peer: &Identity) -> Status {
+    let kind = match peer {
+        Identity::Worker { .. } => "worker",
+        Identity::Root | Identity::Cluster { .. } => "cluster",
+    };
+    let text = format!(
+        "{peer} was removed here: stop what it runs (`oak down` on its machine), or start it with a new token (`oak token create \
+         {kind}` at the root) to join again"
+    );
+    let mut status = Status::permission_denied(text);
+    status.metadata_mut().insert(REFUSED, MetadataValue::from_static(REMOVED));
+    status
 }
 
 fn refuse(refused: &EnrollRefused) -> Status {

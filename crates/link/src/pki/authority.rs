@@ -200,7 +200,7 @@ pub fn open_root(
     let authority = Authority::open_root(dir)?;
     let key = load_or_create_key(dir, names::KEY)?;
     let chain = authority.issue_leaf(&Identity::Root, &key, host_names, now)?;
-    NewCredentials { chain, authority_chain: None }.install(dir)?;
+    NewCredentials { chain, authority_chain: None, token: None }.install(dir)?;
     Ok((authority, Credentials::open(dir)?))
 }
 

@@ -17,6 +17,7 @@ use super::files::{self, names};
 use super::inspect::{Facts, inspect};
 use crate::fingerprint::Fingerprint;
 use crate::identity::Identity;
+use crate::token::JoinToken;
 
 /// Key and certificates of this node. Every TLS configuration made from it follows a renewal at once.
 pub struct Credentials {
@@ -57,6 +58,12 @@ impl Credentials {
     /// Returns who this node is.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Tells whether this token is the one the node joined with; one that a start is given again means nothing. False for
+    /// nodes that joined under a release that did not keep this.
+    pub fn joined_with(&self, token: &JoinToken) -> bool {
+        files::read(&self.dir, names::TOKEN).ok().flatten().is_some_and(|id| id == token.id())
     }
 
     /// Returns the directory of the files.
@@ -143,6 +150,8 @@ pub(crate) struct NewCredentials {
     pub chain: Vec<CertificateDer<'static>>,
     /// The cluster's authority first, root authority last.
     pub authority_chain: Option<Vec<CertificateDer<'static>>>,
+    /// Public part of the token that was used; the root uses none.
+    pub token: Option<String>,
 }
 
 impl NewCredentials {
@@ -159,6 +168,9 @@ impl NewCredentials {
         write(names::ROOT, std::slice::from_ref(root))?;
         if let Some(chain) = &self.authority_chain {
             write(names::AUTHORITY, chain)?;
+        }
+        if let Some(token) = &self.token {
+            files::write(dir, names::TOKEN, token).map_err(at(dir, names::TOKEN))?;
         }
         write(names::CHAIN, &self.chain)
     }

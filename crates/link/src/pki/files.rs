@@ -20,6 +20,8 @@ pub(crate) mod names {
     pub(crate) const AUTHORITY_KEY: &str = "authority-key.pem";
     /// Chain of the authority this node runs, its own certificate first.
     pub(crate) const AUTHORITY: &str = "authority.pem";
+    /// Public part of the token it joined with.
+    pub(crate) const TOKEN: &str = "token";
 }
 
 /// Our files are a few kB; more means it is not ours.

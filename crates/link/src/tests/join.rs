@@ -114,6 +114,33 @@ async fn joining_can_be_repeated_after_a_crash_but_not_by_another_node() {
 }
 
 #[tokio::test]
+async fn a_node_learns_whether_it_was_removed_and_which_token_it_had() {
+    let mut world = World::new().await;
+    let cluster = world.join_cluster("cluster").await;
+    let clock = world.clock.clock();
+    let endpoint = world.root.address.to_string();
+    let asks = |endpoint: String| {
+        let (cluster, clock) = (Arc::clone(&cluster), clock.clone());
+        async move { within("asking", is_removed(&cluster, &endpoint, clock)).await }
+    };
+    assert!(!asks(endpoint.clone()).await, "a member");
+    world.root.shell.members.lock().unwrap().revoked.insert(cluster.identity().clone());
+    assert!(asks(endpoint.clone()).await);
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    assert!(!asks(nobody.to_string()).await, "nobody says so");
+
+    let token = world.root.token(NodeKind::Cluster, 77);
+    let other = world.root.token(NodeKind::Cluster, 78);
+    let joined = within("joining", enroll(world.enrolment(world.root.address, token.clone(), "one"))).await;
+    let joined = joined.unwrap();
+    assert!(joined.joined_with(&token) && !joined.joined_with(&other));
+    let opened = Credentials::open(&world.path("one")).unwrap();
+    assert!(opened.joined_with(&token) && !opened.joined_with(&other));
+    fs::remove_file(world.path("one").join(names::TOKEN)).unwrap();
+    assert!(!opened.joined_with(&token), "joined under a release that did not keep it");
+}
+
+#[tokio::test]
 async fn nothing_listening_is_a_readable_error() {
     let world = World::new().await;
     let token = world.root.token(NodeKind::Cluster, 1);
@@ -267,7 +294,10 @@ async fn a_revoked_member_is_refused_and_told_so() {
     world.root.shell.members.lock().unwrap().revoked.insert(cluster.identity().clone());
     let mut child = Child::start(world.root.address, &cluster, &world.clock);
     let failure = child.failure().await;
-    assert!(failure.contains("not enrolled here any more"), "{failure}");
+    assert!(
+        failure.contains("was removed here") && failure.contains("oak token create cluster"),
+        "{failure}"
+    );
 }
 
 #[test]
@@ -307,7 +337,7 @@ fn forge(
 ) -> Arc<Credentials> {
     let key = crate::pki::load_or_create_key(dir, names::KEY).unwrap();
     let chain = authority.issue_leaf(identity, &key, &[], clock.now()).unwrap();
-    crate::pki::NewCredentials { chain, authority_chain: None }.install(dir).unwrap();
+    crate::pki::NewCredentials { chain, authority_chain: None, token: None }.install(dir).unwrap();
     Credentials::open(dir).unwrap()
 }
 

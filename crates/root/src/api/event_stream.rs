@@ -184,7 +184,10 @@ impl Reader {
     /// As the routes that list the same: clusters are known to everybody, workers and tokens are not.
     fn may_see_machines(&self, kind: EventKind) -> bool {
         match kind {
-            EventKind::ClusterJoined | EventKind::ClusterLost | EventKind::ClusterBack => true,
+            EventKind::ClusterJoined
+            | EventKind::ClusterRemoved
+            | EventKind::ClusterLost
+            | EventKind::ClusterBack => true,
             EventKind::TokenCreated => self.caller.require(Action::ManageInfrastructure).is_ok(),
             _ => self.caller.require(Action::ViewInfrastructure).is_ok(),
         }

@@ -39,6 +39,7 @@ mod peer;
 mod permission;
 mod quotas;
 mod record;
+mod removal;
 mod router;
 mod scope;
 mod secrets;
@@ -71,7 +72,9 @@ use crate::audit::AuditLog;
 use crate::events::EventHub;
 use crate::mail::Mailer;
 
-pub use confirmations::{AvailabilityConfirmations, Confirmation, Confirmations, TokenConfirmations};
+pub use confirmations::{
+    AvailabilityConfirmations, Confirmation, Confirmations, RemovalConfirmations, TokenConfirmations,
+};
 pub use exec::{ByteSender, ExecSource, ExecStreams};
 pub use logs::{BoxFuture, LogError, LogRequest, LogSource, LogStream};
 
@@ -108,6 +111,8 @@ pub struct ApiParts {
     pub confirmations: TokenConfirmations,
     /// Told about workers that clusters have opened or closed.
     pub availability: AvailabilityConfirmations,
+    /// Workers that were removed, or why not.
+    pub removals: RemovalConfirmations,
 }
 
 /// The API, ready to be served.

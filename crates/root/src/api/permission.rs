@@ -22,6 +22,8 @@ pub(super) enum Action {
     ViewInfrastructure,
     /// Make join tokens, open, close and empty workers.
     ManageInfrastructure,
+    /// Remove clusters and workers.
+    RemoveInfrastructure,
     /// See an organisation with its members; register users, change their roles, remove them.
     ManageMembers,
     /// Give an organisation another name.
@@ -71,7 +73,7 @@ pub(super) fn allowed(principal: &Principal, action: Action, object: Object<'_>)
             Action::ManageInfrastructure => principal.has(Role::InfrastructureProvider),
             Action::ManageMembers => principal.has(Role::Admin) || principal.has(Role::OrganizationAdmin),
             Action::RenameOrganization | Action::ReadAudit => principal.has(Role::Admin),
-            Action::ManageOrganizations => false,
+            Action::RemoveInfrastructure | Action::ManageOrganizations => false,
         }
 }
 

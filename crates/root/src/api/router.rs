@@ -8,8 +8,8 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 use super::error::ApiError;
 use super::{
     Shared, about, applications, audit, auth, clusters, cors, disk, events, exec, explain, forgotten, guard,
-    health, instances, logs, members, metrics, network, openapi, organizations, secrets, services, tokens,
-    trail, updates, users, workers,
+    health, instances, logs, members, metrics, network, openapi, organizations, removal, secrets, services,
+    tokens, trail, updates, users, workers,
 };
 use crate::dashboard;
 
@@ -64,7 +64,9 @@ pub(super) fn routes() -> Vec<(&'static str, MethodRouter<Shared>)> {
         ),
         ("/api/clusters", get(clusters::list)),
         ("/api/clusters/active", get(clusters::list_active)),
+        ("/api/clusters/{id}", delete(removal::cluster)),
         ("/api/clusters/{id}/workers", get(clusters::workers)),
+        ("/api/clusters/{id}/workers/{worker}", delete(removal::worker)),
         ("/api/workers/{id}", get(workers::show)),
         ("/api/workers/{id}/availability", put(workers::set_availability)),
         ("/api/tokens", post(tokens::create)),

@@ -23,6 +23,7 @@ mod organizations;
 mod permissions;
 mod quotas;
 mod records;
+mod removal;
 mod reset;
 mod secrets;
 mod services;

@@ -21,13 +21,14 @@ use oak_model::message::{
     ClusterHello, ClusterToRoot, DesiredInstance, InstanceReport, RootToCluster, WorkerSummary,
 };
 use oak_model::{
-    Architecture, Availability, ClusterId, Generation, InstanceKey, OrganizationId, Resources, ServiceId,
-    Status, UserId, WallTime, WorkerFacts, WorkerId,
+    Architecture, Availability, ClusterId, Generation, InstanceKey, OrganizationId, Removal, Resources,
+    ServiceId, Status, UserId, WallTime, WorkerFacts, WorkerId,
 };
 use oak_root::accounts::{Accounts, Member, Organization, Passwords, Profile, Role, Signer, User};
 use oak_root::api::{
     ApiParts, AvailabilityConfirmations, BoxFuture, ByteSender, ExecSource, ExecStreams, LogError,
-    LogRequest, LogSource, LogStream, RootApi, TokenConfirmations, seed_accounts, settle_organizations,
+    LogRequest, LogSource, LogStream, RemovalConfirmations, RootApi, TokenConfirmations, seed_accounts,
+    settle_organizations,
 };
 use oak_root::audit::AuditLog;
 use oak_root::events::EventHub;
@@ -147,6 +148,10 @@ pub(crate) struct World {
     pub(crate) sent_tokens: Option<mpsc::Receiver<(ClusterId, u64, String)>>,
     /// Clusters that were asked to open or close a worker.
     pub(crate) sent_availabilities: Option<mpsc::Receiver<(ClusterId, u64, WorkerId, Availability)>>,
+    /// Clusters that were asked to remove a worker.
+    pub(crate) sent_removals: Option<mpsc::Receiver<(ClusterId, u64, WorkerId, Removal)>>,
+    /// Sessions of clusters that were ended.
+    pub(crate) dismissed: Arc<Mutex<Vec<u64>>>,
     tasks: JoinSet<Result<(), StoreError>>,
     directory: Arc<tempfile::TempDir>,
 }
@@ -224,6 +229,11 @@ impl World {
         let availability = AvailabilityConfirmations::default();
         let (asked, sent_availabilities) = mpsc::channel(8);
         let opened = availability.clone();
+        let removals = RemovalConfirmations::default();
+        let removed = removals.clone();
+        let (removing, sent_removals) = mpsc::channel(8);
+        let dismissed: Arc<Mutex<Vec<u64>>> = Arc::default();
+        let dismissed_now = Arc::clone(&dismissed);
         let machine = Root::load(Settings::default(), clock.now(), &rows).unwrap();
         let events = EventHub::new(machine.newest_event());
         let telling = events.clone();
@@ -249,6 +259,12 @@ impl World {
                 wishes_sent.lock().unwrap().push(wish);
             }
             Effect::Events(events) => telling.publish(events),
+            Effect::WorkerRemoval { worker, kept } => removed.answer(&worker, &kept),
+            Effect::Dismiss { session, .. } => dismissed_now.lock().unwrap().push(session),
+            Effect::Send { cluster, session, message: RootToCluster::RemoveWorker { worker, removal } } => {
+                // Nobody needs to listen: then it is a cluster that does not answer.
+                let _ = removing.try_send((cluster, session, worker, removal));
+            }
             Effect::Send { .. } | Effect::Welcome { .. } => {}
         };
         let root = Engine::start(&mut tasks, machine, Arc::clone(&store), clock, perform);
@@ -277,6 +293,7 @@ impl World {
             secrets,
             confirmations,
             availability,
+            removals,
         });
         Self {
             router: api.router(),
@@ -287,6 +304,8 @@ impl World {
             wishes,
             sent_tokens: Some(sent_tokens),
             sent_availabilities: Some(sent_availabilities),
+            sent_removals: Some(sent_removals),
+            dismissed,
             tasks,
             directory,
         }

@@ -262,6 +262,8 @@ pub struct Weights {
     pub restart: u64,
     /// A worker is cordoned, drained or opened again.
     pub availability: u64,
+    /// A worker is removed from its cluster, if its cluster agrees, and joins again.
+    pub removal: u64,
 }
 
 impl Default for Weights {
@@ -278,6 +280,7 @@ impl Default for Weights {
             lossy: 4,
             restart: 3,
             availability: 3,
+            removal: 0,
         }
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Group;
-use super::operation::{get, post, put};
+use super::operation::{Operation, delete, get, post, put};
 use super::schema::{
     boolean, id, integer, list, nothing, number, object, open, optionally, reference, text, word,
 };
@@ -22,6 +22,23 @@ pub(super) fn group() -> Group {
             .restricted()
             .path_value("id", text("Id or name of the cluster"))
             .answers(list(reference("Worker"))),
+        removal(delete("/api/clusters/{id}", "Remove a cluster"))
+            .about(
+                "For admins: a cluster that is gone for good. What it has is placed in other clusters. It is refused when it comes \
+                 back, and joins again only with a new token.",
+            )
+            .path_value("id", text("Id or name of the cluster"))
+            .may(409, "it is connected or has instances, and the removal is not forced"),
+        removal(delete("/api/clusters/{id}/workers/{worker}", "Remove a worker"))
+            .about(
+                "For admins: a worker that is gone for good. What it has is placed on other workers. Answered when its cluster has \
+                 stored it; from then on the worker is refused, and joins again only with a new token.",
+            )
+            .path_value("id", text("Id or name of the cluster"))
+            .path_value("worker", text("Id or name of the worker"))
+            .may(409, "it is connected or has instances, and the removal is not forced; or it is connected and runs what may run only once")
+            .may(503, "the cluster is not connected")
+            .may(504, "the cluster did not answer in time; it may still do so"),
         get("/api/workers/{id}", "Show a worker and what is on it")
             .restricted()
             .path_value("id", text("Id or name of the worker"))
@@ -56,6 +73,14 @@ pub(super) fn group() -> Group {
             ("JoinToken", join_token()),
         ],
     }
+}
+
+/// What both removals have in common.
+fn removal(operation: Operation) -> Operation {
+    operation
+        .restricted()
+        .query("force", boolean("Remove it with what it has: the caller says that the machine is gone"))
+        .may(400, "the query is not understood")
 }
 
 fn cluster() -> Value {

@@ -196,7 +196,11 @@ impl World {
                     Effect::Send { cluster, message, .. } => {
                         self.site(cluster).cluster.root_message(at(0), message);
                     }
-                    Effect::TokenReady { .. } | Effect::AvailabilityConfirmed { .. } | Effect::Events(_) => {}
+                    Effect::TokenReady { .. }
+                    | Effect::AvailabilityConfirmed { .. }
+                    | Effect::Dismiss { .. }
+                    | Effect::WorkerRemoval { .. }
+                    | Effect::Events(_) => {}
                 }
             }
             for site in &mut self.sites {
@@ -211,7 +215,9 @@ impl World {
                                 site.cluster.worker_message(at(0), worker, 1, answer);
                             }
                         }
-                        cluster::Effect::ToRoot(_) | cluster::Effect::Welcome { .. } => {}
+                        cluster::Effect::ToRoot(_)
+                        | cluster::Effect::Dismiss { .. }
+                        | cluster::Effect::Welcome { .. } => {}
                     }
                 }
             }
