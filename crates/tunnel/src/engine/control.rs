@@ -125,6 +125,7 @@ impl Control {
             match orders.recv_timeout(Duration::from_millis(wait)) {
                 Ok(Order::Request(request, reply)) => {
                     if matches!(*request, Request::Stop) {
+                        self.remember_paths();
                         return Some(reply);
                     }
                     let _ = reply.try_send(self.answer(*request));

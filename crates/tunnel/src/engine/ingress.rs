@@ -299,3 +299,7 @@ fn open(
     }
     Some(Place { from, length })
 }
+
+#[cfg(test)]
+#[path = "ingress_tests.rs"]
+mod tests;

@@ -39,6 +39,8 @@ use crate::sys::udp::Udp;
 const BUFFER: i32 = 4 << 20;
 /// Threads for each direction, if nothing else is said.
 const MOST_THREADS: usize = 4;
+/// So often, every 50 ms, it is looked whether the engine before this one has ended.
+const ENDING_TRIES: u32 = 20;
 /// A local program that is slower than this is not served.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -135,10 +137,15 @@ fn lock_directory(config: &TunnelConfig) -> Result<File, EngineError> {
     let path = config.directory.join("lock");
     let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = open.tried(|| format!("open {}", path.display()))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(_) => Err(EngineError::Running(config.directory.clone())),
+    // One that was told to stop may need a moment for its last steps.
+    for _ in 0..ENDING_TRIES {
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            return Ok(file);
+        }
+        let pause = rustix::time::Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+        let _ = rustix::event::poll(&mut [], Some(&pause));
     }
+    Err(EngineError::Running(config.directory.clone()))
 }
 
 /// Starts the threads of the data path.

@@ -11,7 +11,20 @@ use oak_tunnel::PublicKey;
 
 use crate::support::{Node, Transfer, World, eventually};
 
-const FLOOD: Duration = Duration::from_secs(4);
+const FLOOD: Duration = Duration::from_secs(6);
+/// Messages of each socket that come at once: many more than a thread may have waiting, and not so many that a slow
+/// machine does nothing else.
+const BURST: u64 = 40;
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Ends the flood, also when the test fails.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
 
 /// An initiation that nobody who knows only the public key can tell from a real one without computation.
 fn initiation(key: &PublicKey, number: u64) -> Vec<u8> {
@@ -56,16 +69,18 @@ fn a_flood_of_strangers_keeps_no_peer_out_and_fills_no_memory() {
             let mut number = 0;
             while !ends.load(Relaxed) {
                 for socket in &sockets {
-                    number += 1;
-                    let mut message = initiation(&key, number);
-                    match number % 8 {
-                        0 => message = vec![(number >> 3) as u8; (number % 1400) as usize],
-                        1 => message[0] = 4,
-                        2 => message.resize(64, 3),
-                        _ => {}
+                    for _ in 0..BURST {
+                        number += 1;
+                        let mut message = initiation(&key, number);
+                        match number % 8 {
+                            0 => message = vec![(number >> 3) as u8; (number % 1400) as usize],
+                            1 => message[0] = 4,
+                            2 => message.resize(64, 3),
+                            _ => {}
+                        }
+                        let _ = socket.send_to(&message, target);
                     }
-                    let _ = socket.send_to(&message, target);
-                    socket.set_nonblocking(true).unwrap();
+                    socket.set_read_timeout(Some(PAUSE)).unwrap();
                     let mut answer = [0; 200];
                     while socket.recv(&mut answer).is_ok_and(|length| length == 64) {
                         answered.fetch_add(1, Relaxed);
@@ -74,20 +89,18 @@ fn a_flood_of_strangers_keeps_no_peer_out_and_fills_no_memory() {
                 sent.store(number, Relaxed);
             }
         });
+        let _end = End(&ends);
         let began = Instant::now();
-        let mut sessions = 0;
         while began.elapsed() < FLOOD {
             let asked = Instant::now();
             world.a.client.handshake("b").unwrap();
             eventually("a session in spite of the flood", || crate::has_session_since(&world.a, asked));
-            sessions += 1;
             transfer.send(1 << 20);
         }
-        ends.store(true, Relaxed);
-        assert!(sessions > 1);
     });
     transfer.finish();
-    assert!(sent.load(Relaxed) > 10_000, "that was no flood: {}", sent.load(Relaxed));
+    assert!(sent.load(Relaxed) > 2_000, "that was no flood: {}", sent.load(Relaxed));
+    assert!(answered.load(Relaxed) > 100, "the engine was never asked for too much");
     let grown = resident_kib(&world.b).saturating_sub(before);
     assert!(grown < 8 << 10, "{grown} KiB more");
     eprintln!("{} messages, {} cookies, {grown} KiB more", sent.load(Relaxed), answered.load(Relaxed));

@@ -191,7 +191,9 @@ fn answers_come_from_the_address_that_was_asked() {
         transfer.send(1 << 20);
         assert_eq!(world.a.path(), asked);
         // The address goes away: b answers from another one, and a follows.
+        transfer.finish();
         world.b.run(&format!("ip address del {own} dev up0"));
+        let mut transfer = Transfer::start(&world.b, &world.a, "10.18.0.1");
         transfer.send(1 << 20);
         transfer.finish();
         eventually("another address", || world.a.path() != asked);

@@ -162,25 +162,44 @@ fn long_packets_that_a_network_swallows_are_avoided() {
     }
     let directory = tempfile::Builder::new().prefix("oak-tunnel-").tempdir().unwrap();
     let [mut a, mut b, router] = ["a", "b", "router"].map(|name| Node::new(directory.path(), name));
-    for (node, name, subnet) in [(&a, "left", "198.51.100"), (&b, "right", "203.0.113")] {
+    for (node, name, v4, v6) in [(&a, "left", "198.51.100", "2001:db8:1:"), (&b, "right", "203.0.113", "2001:db8:2:")] {
         node.cable("up0", &router, name);
-        node.run(&format!("ip address add {subnet}.2/24 dev up0"));
-        router.run(&format!("ip address add {subnet}.1/24 dev {name}"));
-        node.run(&format!("ip route add default via {subnet}.1"));
+        for (own, net) in [(node, 2), (&router, 1)] {
+            let device = if net == 1 { name } else { "up0" };
+            own.run(&format!("ip address add {v4}.{net}/24 dev {device}"));
+            own.run(&format!("ip address add {v6}:{net}/64 dev {device} nodad"));
+        }
+        node.run(&format!("ip route add default via {v4}.1"));
+        node.run(&format!("ip route add default via {v6}:1"));
     }
-    router.run("sysctl -q -w net.ipv4.ip_forward=1");
+    router.run("sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
     router.run("ip link set right mtu 1400");
-    router.nft("table ip t { chain out { type filter hook output priority filter; meta l4proto icmp drop; } }");
+    router.nft(
+        "table inet t {
+             chain out {
+                 type filter hook output priority filter;
+                 icmp type destination-unreachable drop
+                 icmpv6 type packet-too-big drop
+             }
+         }",
+    );
     a.start();
     b.start();
     let world = World::of(a, b, directory);
     world.address();
-    world.connect("203.0.113.2:51820".parse().unwrap());
-    for inner in ["10.18.1.1", "fc00:2::1"] {
-        let mut transfer = Transfer::start(&world.a, &world.b, inner);
-        transfer.send(4 << 20);
-        transfer.finish();
-    }
     // Outer packets of 1360 bytes are the longest that are tried and pass.
-    assert_eq!(world.a.status().peers[0].path_limit, Some(1360 - 60));
+    for (outer, limit) in [("203.0.113.2:51820", 1360 - 60), ("[2001:db8:2::2]:51820", 1360 - 80)] {
+        world.connect(outer.parse().unwrap());
+        for inner in ["10.18.1.1", "fc00:2::1"] {
+            let mut transfer = Transfer::start(&world.a, &world.b, inner);
+            transfer.send(4 << 20);
+            eventually("the limit", || {
+                transfer.send(1 << 16);
+                world.a.status().peers[0].path_limit == Some(limit)
+            });
+            transfer.send(4 << 20);
+            transfer.finish();
+        }
+        world.a.client.set_peers(vec![]).unwrap();
+    }
 }
