@@ -142,8 +142,11 @@ mod tests {
         message[20] ^= 1;
         assert_eq!(gate.judge(5, address(1, 1), &message, 0, || [0; 24]), Verdict::Drop);
         assert_eq!(gate.judge(5, address(1, 1), &message, 1000, || [0; 24]), Verdict::Drop);
-        assert_eq!(gate.judge(6, address(1, 1), &initiation(6, &mut Stamps::default()), 0, || [0; 24]), Verdict::Pass,
-            "forged ones are no load");
+        assert_eq!(
+            gate.judge(6, address(1, 1), &initiation(6, &mut Stamps::default()), 0, || [0; 24]),
+            Verdict::Pass,
+            "forged ones are no load"
+        );
     }
 
     #[test]
@@ -156,13 +159,20 @@ mod tests {
         };
         stamps.take_reply(5, &own(), &reply).unwrap();
         let proved = initiation(6, &mut stamps);
-        assert!(matches!(gate.judge(6, address(2, 1), &proved, 0, || [3; 24]), Verdict::Reply(_)), "another host");
+        assert!(
+            matches!(gate.judge(6, address(2, 1), &proved, 0, || [3; 24]), Verdict::Reply(_)),
+            "another host"
+        );
         let mut passed = 0;
         for now in 6..106 {
             passed += usize::from(gate.judge(now, address(1, 1), &proved, 0, || [3; 24]) == Verdict::Pass);
         }
         assert!((6..=7).contains(&passed), "{passed}");
-        assert_eq!(gate.judge(5 + LOAD_LASTS, address(2, 1), &first, 0, || [3; 24]), Verdict::Pass, "it is over");
+        assert_eq!(
+            gate.judge(5 + LOAD_LASTS, address(2, 1), &first, 0, || [3; 24]),
+            Verdict::Pass,
+            "it is over"
+        );
     }
 
     #[test]

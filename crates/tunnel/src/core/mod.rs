@@ -421,7 +421,8 @@ impl Core {
         peer.attempt = None;
         peer.last_handshake = Some(now.at);
         let slot = Slot { local, created: now.at, is_initiator: true };
-        let mut effects: Vec<Effect> = moved(id, peer.came_with_handshake(now.at, from)).into_iter().collect();
+        let mut effects: Vec<Effect> =
+            moved(id, peer.came_with_handshake(now.at, from)).into_iter().collect();
         let ended = peer.slots.initiated(slot);
         let session = Established { local, keys, is_initiator: true, created: now.at };
         effects.push(Effect::Install { peer: id, session });

@@ -326,7 +326,9 @@ impl Paths {
     }
 
     fn ask_width(&mut self, now: u64, current: &Way, due: &mut Due) {
-        let Some(answered) = self.candidate(&current.path).map(|candidate| candidate.answered) else { return };
+        let Some(answered) = self.candidate(&current.path).map(|candidate| candidate.answered) else {
+            return;
+        };
         if answered == 0 || now < self.width.next {
             return;
         }

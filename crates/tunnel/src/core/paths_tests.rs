@@ -211,9 +211,9 @@ fn any_other_wireguard_is_where_its_packets_come_from() {
     assert_eq!(paths.came(4, elsewhere), Some(elsewhere));
     assert_eq!(paths.since(), Some(3), "still the same path");
     assert_eq!(paths.forget_local(5), Some(direct(7).into()));
-    let asked = (0..200_000).step_by(250).flat_map(|now| {
-        paths.tick(now, true, &Traffic { last_received: now, ..Traffic::default() }).ask
-    });
+    let asked = (0..200_000)
+        .step_by(250)
+        .flat_map(|now| paths.tick(now, true, &Traffic { last_received: now, ..Traffic::default() }).ask);
     let asked: Vec<Ask> = asked.collect();
     assert!(asked.iter().all(|ask| ask.way.path == direct(7) && ask.step.is_none()));
     assert!(asked.len() < 20, "{}", asked.len());

@@ -92,7 +92,8 @@ impl Ingress {
             let to = end.min(from + train.segment);
             match classify(train.from, &buffer[from..to]) {
                 Kind::Data { path, skip } => {
-                    let session = self.session_of(buffer, from + skip).filter(|session| session.is_usable(at));
+                    let session =
+                        self.session_of(buffer, from + skip).filter(|session| session.is_usable(at));
                     let Some(session) = session else {
                         from = to;
                         continue;

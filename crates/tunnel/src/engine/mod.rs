@@ -149,11 +149,7 @@ fn lock_directory(config: &TunnelConfig) -> Result<File, EngineError> {
 }
 
 /// Starts the threads of the data path.
-fn start(
-    shared: &Arc<Shared>,
-    queues: &[Arc<OwnedFd>],
-    sockets: &[Arc<Udp>],
-) -> Result<(), EngineError> {
+fn start(shared: &Arc<Shared>, queues: &[Arc<OwnedFd>], sockets: &[Arc<Udp>]) -> Result<(), EngineError> {
     for (number, (tun, socket)) in queues.iter().zip(sockets).enumerate() {
         let egress = Egress {
             shared: Arc::clone(shared),

@@ -110,7 +110,15 @@ impl Outgoing {
                 run.count += 1;
             }
             _ => {
-                self.runs.push(Run { to: *to, ecn, from, bytes: whole, segment: whole, count: 1, is_open: true });
+                self.runs.push(Run {
+                    to: *to,
+                    ecn,
+                    from,
+                    bytes: whole,
+                    segment: whole,
+                    count: 1,
+                    is_open: true,
+                });
             }
         }
         self.used += whole;
@@ -174,7 +182,9 @@ fn one_by_one(socket: &Udp, train: &Train<'_>, error: &io::Error) -> usize {
         return count;
     }
     let datagrams = train.bytes.chunks(train.segment);
-    datagrams.filter(|bytes| send_one(socket, &Train { bytes, segment: bytes.len(), ..*train }).is_err()).count()
+    datagrams
+        .filter(|bytes| send_one(socket, &Train { bytes, segment: bytes.len(), ..*train }).is_err())
+        .count()
 }
 
 fn send_one(socket: &Udp, train: &Train<'_>) -> io::Result<()> {
@@ -188,8 +198,7 @@ fn send_one(socket: &Udp, train: &Train<'_>) -> io::Result<()> {
 pub(crate) fn send_alone(socket: &Udp, to: &Way, datagram: &[u8]) -> io::Result<()> {
     let wrapped = to.path.header().map(|header| [&header, datagram].concat());
     let bytes = wrapped.as_deref().unwrap_or(datagram);
-    let train =
-        Train { to: to.path.address(), local: to.local, ecn: 0, bytes, segment: bytes.len() };
+    let train = Train { to: to.path.address(), local: to.local, ecn: 0, bytes, segment: bytes.len() };
     match send_one(socket, &train) {
         Err(error) if train.local.is_some() && is_source(&error) => {
             send_one(socket, &Train { local: None, ..train })

@@ -162,7 +162,8 @@ fn run(socket: &Udp, table: &Mutex<Table>, ends: &AtomicBool) {
         }
         for (from, answer) in &answers {
             // From the address that was asked, or a NAT would not let it in.
-            let train = Train { to: from.from, local: from.local, ecn: 0, bytes: answer, segment: answer.len() };
+            let train =
+                Train { to: from.from, local: from.local, ecn: 0, bytes: answer, segment: answer.len() };
             trains.push(train);
         }
         send(socket, &trains);

@@ -87,7 +87,8 @@ impl Udp {
             OwnedFd::from_raw_fd(raw)
         };
         let socket = Self { fd, is_v6 };
-        let mut wanted = vec![(libc::SOL_SOCKET, libc::SO_REUSEPORT, 1), (libc::IPPROTO_IP, libc::IP_RECVTOS, 1)];
+        let mut wanted =
+            vec![(libc::SOL_SOCKET, libc::SO_REUSEPORT, 1), (libc::IPPROTO_IP, libc::IP_RECVTOS, 1)];
         if is_v6 {
             wanted.push((libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0));
             wanted.push((libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1));
@@ -123,7 +124,9 @@ impl Udp {
         let mut name: sockaddr_in6 = unsafe { zeroed() };
         let mut length = size_of::<sockaddr_in6>() as libc::socklen_t;
         // SAFETY: the kernel writes at most `length` bytes.
-        check(unsafe { libc::getsockname(self.fd.as_raw_fd(), from_mut(&mut name).cast(), &raw mut length) })?;
+        check(unsafe {
+            libc::getsockname(self.fd.as_raw_fd(), from_mut(&mut name).cast(), &raw mut length)
+        })?;
         Ok(from_name(&name))
     }
 

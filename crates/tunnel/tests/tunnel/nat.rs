@@ -162,7 +162,9 @@ fn long_packets_that_a_network_swallows_are_avoided() {
     }
     let directory = tempfile::Builder::new().prefix("oak-tunnel-").tempdir().unwrap();
     let [mut a, mut b, router] = ["a", "b", "router"].map(|name| Node::new(directory.path(), name));
-    for (node, name, v4, v6) in [(&a, "left", "198.51.100", "2001:db8:1:"), (&b, "right", "203.0.113", "2001:db8:2:")] {
+    for (node, name, v4, v6) in
+        [(&a, "left", "198.51.100", "2001:db8:1:"), (&b, "right", "203.0.113", "2001:db8:2:")]
+    {
         node.cable("up0", &router, name);
         for (own, net) in [(node, 2), (&router, 1)] {
             let device = if net == 1 { name } else { "up0" };
