@@ -35,6 +35,31 @@ pub(crate) struct Egress {
     pub(crate) target: Option<Target>,
 }
 
+/// A packet of the device, understood.
+struct Packet<'a> {
+    bytes: &'a [u8],
+    outline: Outline,
+    plan: Plan,
+}
+
+impl<'a> Packet<'a> {
+    fn read(bytes: &'a [u8]) -> Option<Self> {
+        let (header, bytes) = bytes.split_first_chunk::<VNET>()?;
+        let outline = outline(bytes)?;
+        let plan = plan(&Vnet::parse(header)?, bytes, &outline)?;
+        Some(Self { bytes, outline, plan })
+    }
+
+    /// The packets of the wire, for the rare cases in which they are not written where they are sent.
+    fn cut(&self) -> impl Iterator<Item = Vec<u8>> {
+        (0..self.plan.count).map(|number| {
+            let mut piece = vec![0; self.plan.length(number)];
+            self.plan.write(self.bytes, number, &mut piece);
+            piece
+        })
+    }
+}
+
 /// Where a packet goes.
 pub(crate) struct Target {
     address: IpAddr,
@@ -76,45 +101,41 @@ impl Egress {
     }
 
     fn handle(&mut self, at: u64, routes: &Routes, bytes: &[u8]) {
-        let Some((header, packet)) = bytes.split_first_chunk::<VNET>() else { return };
-        let (Some(vnet), Some(outline)) = (Vnet::parse(header), outline(packet)) else { return };
-        let Some(plan) = plan(&vnet, packet, &outline) else { return };
-        let target = match self.target.take_if(|target| target.address == outline.destination) {
+        let Some(packet) = Packet::read(bytes) else { return };
+        let destination = packet.outline.destination;
+        let target = match self.target.take_if(|target| target.address == destination) {
             Some(target) => target,
             None => {
-                let Some(peer) = routes.peer_of(outline.destination) else { return };
-                match find(at, peer, outline.destination) {
+                let Some(peer) = routes.peer_of(destination) else { return };
+                match find(at, peer, destination) {
                     Some(target) => target,
-                    None => return self.wait(at, peer, packet, &plan, &outline),
+                    None => return self.wait(at, peer, &packet),
                 }
             }
         };
-        self.send(at, &target, packet, &plan, &outline);
+        self.send(at, &target, &packet);
         self.target = Some(target);
     }
 
     /// Keeps the packet until there is a session, and asks for one.
-    fn wait(&mut self, at: u64, peer: &Arc<PeerShared>, packet: &[u8], plan: &Plan, outline: &Outline) {
+    fn wait(&mut self, at: u64, peer: &Arc<PeerShared>, packet: &Packet<'_>) {
         let mut waiting = lock(&peer.waiting);
-        if let Some(target) = find(at, peer, outline.destination) {
+        if let Some(target) = find(at, peer, packet.outline.destination) {
             // It was made meanwhile, and what waited was sent under this lock.
             drop(waiting);
-            return self.send(at, &target, packet, plan, outline);
+            return self.send(at, &target, packet);
         }
-        for number in 0..plan.count {
-            let mut out = vec![0; plan.length(number)];
-            plan.write(packet, number, &mut out);
-            peer.wait(&mut waiting, out);
-        }
+        packet.cut().for_each(|piece| peer.wait(&mut waiting, piece));
         drop(waiting);
         // If the queue is full, the next packet asks again.
         let _ = self.shared.orders.try_send(Order::Want(peer.id));
     }
 
-    fn send(&mut self, at: u64, target: &Target, packet: &[u8], plan: &Plan, outline: &Outline) {
+    fn send(&mut self, at: u64, target: &Target, packet: &Packet<'_>) {
         let Target { peer, session, way, .. } = target;
+        let plan = &packet.plan;
         let limit = peer.limit.load(Relaxed).min(self.shared.mtu);
-        if plan.longest() > limit as usize && self.is_too_long(at, target, packet, plan, outline, limit) {
+        if plan.longest() > limit as usize && self.is_too_long(at, target, packet, limit) {
             return;
         }
         let whole = plan.count * (plan.longest() + 16 + DATA_HEADER + TAG + RELAY_HEADER);
@@ -122,14 +143,14 @@ impl Egress {
             self.flush(at);
         }
         let counter = session.reserve(plan.count);
-        let to = (way, ecn::of(packet));
+        let to = (way, ecn::of(packet.bytes));
         for number in 0..plan.count {
             let length = plan.length(number);
             let size = (length, padded(length, limit));
             let write = |out: &mut [u8]| {
-                plan.write(packet, number, out);
+                plan.write(packet.bytes, number, out);
                 if plan.count == 1 {
-                    mss::clamp(out, outline, limit);
+                    mss::clamp(out, &packet.outline, limit);
                 }
             };
             // Tiny segments of a huge packet may not fit at once.
@@ -146,31 +167,20 @@ impl Egress {
 
     /// Tells the sender that its packet is too long, or cuts it if that is allowed. False if neither can be: then the
     /// system may cut the datagram.
-    fn is_too_long(
-        &mut self,
-        at: u64,
-        target: &Target,
-        packet: &[u8],
-        plan: &Plan,
-        outline: &Outline,
-        limit: u32,
-    ) -> bool {
-        let answer = icmp::too_big(packet, outline, u16::try_from(limit).unwrap_or(u16::MAX));
+    fn is_too_long(&mut self, at: u64, target: &Target, packet: &Packet<'_>, limit: u32) -> bool {
+        let answer = icmp::too_big(packet.bytes, &packet.outline, u16::try_from(limit).unwrap_or(u16::MAX));
         if let Some(answer) = answer {
-            let header = Vnet::PLAIN.write(outline.source.is_ipv4());
+            let header = Vnet::PLAIN.write(packet.outline.source.is_ipv4());
             let _ = rustix::io::write(&*self.tun, &[&header, answer.as_slice()].concat());
             return true;
         }
-        let mut pieces = Vec::new();
-        for number in 0..plan.count {
-            let mut whole = vec![0; plan.length(number)];
-            plan.write(packet, number, &mut whole);
-            let Some(outline) = crate::packet::outline(&whole) else { return false };
-            let Some(cut) = fragment::fragments(&whole, &outline, limit as usize) else { return false };
-            pieces.extend(cut);
-        }
+        let cut = packet.cut().map(|piece| {
+            let outline = outline(&piece)?;
+            fragment::fragments(&piece, &outline, limit as usize)
+        });
+        let Some(pieces) = cut.collect::<Option<Vec<_>>>() else { return false };
         self.flush(at);
-        let pieces = pieces.into_iter();
+        let pieces = pieces.concat().into_iter();
         send_packets(&mut self.outgoing, &self.socket, &target.session, self.shared.mtu, pieces, at);
         true
     }

@@ -36,6 +36,8 @@ pub(crate) struct Ingress {
     pub(crate) queues: Vec<Arc<OwnedFd>>,
     /// For cookies.
     pub(crate) random: StdRng,
+    /// Packets that wait for the device.
+    pub(crate) merge: Merge,
 }
 
 /// What a run of datagrams of one session has brought.
@@ -61,7 +63,6 @@ impl Ingress {
     pub(crate) fn run(mut self) -> io::Result<()> {
         let mut buffer = vec![0; RECEIVE_MOST * RECEIVE_ROOM];
         let mut received = Vec::with_capacity(RECEIVE_MOST);
-        let mut merge = Merge::default();
         loop {
             match self.socket.receive(&mut buffer, &mut received) {
                 Ok(()) => {}
@@ -73,19 +74,19 @@ impl Ingress {
             let routes = self.shared.routes.get();
             let mut waiting = 0;
             for train in &received {
-                self.take(at, &routes, &mut buffer, train, &mut merge);
+                self.take(at, &routes, &mut buffer, train);
                 waiting += train.length;
                 if waiting >= BATCH {
-                    self.deliver(&mut merge, &mut buffer);
+                    self.deliver(&mut buffer);
                     waiting = 0;
                 }
             }
-            self.deliver(&mut merge, &mut buffer);
+            self.deliver(&mut buffer);
         }
     }
 
     /// Takes the datagrams of one sender.
-    fn take(&mut self, at: u64, routes: &Routes, buffer: &mut [u8], train: &Received, merge: &mut Merge) {
+    fn take(&mut self, at: u64, routes: &Routes, buffer: &mut [u8], train: &Received) {
         let end = train.start + train.length;
         let mut from = train.start;
         while from < end {
@@ -100,7 +101,7 @@ impl Ingress {
                     };
                     let mut tally = Tally::new(Way { path, local: train.local }, train.ecn);
                     let run = (from, end, train.segment);
-                    from = self.take_data(routes, buffer, run, &session, &mut tally, merge);
+                    from = self.take_data(routes, buffer, run, &session, &mut tally);
                     self.account(at, &session, &tally);
                 }
                 Kind::Handshake { path, skip } => {
@@ -125,13 +126,12 @@ impl Ingress {
 
     /// Takes datagrams as long as they are of the same session and path; returns where the next one begins.
     fn take_data(
-        &self,
+        &mut self,
         routes: &Routes,
         buffer: &mut [u8],
         (mut from, end, segment): (usize, usize, usize),
         session: &Session,
         tally: &mut Tally,
-        merge: &mut Merge,
     ) -> usize {
         let path = tally.way.path;
         let skip = path.overhead();
@@ -148,7 +148,7 @@ impl Ingress {
                 break;
             }
             if let Some(place) = open(buffer, data, to, session, &mut replay, tally) {
-                self.check(routes, buffer, place, &session.peer, (&mut source, tally), merge);
+                self.check(routes, buffer, place, &session.peer, (&mut source, tally));
             }
             from = to;
         }
@@ -213,13 +213,12 @@ impl Ingress {
 
     /// Lets only packets pass whose source belongs to the peer, and hands over questions and answers.
     fn check(
-        &self,
+        &mut self,
         routes: &Routes,
         buffer: &mut [u8],
         place: Place,
         peer: &PeerShared,
         (source, tally): (&mut Option<(IpAddr, PeerId)>, &mut Tally),
-        merge: &mut Merge,
     ) {
         let packet = &mut buffer[place.from..place.from + place.length];
         let Some(outline) = outline(packet) else {
@@ -247,14 +246,15 @@ impl Ingress {
         }
         mss::clamp(packet, &outline, self.shared.mtu.min(peer.limit.load(Relaxed)));
         let hash = flow_hash(packet, &outline);
-        merge.add(buffer, Place { from: place.from, length: outline.total }, &outline, hash);
+        self.merge.add(buffer, Place { from: place.from, length: outline.total }, &outline, hash);
     }
 
-    fn deliver(&self, merge: &mut Merge, buffer: &mut [u8]) {
+    fn deliver(&mut self, buffer: &mut [u8]) {
+        let Self { merge, queues, .. } = self;
         merge.flush(buffer, |buffer, vnet, item, is_v4| {
             let header = vnet.write(is_v4);
             let slice = |place: &Place| IoSlice::new(&buffer[place.from..place.from + place.length]);
-            let queue = &self.queues[item.hash as usize % self.queues.len()];
+            let queue = &queues[item.hash as usize % queues.len()];
             if item.more.is_empty() {
                 let _ = rustix::io::writev(queue, &[IoSlice::new(&header), slice(&item.first)]);
                 return;

@@ -21,7 +21,6 @@ struct Bench {
     ingress: Ingress,
     peer: Arc<PeerShared>,
     buffer: Vec<u8>,
-    merge: Merge,
     /// Stays open, so that orders are not refused.
     _orders: Receiver<Order>,
 }
@@ -44,9 +43,10 @@ impl Bench {
             socket: Arc::new(Udp::bind("127.0.0.1:0".parse().unwrap(), 1 << 16).unwrap()),
             queues: vec![Arc::new(File::options().write(true).open("/dev/null").unwrap().into())],
             random: StdRng::seed_from_u64(1),
+            merge: Merge::default(),
         };
         let buffer = vec![0; RECEIVE_ROOM];
-        Self { ingress, peer, buffer, merge: Merge::default(), _orders: inbox }
+        Self { ingress, peer, buffer, _orders: inbox }
     }
 
     /// Receives datagrams as one train; all but the last have the length of the first.
@@ -61,8 +61,8 @@ impl Bench {
             segment,
         };
         let routes = self.ingress.shared.routes.get();
-        self.ingress.take(now(), &routes, &mut self.buffer, &train, &mut self.merge);
-        self.ingress.deliver(&mut self.merge, &mut self.buffer);
+        self.ingress.take(now(), &routes, &mut self.buffer, &train);
+        self.ingress.deliver(&mut self.buffer);
     }
 
     fn received(&self) -> u64 {

@@ -31,6 +31,7 @@ use self::state::State;
 use crate::config::{InvalidConfig, TunnelConfig};
 use crate::core::gate::Gate;
 use crate::key::PrivateKey;
+use crate::packet::merge::Merge;
 use crate::request::{Answer, MAX_LINE, Request};
 use crate::sys;
 use crate::sys::udp::Udp;
@@ -165,6 +166,7 @@ fn start(shared: &Arc<Shared>, queues: &[Arc<OwnedFd>], sockets: &[Arc<Udp>]) ->
             socket: Arc::clone(socket),
             queues: queues.to_vec(),
             random: StdRng::from_os_rng(),
+            merge: Merge::default(),
         };
         spawn(&format!("tunnel-in-{number}"), move || ingress.run())?;
     }

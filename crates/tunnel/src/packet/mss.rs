@@ -27,7 +27,7 @@ pub(crate) fn clamp(packet: &mut [u8], outline: &Outline, limit: u32) {
     }
     put16(packet, place, longest);
     // Options need no alignment: summed up from an odd place, the bytes of a word change sides (RFC 1624 and 1071).
-    let (old, new) = if (place - at) % 2 == 0 {
+    let (old, new) = if (place - at).is_multiple_of(2) {
         (announced, longest)
     } else {
         (announced.swap_bytes(), longest.swap_bytes())

@@ -91,7 +91,7 @@ pub struct RelayServer {
 }
 
 impl RelayServer {
-    /// Listens on the address (`[::]:port` for both families); without members nothing is passed on.
+    /// Listens on the address (`[::]:port` for both families, or for IPv4 if the machine has no other); without members nothing is passed on.
     pub fn start(listen: SocketAddr, limits: RelayLimits) -> io::Result<Self> {
         let socket = Udp::bind(listen, BUFFER)?;
         socket.set_patience(PATIENCE)?;

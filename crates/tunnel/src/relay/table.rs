@@ -156,7 +156,7 @@ impl Table {
             self.counts.refused += 1;
             return None;
         };
-        let Some(pair) = self.pairs.get_mut(&pair) else { return None };
+        let pair = self.pairs.get_mut(&pair)?;
         pair.bucket.refill(now);
         self.all.refill(now);
         if !pair.bucket.has(bytes) || !self.all.has(bytes) {

@@ -64,21 +64,31 @@ pub(crate) const RECEIVE_ROOM: usize = 1 << 16;
 struct Control([u8; 128]);
 
 impl Udp {
-    /// A socket at a port of all addresses, which several sockets may share; `buffer` is in bytes. IPv4 only if the
-    /// kernel has no IPv6.
+    /// A socket at a port of all addresses, which several sockets of this process share; `buffer` is in bytes.
     pub(crate) fn shared(port: u16, buffer: c_int) -> io::Result<Self> {
-        let both = Self::bind((Ipv6Addr::UNSPECIFIED, port).into(), buffer);
+        Self::open((Ipv6Addr::UNSPECIFIED, port).into(), Some(libc::SO_REUSEPORT), buffer)
+    }
+
+    /// A socket at an address that nobody else has; `[::]` stands for both families.
+    pub(crate) fn bind(address: SocketAddr, buffer: c_int) -> io::Result<Self> {
+        Self::open(address, None, buffer)
+    }
+
+    /// For all addresses it is IPv4 only if the kernel has no IPv6.
+    fn open(address: SocketAddr, sharing: Option<c_int>, buffer: c_int) -> io::Result<Self> {
         let has_no_v6 = |error: &io::Error| {
             matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
         };
-        match both {
-            Err(error) if has_no_v6(&error) => Self::bind((Ipv4Addr::UNSPECIFIED, port).into(), buffer),
+        match Self::open_family(address, sharing, buffer) {
+            Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && has_no_v6(&error) => {
+                let address = (Ipv4Addr::UNSPECIFIED, address.port()).into();
+                Self::open_family(address, sharing, buffer)
+            }
             other => other,
         }
     }
 
-    /// A socket at an address; `[::]` stands for both families.
-    pub(crate) fn bind(address: SocketAddr, buffer: c_int) -> io::Result<Self> {
+    fn open_family(address: SocketAddr, sharing: Option<c_int>, buffer: c_int) -> io::Result<Self> {
         let is_v6 = address.is_ipv6();
         let family = if is_v6 { libc::AF_INET6 } else { libc::AF_INET };
         // SAFETY: no pointers; the descriptor is new and ours.
@@ -87,8 +97,8 @@ impl Udp {
             OwnedFd::from_raw_fd(raw)
         };
         let socket = Self { fd, is_v6 };
-        let mut wanted =
-            vec![(libc::SOL_SOCKET, libc::SO_REUSEPORT, 1), (libc::IPPROTO_IP, libc::IP_RECVTOS, 1)];
+        let mut wanted = vec![(libc::IPPROTO_IP, libc::IP_RECVTOS, 1)];
+        wanted.extend(sharing.map(|option| (libc::SOL_SOCKET, option, 1)));
         if is_v6 {
             wanted.push((libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0));
             wanted.push((libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1));
@@ -385,6 +395,14 @@ mod tests {
         let first = received[0];
         assert_eq!(&buffer[first.start..first.start + first.length], &train.bytes[..first.length]);
         first
+    }
+
+    #[test]
+    fn an_address_has_one_owner_unless_it_is_shared() {
+        let alone = Udp::bind("[::]:0".parse().unwrap(), 1 << 16).unwrap();
+        assert!(Udp::bind(alone.address().unwrap(), 1 << 16).is_err());
+        let shared = Udp::shared(0, 1 << 16).unwrap();
+        assert!(Udp::shared(shared.address().unwrap().port(), 1 << 16).is_ok());
     }
 
     #[test]
