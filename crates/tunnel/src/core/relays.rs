@@ -110,3 +110,77 @@ impl Known {
         (self.relay.address, question.write(QUESTION, &self.relay.key))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+    use crate::key::PresharedKey;
+
+    fn relay() -> Relay {
+        let address = ([203, 0, 113, 1], 4000).into();
+        Relay { address, node: 5, key: PresharedKey::from_bytes([3; 32]) }
+    }
+
+    /// What a relay answers that gives this cookie.
+    fn answer(question: &[u8], cookie: u8) -> [u8; LENGTH] {
+        let question = Registration::read(QUESTION, question, &relay().key).unwrap();
+        let address = Some(([198, 51, 100, 2], 61_000).into());
+        Registration { address, cookie: [cookie; COOKIE], ..question }.write(ANSWER, &relay().key)
+    }
+
+    fn accepted(relays: &Relays) -> Option<u64> {
+        relays.seen().next().unwrap().accepted
+    }
+
+    #[test]
+    fn a_node_comes_back_with_the_cookie_and_then_now_and_then() {
+        let mut random = StdRng::seed_from_u64(1);
+        let mut relays = Relays::default();
+        relays.configure(1, &[relay()]);
+        let (to, first) = relays.tick(1, &mut random)[0];
+        assert_eq!(to, relay().address);
+        let (_, second) = relays.answered(2, to, &answer(&first, 7), &mut random).unwrap();
+        assert_eq!(accepted(&relays), None, "not yet");
+        assert_eq!(relays.seen().next().unwrap().as_address, Some(([198, 51, 100, 2], 61_000).into()));
+        assert!(relays.answered(3, to, &answer(&second, 7), &mut random).is_none());
+        assert_eq!(accepted(&relays), Some(3));
+        assert!(relays.tick(3 + EVERY - 1, &mut random).is_empty());
+        let (_, third) = relays.tick(3 + EVERY, &mut random)[0];
+        // The relay has another secret now.
+        let (_, fourth) = relays.answered(3 + EVERY, to, &answer(&third, 8), &mut random).unwrap();
+        assert!(relays.answered(4 + EVERY, to, &answer(&fourth, 8), &mut random).is_none());
+        assert_eq!(accepted(&relays), Some(4 + EVERY));
+    }
+
+    #[test]
+    fn answers_of_others_and_old_ones_are_ignored() {
+        let mut random = StdRng::seed_from_u64(1);
+        let mut relays = Relays::default();
+        relays.configure(1, &[relay()]);
+        let (to, first) = relays.tick(1, &mut random)[0];
+        let (_, second) = relays.tick(1 + RETRY, &mut random)[0];
+        let good = answer(&second, 7);
+        let mut changed = good;
+        changed[50] ^= 1;
+        for (from, frame) in [(to, answer(&first, 7)), (to, changed), (([203, 0, 113, 9], 4000).into(), good)]
+        {
+            assert!(relays.answered(2 + RETRY, from, &frame, &mut random).is_none());
+            assert_eq!(relays.seen().next().unwrap().as_address, None);
+        }
+        assert!(relays.answered(2 + RETRY, to, &good, &mut random).is_some());
+        assert!(relays.answered(2 + RETRY, to, &good, &mut random).is_none(), "once");
+    }
+
+    #[test]
+    fn a_silent_relay_is_asked_quickly_at_first_and_seldom_later() {
+        let mut random = StdRng::seed_from_u64(1);
+        let mut relays = Relays::default();
+        relays.configure(1, &[relay()]);
+        let asked = (1..600_000).step_by(250).map(|now| relays.tick(now, &mut random).len());
+        let asked: usize = asked.sum();
+        assert!((30..40).contains(&asked), "{asked} in ten minutes");
+    }
+}
