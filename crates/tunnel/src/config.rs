@@ -1,5 +1,6 @@
 //! What the engine is told.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -12,6 +13,8 @@ use crate::path::Path;
 pub const MAX_PEERS: usize = 4096;
 /// Candidates of one peer at most.
 pub const MAX_PATHS: usize = 8;
+/// Relays of one node at most.
+pub const MAX_RELAYS: usize = 4;
 /// Networks of one peer at most.
 pub const MAX_NETWORKS: usize = 256;
 /// Default of [`TunnelConfig::mtu`]: what fits into 1500 bytes over IPv6.
@@ -57,6 +60,9 @@ pub enum InvalidConfig {
     /// See [`MAX_PATHS`] and [`MAX_NETWORKS`].
     #[error("peer {0} has more than {MAX_PATHS} paths or {MAX_NETWORKS} networks")]
     TooLong(String),
+    /// See [`MAX_RELAYS`]; each address is there once.
+    #[error("more than {MAX_RELAYS} relays, or one of them twice")]
+    Relays,
     /// Names and keys of peers are unique.
     #[error("peer {0} is there twice, by its name or by its key")]
     Twice(String),
@@ -100,11 +106,6 @@ impl TunnelConfig {
         self.directory.join("control.sock")
     }
 
-    /// The socket of [`crate::FrameSocket`].
-    pub fn frame_socket(&self) -> PathBuf {
-        self.directory.join("frames.sock")
-    }
-
     pub(crate) fn state_file(&self) -> PathBuf {
         self.directory.join("state.json")
     }
@@ -121,8 +122,8 @@ pub struct Peer {
     /// Mixed into handshakes if both sides have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preshared_key: Option<PresharedKey>,
-    /// Where it may be, best first. Handshakes go to the first one, repeated ones to all; the path on which an
-    /// authentic packet comes is used. Without any the peer has to come to us.
+    /// Where it may be, best first: in the own network, from outside, through a relay. The best one that answers is
+    /// used, and better ones are tried now and then. Without any the peer has to come to us.
     #[serde(default)]
     pub paths: Vec<Path>,
     /// Inner networks behind it: what goes there, and what may come from it.
@@ -145,6 +146,26 @@ impl Default for Peer {
             persistent_keepalive_s: None,
         }
     }
+}
+
+/// A relay for this node ([`crate::RelayServer`]), which also tells how this node is seen from outside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relay {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Number of this node there.
+    pub node: u64,
+    /// Key of this node there.
+    pub key: PresharedKey,
+}
+
+/// Checks a complete list of relays.
+pub(crate) fn check_relays(relays: &[Relay]) -> Result<(), InvalidConfig> {
+    let addresses: std::collections::HashSet<SocketAddr> = relays.iter().map(|relay| relay.address).collect();
+    if relays.len() > MAX_RELAYS || addresses.len() < relays.len() {
+        return Err(InvalidConfig::Relays);
+    }
+    Ok(())
 }
 
 /// Checks a complete list of peers.

@@ -21,15 +21,18 @@
 //!   device stays when the engine dies; a restarted engine reads its peers from its state file and goes on.
 //! * The device gets no addresses and routes here: whoever configures it does that, once, after the engine has
 //!   started. MTU and being up are the engine's.
-//! * Not WireGuard's: datagrams wrapped for a relay ([`Path::Relayed`]) and frames of others on the same port
-//!   ([`FrameSocket`]), for nodes behind NATs.
+//! * A peer may have several paths, for nodes behind NATs and for relays ([`Path::Relayed`], [`RelayServer`]): engines
+//!   ask each other inside their sessions which of them work, and use the best. To every other WireGuard these
+//!   questions are packets to ignore.
 //!
 //! ```no_run
-//! use oak_tunnel::{Client, Path, Peer, TunnelConfig};
+//! use std::process::Command;
+//!
+//! use oak_tunnel::{Path, Peer, TunnelConfig};
 //!
 //! let config = TunnelConfig::new("oak-tun", 51820, "/var/lib/oakestra/worker/tunnel".into());
-//! // In the engine's process: oak_tunnel::run(&config)?;
-//! let client = Client::new(&config);
+//! // In the process that is started: oak_tunnel::run(&config)?;
+//! let client = oak_tunnel::start(&config, Command::new("/usr/bin/oak-tunnel"))?;
 //! client.set_peers(vec![Peer {
 //!     name: "worker-2".to_owned(),
 //!     public_key: "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=".parse()?,
@@ -49,14 +52,19 @@ mod key;
 mod noise;
 mod packet;
 mod path;
+mod relay;
 mod replay;
 mod request;
+mod start;
 mod sys;
 
-pub use client::{Client, ClientError, FrameSocket};
-pub use config::{DEFAULT_MTU, InvalidConfig, MAX_NETWORKS, MAX_PATHS, MAX_PEERS, Peer, TunnelConfig};
-pub use engine::frames::MAX_FRAME;
+pub use client::{Client, ClientError};
+pub use config::{
+    DEFAULT_MTU, InvalidConfig, MAX_NETWORKS, MAX_PATHS, MAX_PEERS, MAX_RELAYS, Peer, Relay, TunnelConfig,
+};
 pub use engine::{EngineError, remove, run};
 pub use key::{InvalidKey, PresharedKey, PrivateKey, PublicKey};
-pub use path::{FIRST_FRAME, Path, RELAY_HEADER, RELAYED};
-pub use request::{PeerStatus, Status};
+pub use path::Path;
+pub use relay::{InvalidMembers, MAX_NODES, MAX_PAIRS, RelayCounts, RelayLimits, RelayMembers, RelayServer};
+pub use request::{PeerStatus, RelayStatus, Status};
+pub use start::{StartError, start};

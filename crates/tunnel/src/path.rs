@@ -6,21 +6,21 @@
 //! |---|---|
 //! | 1 … 4 | WireGuard |
 //! | 0x80 | a WireGuard datagram behind the header of a relay: `0x80 0 0 0`, four zero bytes, tag of 8 bytes |
-//! | 0x81 … 0xff | a frame of somebody else (punching, relay control): passed on, see [`crate::FrameSocket`] |
+//! | 0x81, 0x82 | a node tells a relay where it is, and the answer: [`crate::relay::registration`] |
 //!
 //! Both directions use the relay's header; the tag tells the relay, and then the receiver, which pair of nodes it is.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::relay::registration;
+
 /// Bytes a relay's header takes.
-pub const RELAY_HEADER: usize = 16;
+pub(crate) const RELAY_HEADER: usize = 16;
 /// First byte of a relayed datagram.
-pub const RELAYED: u8 = 0x80;
-/// Frames that are passed on begin with this byte or a larger one.
-pub const FIRST_FRAME: u8 = 0x81;
+pub(crate) const RELAYED: u8 = 0x80;
 
 /// One way to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -43,6 +43,10 @@ impl Path {
         match self {
             Self::Direct(address) | Self::Relayed { relay: address, .. } => *address,
         }
+    }
+
+    pub(crate) fn is_direct(&self) -> bool {
+        matches!(self, Self::Direct(_))
     }
 
     /// Bytes in front of each datagram.
@@ -72,6 +76,27 @@ impl fmt::Display for Path {
     }
 }
 
+/// A path, and the own address at which the peer uses it: on a machine with several, answers come from that one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Way {
+    pub(crate) path: Path,
+    pub(crate) local: Option<IpAddr>,
+}
+
+impl From<Path> for Way {
+    fn from(path: Path) -> Self {
+        Self { path, local: None }
+    }
+}
+
+/// The tag of a datagram behind a relay's header.
+pub(crate) fn tag_of(datagram: &[u8]) -> Option<u64> {
+    let (header, _) = datagram.split_first_chunk::<RELAY_HEADER>()?;
+    let (start, tag) = header.split_first_chunk::<8>()?;
+    let is_header = *start == [RELAYED, 0, 0, 0, 0, 0, 0, 0];
+    is_header.then(|| tag.try_into().map(u64::from_be_bytes).ok()).flatten()
+}
+
 /// What a received datagram is, and where its WireGuard part begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -84,22 +109,19 @@ pub(crate) enum Kind {
         path: Path,
         skip: usize,
     },
-    Frame,
+    /// An answer of a relay.
+    Registered,
     Nothing,
 }
 
 /// Looks at the first bytes of a datagram.
 pub(crate) fn classify(from: SocketAddr, datagram: &[u8]) -> Kind {
     let (path, skip) = match datagram.first() {
-        Some(&RELAYED) => {
-            let (Some([0, 0, 0, 0, 0, 0, 0]), Some(tag)) =
-                (datagram.get(1..8), datagram.get(8..RELAY_HEADER).and_then(|tag| tag.try_into().ok()))
-            else {
-                return Kind::Nothing;
-            };
-            (Path::Relayed { relay: from, tag: u64::from_be_bytes(tag) }, RELAY_HEADER)
-        }
-        Some(&first) if first >= FIRST_FRAME => return Kind::Frame,
+        Some(&RELAYED) => match tag_of(datagram) {
+            Some(tag) => (Path::Relayed { relay: from, tag }, RELAY_HEADER),
+            None => return Kind::Nothing,
+        },
+        Some(&registration::ANSWER) if datagram.len() == registration::LENGTH => return Kind::Registered,
         _ => (Path::Direct(from), 0),
     };
     use crate::noise::{COOKIE_REPLY, DATA_HEADER, INITIATION, RESPONSE, TAG};
@@ -131,7 +153,8 @@ mod tests {
         assert_eq!(classify(from(), &datagram), Kind::Data { path, skip: RELAY_HEADER });
         assert_eq!(classify(from(), &datagram[..40]), Kind::Nothing);
         assert_eq!(classify(from(), &[]), Kind::Nothing);
-        assert_eq!(classify(from(), &[0x81]), Kind::Frame);
+        assert_eq!(classify(from(), &[registration::ANSWER; registration::LENGTH]), Kind::Registered);
+        assert_eq!(classify(from(), &[registration::ANSWER; 71]), Kind::Nothing);
     }
 
     proptest! {

@@ -1,8 +1,10 @@
 //! What agent and engine say to each other: one line of JSON each way.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
-use crate::config::Peer;
+use crate::config::{Peer, Relay, TunnelConfig};
 use crate::key::{PrivateKey, PublicKey};
 use crate::path::Path;
 
@@ -13,8 +15,8 @@ pub(crate) const MAX_LINE: u64 = 8 << 20;
 #[serde(tag = "do", rename_all = "snake_case")]
 pub(crate) enum Request {
     SetPeers { peers: Vec<Peer> },
+    SetRelays { relays: Vec<Relay> },
     SetKey { private_key: PrivateKey },
-    UsePath { peer: String, path: Path },
     Handshake { peer: String },
     Status,
     Stop,
@@ -24,19 +26,38 @@ pub(crate) enum Request {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Answer {
     Done,
-    Status(Status),
+    Status(Box<Status>),
     Refused(String),
 }
 
 /// State of an engine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
+    /// Version of the engine, which may be older than the agent's.
+    pub version: String,
+    /// The settings it runs with.
+    pub config: TunnelConfig,
     /// Key of this node.
     pub public_key: PublicKey,
     /// Process of the engine.
     pub pid: u32,
+    /// Whether peers are reached over IPv6, too.
+    pub has_ipv6: bool,
+    /// All relays, in the order of [`crate::Client::set_relays`].
+    pub relays: Vec<RelayStatus>,
     /// All peers, by name.
     pub peers: Vec<PeerStatus>,
+}
+
+/// How a relay sees this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayStatus {
+    /// As in [`Relay::address`].
+    pub address: SocketAddr,
+    /// Address and port of this node as the relay sees them: what other nodes may try as a path.
+    pub seen_as: Option<SocketAddr>,
+    /// Whether it passes datagrams on to this node.
+    pub is_registered: bool,
 }
 
 /// State of a peer. Counters begin with the engine's process.
@@ -46,6 +67,10 @@ pub struct PeerStatus {
     pub name: String,
     /// Where its packets go, if that is known.
     pub path: Option<Path>,
+    /// Milliseconds since this path is used.
+    pub path_since_ms: Option<u64>,
+    /// Microseconds of a round trip on this path, if the peer is an engine like this one.
+    pub round_trip_us: Option<u32>,
     /// Milliseconds since the last handshake was completed.
     pub last_handshake_ms: Option<u64>,
     /// Milliseconds since anything authentic came.

@@ -1,25 +1,30 @@
 //! Everything that is decided about peers and sessions, without I/O, clock, threads and randomness of its own:
 //! `event + now → effects`. The data path itself (encrypting with the sessions made here) is in `engine`.
 
+pub(crate) mod gate;
+pub(crate) mod paths;
+pub(crate) mod probe;
+pub(crate) mod relays;
 mod slots;
 #[cfg(test)]
 mod tests;
 pub(crate) mod timers;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngCore;
 
+use self::paths::Paths;
 use self::slots::{Slot, Slots};
 use self::timers::{Attempt, Due, Situation, Traffic, due};
 use crate::config::Peer;
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
-use crate::noise::cookie::{Cookies, Stamps, knows_us};
+use crate::noise::cookie::{Stamps, knows_us};
 use crate::noise::handshake::initiate;
 use crate::noise::{Identity, Initiated, Initiation, Refused, SessionKeys, Timestamp, Timestamps, number};
-use crate::path::Path;
+use crate::path::{Path, Way};
 
 /// A peer as this process knows it; never used again for another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,14 +32,14 @@ pub(crate) struct PeerId(pub(crate) u32);
 
 /// What the shell has to do, in this order.
 pub(crate) enum Effect {
-    /// Send an initiation: to where the peer was last, and with `spread` also to wherever it may be.
+    /// Send an initiation to each of these.
     Initiate {
         peer: PeerId,
         datagram: Vec<u8>,
-        spread: bool,
+        to: Vec<Way>,
     },
     Reply {
-        to: Path,
+        to: Way,
         datagram: Vec<u8>,
     },
     /// A session that can receive. If we initiated it, it is the one to send with, and something must be sent.
@@ -50,10 +55,20 @@ pub(crate) enum Effect {
     Close {
         local: u32,
     },
-    /// The peer proved to be there.
+    /// Where to send from now on.
     Moved {
         peer: PeerId,
-        to: Path,
+        to: Way,
+    },
+    /// Ask the peer on a path; `step` is the size of the question if that matters.
+    Ask {
+        peer: PeerId,
+        to: Way,
+        step: Option<usize>,
+    },
+    /// Packets to the peer may have another size now.
+    Resized {
+        peer: PeerId,
     },
     Keepalive {
         peer: PeerId,
@@ -95,14 +110,6 @@ impl Now<'_> {
     }
 }
 
-/// Whether strangers' handshakes are worth their computation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Load {
-    Normal,
-    /// Senders have to prove their address first.
-    High,
-}
-
 struct PeerState {
     name: String,
     key: PublicKey,
@@ -115,6 +122,7 @@ struct PeerState {
     newest: Timestamp,
     last_initiation: u64,
     last_handshake: Option<u64>,
+    paths: Paths,
 }
 
 /// State of all peers.
@@ -125,20 +133,18 @@ pub(crate) struct Core {
     peers: HashMap<PeerId, PeerState>,
     /// Our names of sessions and of attempts.
     indices: HashMap<u32, PeerId>,
-    cookies: Cookies,
     timestamps: Timestamps,
     next_id: u32,
 }
 
 impl Core {
     /// `stored`: newest timestamp of the state file.
-    pub(crate) fn new(key: &PrivateKey, stored: Duration, now: &mut Now<'_>) -> Self {
+    pub(crate) fn new(key: &PrivateKey, stored: Duration, now: &Now<'_>) -> Self {
         Self {
             identity: Arc::new(Identity::new(key)),
             previous: None,
             peers: HashMap::new(),
             indices: HashMap::new(),
-            cookies: Cookies::new(now.at, now.bytes()),
             timestamps: Timestamps::new(stored, now.wall),
             next_id: 0,
         }
@@ -146,6 +152,16 @@ impl Core {
 
     pub(crate) fn public_key(&self) -> PublicKey {
         self.identity.public
+    }
+
+    /// The keys under which this node is answered.
+    pub(crate) fn public_keys(&self) -> impl Iterator<Item = PublicKey> {
+        [Some(&self.identity), self.previous.as_ref()].into_iter().flatten().map(|identity| identity.public)
+    }
+
+    /// Paths of a peer.
+    pub(crate) fn paths(&self, peer: PeerId) -> Option<&Paths> {
+        self.peers.get(&peer).map(|peer| &peer.paths)
     }
 
     /// Newest timestamp that was used.
@@ -170,8 +186,14 @@ impl Core {
         }
     }
 
-    /// Replaces all peers. Those whose name stays keep their sessions, also under another key.
-    pub(crate) fn set_peers(&mut self, peers: &[Peer]) -> Vec<Effect> {
+    /// Replaces all peers. Those whose name stays keep their sessions, also under another key. New ones are first
+    /// looked for where they were `found` before.
+    pub(crate) fn set_peers(
+        &mut self,
+        at: u64,
+        peers: &[Peer],
+        found: &BTreeMap<String, Path>,
+    ) -> Vec<Effect> {
         let mut effects = Vec::new();
         let gone = self.peers.iter().filter(|(_, old)| peers.iter().all(|peer| peer.name != old.name));
         let gone: Vec<PeerId> = gone.map(|(id, _)| *id).collect();
@@ -183,36 +205,26 @@ impl Core {
             }
         }
         for peer in peers {
-            let preshared = peer.preshared_key.clone().unwrap_or_else(|| PresharedKey::from_bytes([0; 32]));
-            let persistent = peer.persistent_keepalive_s.map(|seconds| u64::from(seconds) * 1000);
-            match self.peer_named(&peer.name).and_then(|id| self.peers.get_mut(&id)) {
-                Some(known) => {
-                    if known.key != peer.public_key {
-                        // Timestamps and cookies belong to the key.
-                        known.newest = Timestamp::default();
-                        known.stamps = Stamps::default();
-                    }
-                    known.key = peer.public_key;
-                    known.preshared = preshared;
-                    known.persistent = persistent;
+            let id = self.peer_named(&peer.name).unwrap_or_else(|| {
+                self.next_id += 1;
+                PeerId(self.next_id)
+            });
+            let known = self.peers.entry(id).or_insert_with(|| {
+                let mut paths = Paths::default();
+                if let Some(path) = found.get(&peer.name) {
+                    effects.extend(moved(id, paths.take(at, Way::from(*path))));
                 }
-                None => {
-                    self.next_id += 1;
-                    let state = PeerState {
-                        name: peer.name.clone(),
-                        key: peer.public_key,
-                        preshared,
-                        persistent,
-                        slots: Slots::default(),
-                        attempt: None,
-                        stamps: Stamps::default(),
-                        newest: Timestamp::default(),
-                        last_initiation: 0,
-                        last_handshake: None,
-                    };
-                    self.peers.insert(PeerId(self.next_id), state);
-                }
+                PeerState::new(peer, paths)
+            });
+            if known.key != peer.public_key {
+                // Timestamps and cookies belong to the key.
+                known.newest = Timestamp::default();
+                known.stamps = Stamps::default();
             }
+            known.key = peer.public_key;
+            known.preshared = peer.preshared_key.clone().unwrap_or_else(|| PresharedKey::from_bytes([0; 32]));
+            known.persistent = peer.persistent_keepalive_s.map(|seconds| u64::from(seconds) * 1000);
+            effects.extend(moved(id, known.paths.configure(at, &peer.paths)));
         }
         effects
     }
@@ -230,12 +242,52 @@ impl Core {
     pub(crate) fn renew(&mut self, now: &mut Now<'_>, peer: PeerId) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.initiate(now, peer, &mut effects);
+        let all = self.peers.get(&peer).map(|peer| peer.paths.all());
         for effect in &mut effects {
-            if let Effect::Initiate { spread, .. } = effect {
-                *spread = true;
+            if let Effect::Initiate { to, .. } = effect {
+                *to = all.clone().unwrap_or_default();
             }
         }
         effects
+    }
+
+    /// An authentic packet came by a way that is not the current one.
+    pub(crate) fn came(&mut self, now: u64, id: PeerId, way: Way) -> Vec<Effect> {
+        let Some(peer) = self.peers.get_mut(&id) else { return Vec::new() };
+        moved(id, peer.paths.came(now, way)).into_iter().collect()
+    }
+
+    /// The system refuses the own address with which the peer was sent to.
+    pub(crate) fn forget_local(&mut self, now: u64, id: PeerId) -> Vec<Effect> {
+        let Some(peer) = self.peers.get_mut(&id) else { return Vec::new() };
+        moved(id, peer.paths.forget_local(now)).into_iter().collect()
+    }
+
+    /// The peer asked on this way.
+    pub(crate) fn questioned(&mut self, now: u64, id: PeerId, way: Way) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.paths.questioned(now, way);
+        }
+    }
+
+    /// The peer answered a question.
+    pub(crate) fn answered(
+        &mut self,
+        now: u64,
+        id: PeerId,
+        way: Way,
+        round_trip_us: u32,
+        step: Option<usize>,
+    ) -> Vec<Effect> {
+        let Some(peer) = self.peers.get_mut(&id) else { return Vec::new() };
+        let (way, is_resized) = peer.paths.answered(now, way, round_trip_us, step);
+        let resized = is_resized.then_some(Effect::Resized { peer: id });
+        moved(id, way).into_iter().chain(resized).collect()
+    }
+
+    /// Whether the clock has to be looked at soon: a path is in doubt.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.peers.values().any(|peer| peer.paths.is_urgent())
     }
 
     /// The first packet of a session we responded to came.
@@ -257,7 +309,6 @@ impl Core {
     /// Looks at every peer's timers.
     pub(crate) fn tick(&mut self, now: &mut Now<'_>, traffic: impl Fn(PeerId) -> Traffic) -> Vec<Effect> {
         let mut effects = Vec::new();
-        self.cookies.renew(now.at, || now.bytes());
         let ids: Vec<PeerId> = self.peers.keys().copied().collect();
         for id in ids {
             let Some(peer) = self.peers.get_mut(&id) else { continue };
@@ -266,7 +317,15 @@ impl Core {
                 session: peer.slots.current().map(|slot| (slot.created, slot.is_initiator)),
                 persistent: peer.persistent,
             };
-            let Due { initiate, keepalive, give_up, forget } = due(now.at, &situation, &traffic(id));
+            let seen = traffic(id);
+            let Due { initiate, keepalive, give_up, forget } = due(now.at, &situation, &seen);
+            if peer.has_session(now.at) {
+                let due = peer.paths.tick(now.at, peer.persistent.is_some(), &seen);
+                effects.extend(moved(id, due.moved));
+                effects.extend(due.resized.then_some(Effect::Resized { peer: id }));
+                let ask = |ask: paths::Ask| Effect::Ask { peer: id, to: ask.way, step: ask.step };
+                effects.extend(due.ask.into_iter().map(ask));
+            }
             if give_up {
                 if let Some((_, index, _)) = peer.attempt.take() {
                     self.indices.remove(&index);
@@ -287,13 +346,12 @@ impl Core {
         effects
     }
 
-    /// A handshake message or cookie reply of the right length came.
+    /// A handshake message or cookie reply of the right length came, and passed the gate.
     pub(crate) fn receive(
         &mut self,
         now: &mut Now<'_>,
-        from: Path,
+        from: Way,
         message: &[u8],
-        load: Load,
     ) -> Result<Vec<Effect>, Refused> {
         use crate::noise::{TYPE_COOKIE_REPLY, TYPE_INITIATION, TYPE_RESPONSE};
         let kind = *message.first().ok_or(Refused::Malformed)?;
@@ -305,10 +363,6 @@ impl Core {
             return Ok(Vec::new());
         }
         let identity = self.addressed(message).ok_or(Refused::Forged)?;
-        if load == Load::High && !self.cookies.has_cookie(from.address(), message) {
-            let reply = self.cookies.reply(&identity.public, from.address(), message, now.bytes())?;
-            return Ok(vec![Effect::Reply { to: from, datagram: reply }]);
-        }
         match kind {
             TYPE_INITIATION => self.respond(now, &identity, from, message),
             TYPE_RESPONSE => self.finish(now, from, message),
@@ -326,7 +380,7 @@ impl Core {
         &mut self,
         now: &mut Now<'_>,
         identity: &Identity,
-        from: Path,
+        from: Way,
         message: &[u8],
     ) -> Result<Vec<Effect>, Refused> {
         let initiation = Initiation::open(identity, message)?;
@@ -343,17 +397,18 @@ impl Core {
         peer.stamps.stamp(now.at, &initiation.peer, &mut response);
         self.indices.insert(local, id);
         let slot = Slot { local, created: now.at, is_initiator: false };
+        let peer_moved = peer.came_with_handshake(now.at, from);
         let ended = peer.slots.responded(slot);
         let mut effects = Vec::new();
         self.close(ended, &mut effects);
         let session = Established { local, keys, is_initiator: false, created: now.at };
         effects.push(Effect::Install { peer: id, session });
-        effects.push(Effect::Moved { peer: id, to: from });
+        effects.extend(moved(id, peer_moved));
         effects.push(Effect::Reply { to: from, datagram: response });
         Ok(effects)
     }
 
-    fn finish(&mut self, now: &mut Now<'_>, from: Path, message: &[u8]) -> Result<Vec<Effect>, Refused> {
+    fn finish(&mut self, now: &mut Now<'_>, from: Way, message: &[u8]) -> Result<Vec<Effect>, Refused> {
         let local = number(message, 8)?;
         let id = *self.indices.get(&local).ok_or(Refused::Forged)?;
         let peer = self.peers.get_mut(&id).ok_or(Refused::Forged)?;
@@ -366,8 +421,9 @@ impl Core {
         peer.attempt = None;
         peer.last_handshake = Some(now.at);
         let slot = Slot { local, created: now.at, is_initiator: true };
+        let mut effects: Vec<Effect> =
+            moved(id, peer.came_with_handshake(now.at, from)).into_iter().collect();
         let ended = peer.slots.initiated(slot);
-        let mut effects = vec![Effect::Moved { peer: id, to: from }];
         let session = Established { local, keys, is_initiator: true, created: now.at };
         effects.push(Effect::Install { peer: id, session });
         self.close(ended, &mut effects);
@@ -389,13 +445,18 @@ impl Core {
         let before = peer.attempt.take();
         let began = before.as_ref().map_or(now.at, |(attempt, ..)| attempt.began);
         let jitter = u64::from(now.random.next_u32()) % timers::JITTER;
-        let attempt = Attempt { began, repeat_at: now.at + timers::REKEY_TIMEOUT + jitter };
+        let all = peer.paths.all();
+        let searches = all.len() > 1 && !peer.has_session(now.at);
+        let is_soon = searches && now.at < began + timers::SEARCH_LASTS;
+        let patience = if is_soon { timers::SEARCH_TIMEOUT } else { timers::REKEY_TIMEOUT };
+        let attempt = Attempt { began, repeat_at: now.at + patience + jitter };
+        let to = if searches || before.is_some() { all } else { all.into_iter().take(1).collect() };
         peer.attempt = Some((attempt, local, initiated));
         if let Some((_, index, _)) = &before {
             self.indices.remove(index);
         }
         self.indices.insert(local, id);
-        effects.push(Effect::Initiate { peer: id, datagram, spread: before.is_some() });
+        effects.push(Effect::Initiate { peer: id, datagram, to });
         effects.extend(self.timestamps.take_due().map(Effect::StoreTimestamp));
     }
 
@@ -405,6 +466,37 @@ impl Core {
             effects.push(Effect::Close { local: slot.local });
         }
     }
+}
+
+impl PeerState {
+    fn new(peer: &Peer, paths: Paths) -> Self {
+        Self {
+            name: peer.name.clone(),
+            key: peer.public_key,
+            preshared: PresharedKey::from_bytes([0; 32]),
+            persistent: None,
+            slots: Slots::default(),
+            attempt: None,
+            stamps: Stamps::default(),
+            newest: Timestamp::default(),
+            last_initiation: 0,
+            last_handshake: None,
+            paths,
+        }
+    }
+
+    fn has_session(&self, now: u64) -> bool {
+        self.slots.current().is_some_and(|slot| now.saturating_sub(slot.created) < timers::REJECT_AFTER)
+    }
+
+    /// Without a session whatever works is good.
+    fn came_with_handshake(&mut self, now: u64, from: Way) -> Option<Way> {
+        if self.has_session(now) { self.paths.came(now, from) } else { self.paths.take(now, from) }
+    }
+}
+
+fn moved(peer: PeerId, way: Option<Way>) -> Option<Effect> {
+    way.map(|to| Effect::Moved { peer, to })
 }
 
 /// A name for a session that is not in use; random, so that it says nothing about how many there were.

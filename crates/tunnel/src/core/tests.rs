@@ -1,6 +1,6 @@
 //! Two cores that talk to each other, with a clock in the test's hand.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
 use rand::SeedableRng;
@@ -18,7 +18,7 @@ struct Node {
     current: Option<(u32, SessionKeys)>,
     outbox: VecDeque<Vec<u8>>,
     abandoned: bool,
-    path: Path,
+    path: Way,
 }
 
 fn key(byte: u8) -> PrivateKey {
@@ -29,16 +29,16 @@ fn peer(name: &str, byte: u8) -> Peer {
     Peer { name: name.to_owned(), public_key: key(byte).public(), ..Peer::default() }
 }
 
-fn path(byte: u8) -> Path {
-    Path::Direct(([192, 0, 2, byte], 51820).into())
+fn path(byte: u8) -> Way {
+    Way::from(Path::Direct(([192, 0, 2, byte], 51820).into()))
 }
 
 impl Node {
     fn new(own: u8, other: u8) -> Self {
         let mut random = StdRng::seed_from_u64(u64::from(own));
-        let mut now = Now { at: 1, wall: WALL, random: &mut random };
-        let mut core = Core::new(&key(own), Duration::ZERO, &mut now);
-        core.set_peers(&[peer("other", other)]);
+        let now = Now { at: 1, wall: WALL, random: &mut random };
+        let mut core = Core::new(&key(own), Duration::ZERO, &now);
+        core.set_peers(1, &[peer("other", other)], &BTreeMap::new());
         Self {
             core,
             random,
@@ -84,6 +84,8 @@ impl Node {
                 }
                 Effect::Abandon { .. } => self.abandoned = true,
                 Effect::Moved { .. }
+                | Effect::Ask { .. }
+                | Effect::Resized { .. }
                 | Effect::Keepalive { .. }
                 | Effect::Removed { .. }
                 | Effect::StoreTimestamp(_) => {}
@@ -97,8 +99,8 @@ impl Node {
         self.apply(effects);
     }
 
-    fn receive(&mut self, from: Path, datagram: &[u8], load: Load) -> Result<(), Refused> {
-        let effects = self.run(|core, now| core.receive(now, from, datagram, load))?;
+    fn receive(&mut self, from: Way, datagram: &[u8]) -> Result<(), Refused> {
+        let effects = self.run(|core, now| core.receive(now, from, datagram))?;
         self.apply(effects);
         Ok(())
     }
@@ -122,10 +124,10 @@ const WALL: Duration = Duration::from_secs(1_795_000_000);
 fn settle(a: &mut Node, b: &mut Node) {
     while !a.outbox.is_empty() || !b.outbox.is_empty() {
         while let Some(datagram) = a.outbox.pop_front() {
-            let _ = b.receive(a.path, &datagram, Load::Normal);
+            let _ = b.receive(a.path, &datagram);
         }
         while let Some(datagram) = b.outbox.pop_front() {
-            let _ = a.receive(b.path, &datagram, Load::Normal);
+            let _ = a.receive(b.path, &datagram);
         }
     }
 }
@@ -146,31 +148,35 @@ fn an_initiation_counts_once_and_only_from_peers() {
     let (mut a, mut b, mut stranger) = (Node::new(1, 2), Node::new(2, 1), Node::new(3, 2));
     a.want();
     let initiation = a.outbox.pop_front().unwrap();
-    b.receive(a.path, &initiation, Load::Normal).unwrap();
+    b.receive(a.path, &initiation).unwrap();
     b.at += 1000;
-    assert_eq!(b.receive(a.path, &initiation, Load::Normal), Err(Refused::Replayed));
+    assert_eq!(b.receive(a.path, &initiation), Err(Refused::Replayed));
     stranger.want();
     let foreign = stranger.outbox.pop_front().unwrap();
-    assert_eq!(b.receive(stranger.path, &foreign, Load::Normal), Err(Refused::Stranger));
+    assert_eq!(b.receive(stranger.path, &foreign), Err(Refused::Stranger));
     let response = b.outbox.pop_front().unwrap();
-    a.receive(b.path, &response, Load::Normal).unwrap();
-    assert_eq!(a.receive(b.path, &response, Load::Normal), Err(Refused::Replayed));
+    a.receive(b.path, &response).unwrap();
+    assert_eq!(a.receive(b.path, &response), Err(Refused::Replayed));
 }
 
 #[test]
-fn under_load_only_who_proves_the_address_is_answered() {
+fn a_cookie_is_used_from_the_next_message_on() {
     let (mut a, mut b) = (Node::new(1, 2), Node::new(2, 1));
+    let mut gate = gate::Gate::new(1, [5; 32]);
+    gate.set_keys(b.core.public_keys());
+    let from = a.path.path.address();
     a.want();
     let first = a.outbox.pop_front().unwrap();
-    b.receive(a.path, &first, Load::High).unwrap();
-    let cookie = b.outbox.pop_front().unwrap();
-    assert_eq!(cookie.len(), crate::noise::COOKIE_REPLY);
-    a.receive(b.path, &cookie, Load::Normal).unwrap();
+    let gate::Verdict::Reply(cookie) = gate.judge(1, from, &first, 1000, || [6; 24]) else {
+        panic!("no cookie");
+    };
+    a.receive(b.path, &cookie).unwrap();
     a.at += REKEY_TIMEOUT + timers::JITTER;
     let effects = a.run(|core, now| core.tick(now, |_| Traffic::default()));
     a.apply(effects);
     let second = a.outbox.pop_front().unwrap();
-    b.receive(a.path, &second, Load::High).unwrap();
+    assert_eq!(gate.judge(a.at, from, &second, 1000, || [6; 24]), gate::Verdict::Pass);
+    b.receive(a.path, &second).unwrap();
     settle(&mut a, &mut b);
     assert!(a.data_to(&mut b));
 }
@@ -206,7 +212,7 @@ fn a_new_key_of_this_node_leaves_sessions_alone_and_the_old_one_is_still_answere
     a.want();
     settle(&mut a, &mut b);
     assert!(a.data_to(&mut b), "a still uses the old key");
-    a.core.set_peers(&[peer("other", 9)]);
+    a.core.set_peers(a.at, &[peer("other", 9)], &BTreeMap::new());
     assert!(a.data_to(&mut b) && b.data_to(&mut a));
     b.at += 1000;
     b.want();
@@ -219,7 +225,7 @@ fn a_peer_that_is_removed_has_no_sessions_left() {
     let (mut a, mut b) = (Node::new(1, 2), Node::new(2, 1));
     a.want();
     settle(&mut a, &mut b);
-    let effects = b.core.set_peers(&[]);
+    let effects = b.core.set_peers(b.at, &[], &BTreeMap::new());
     b.apply(effects);
     assert!(b.open.is_empty() && b.core.indices.is_empty());
     assert!(!a.data_to(&mut b));
@@ -239,11 +245,11 @@ proptest! {
                 0 => a.want(),
                 1 => b.want(),
                 2 => if let Some(datagram) = a.outbox.pop_front() && !lost {
-                    let _ = b.receive(a.path, &datagram, Load::Normal);
-                    let _ = b.receive(a.path, &datagram, Load::Normal);
+                    let _ = b.receive(a.path, &datagram);
+                    let _ = b.receive(a.path, &datagram);
                 },
                 3 => if let Some(datagram) = b.outbox.pop_front() && !lost {
-                    let _ = a.receive(b.path, &datagram, Load::Normal);
+                    let _ = a.receive(b.path, &datagram);
                 },
                 _ => { if lost { a.data_to(&mut b); } else { b.data_to(&mut a); } }
             }
@@ -271,8 +277,7 @@ proptest! {
         if let Some(first) = bytes.first_mut() { *first = kind; }
         for length in [bytes.len(), 148, 92, 64] {
             bytes.resize(length, 7);
-            prop_assert!(b.receive(path(1), &bytes, Load::Normal).is_err());
-            prop_assert!(b.receive(path(1), &bytes, Load::High).is_err());
+            prop_assert!(b.receive(path(1), &bytes).is_err());
         }
     }
 }

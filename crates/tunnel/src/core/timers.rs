@@ -4,9 +4,12 @@
 pub(crate) const REKEY_AFTER: u64 = 120_000;
 /// … and not used any more at this one.
 pub(crate) const REJECT_AFTER: u64 = 180_000;
-/// Without an answer an initiation is repeated after this time, plus jitter …
+/// Without an answer an initiation is repeated after this time, plus jitter, …
 pub(crate) const REKEY_TIMEOUT: u64 = 5_000;
-/// … until this time has passed since the first one.
+/// … and on several paths sooner for a while: the first ones only open the NATs for each other.
+pub(crate) const SEARCH_TIMEOUT: u64 = 1_000;
+pub(crate) const SEARCH_LASTS: u64 = 10_000;
+/// It is given up when this time has passed since the first one.
 pub(crate) const GIVE_UP_AFTER: u64 = 90_000;
 /// Whoever received data and sent nothing for this long says that it is there.
 pub(crate) const KEEPALIVE: u64 = 10_000;

@@ -9,13 +9,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use super::control::Order;
-use super::outgoing::{Outgoing, padded};
+use super::outgoing::{Outgoing, padded, send_packets};
 use super::shared::{PeerShared, Routes, Session, Shared, lock, now};
 use crate::noise::{DATA_HEADER, TAG};
 use crate::packet::split::{Plan, plan};
 use crate::packet::vnet::{VNET, Vnet};
-use crate::packet::{icmp, outline};
-use crate::path::{Path, RELAY_HEADER};
+use crate::packet::{Outline, ecn, fragment, icmp, mss, outline};
+use crate::path::{RELAY_HEADER, Way};
+use crate::sys::udp::Udp;
 
 /// What is sent at once at most; more packets are read as long as there are some and this is not reached.
 const BATCH: usize = 48 << 10;
@@ -26,7 +27,7 @@ const ROOM: usize = VNET + (1 << 16);
 pub(crate) struct Egress {
     pub(crate) shared: Arc<Shared>,
     pub(crate) tun: Arc<OwnedFd>,
-    pub(crate) socket: Arc<OwnedFd>,
+    pub(crate) socket: Arc<Udp>,
     pub(crate) outgoing: Outgoing,
     /// To which peers, and with how many bytes, the batch goes.
     pub(crate) sent: Vec<(Arc<PeerShared>, usize)>,
@@ -34,13 +35,37 @@ pub(crate) struct Egress {
     pub(crate) target: Option<Target>,
 }
 
+/// A packet of the device, understood.
+struct Packet<'a> {
+    bytes: &'a [u8],
+    outline: Outline,
+    plan: Plan,
+}
+
+impl<'a> Packet<'a> {
+    fn read(bytes: &'a [u8]) -> Option<Self> {
+        let (header, bytes) = bytes.split_first_chunk::<VNET>()?;
+        let outline = outline(bytes)?;
+        let plan = plan(&Vnet::parse(header)?, bytes, &outline)?;
+        Some(Self { bytes, outline, plan })
+    }
+
+    /// The packets of the wire, for the rare cases in which they are not written where they are sent.
+    fn cut(&self) -> impl Iterator<Item = Vec<u8>> {
+        (0..self.plan.count).map(|number| {
+            let mut piece = vec![0; self.plan.length(number)];
+            self.plan.write(self.bytes, number, &mut piece);
+            piece
+        })
+    }
+}
+
 /// Where a packet goes.
-#[derive(Clone)]
 pub(crate) struct Target {
     address: IpAddr,
     peer: Arc<PeerShared>,
     session: Arc<Session>,
-    path: Path,
+    way: Way,
 }
 
 impl Egress {
@@ -76,86 +101,88 @@ impl Egress {
     }
 
     fn handle(&mut self, at: u64, routes: &Routes, bytes: &[u8]) {
-        let Some((header, packet)) = bytes.split_first_chunk::<VNET>() else { return };
-        let (Some(vnet), Some(outline)) = (Vnet::parse(header), outline(packet)) else { return };
-        let Some(plan) = plan(&vnet, packet, &outline) else { return };
-        if self.target.as_ref().is_none_or(|target| target.address != outline.destination) {
-            self.target = None;
-            let Some(peer) = routes.peer_of(outline.destination) else { return };
-            match self.find(at, peer, outline.destination) {
-                Some(target) => self.target = Some(target),
-                None => return self.wait(at, &Arc::clone(peer), packet, &plan),
+        let Some(packet) = Packet::read(bytes) else { return };
+        let destination = packet.outline.destination;
+        let target = match self.target.take_if(|target| target.address == destination) {
+            Some(target) => target,
+            None => {
+                let Some(peer) = routes.peer_of(destination) else { return };
+                match find(at, peer, destination) {
+                    Some(target) => target,
+                    None => return self.wait(at, peer, &packet),
+                }
             }
-        }
-        let Some(target) = self.target.clone() else { return };
-        let limit = target.peer.limit.load(Relaxed);
-        if plan.longest() > limit as usize {
-            let answer = icmp::too_big(packet, &outline, u16::try_from(limit).unwrap_or(u16::MAX));
-            if let Some(answer) = answer {
-                let header = Vnet::PLAIN.write(outline.source.is_ipv4());
-                let _ = rustix::io::write(&*self.tun, &[&header, answer.as_slice()].concat());
-                return;
-            }
-        }
-        let whole = plan.count * (plan.longest() + 16 + DATA_HEADER + TAG + RELAY_HEADER);
-        if !self.outgoing.has_room(whole) {
-            self.flush(at);
-        }
-        let counter = target.session.reserve(plan.count);
-        for number in 0..plan.count {
-            let length = plan.length(number);
-            let size = (length, padded(length, self.shared.mtu));
-            let write = |out: &mut [u8]| plan.write(packet, number, out);
-            // Tiny segments of a huge packet may not fit at once.
-            if !self.outgoing.has_room(size.1 + 64) {
-                self.flush(at);
-            }
-            self.outgoing.add(&target.session, counter + number as u64, &target.path, size, write);
-        }
-        match self.sent.last_mut() {
-            Some((peer, bytes)) if peer.id == target.peer.id => *bytes += plan.bytes(),
-            _ => self.sent.push((target.peer, plan.bytes())),
-        }
-    }
-
-    fn find(&self, at: u64, peer: &Arc<PeerShared>, address: IpAddr) -> Option<Target> {
-        let session = peer.usable(at)?;
-        let path = peer.path.get()?;
-        Some(Target { address, peer: Arc::clone(peer), session, path })
+        };
+        self.send(at, &target, &packet);
+        self.target = Some(target);
     }
 
     /// Keeps the packet until there is a session, and asks for one.
-    fn wait(&mut self, at: u64, peer: &Arc<PeerShared>, packet: &[u8], plan: &Plan) {
+    fn wait(&mut self, at: u64, peer: &Arc<PeerShared>, packet: &Packet<'_>) {
         let mut waiting = lock(&peer.waiting);
-        if peer.usable(at).is_some() && peer.path.get().is_some() {
+        if let Some(target) = find(at, peer, packet.outline.destination) {
             // It was made meanwhile, and what waited was sent under this lock.
             drop(waiting);
-            return self.send_now(at, peer, packet, plan);
+            return self.send(at, &target, packet);
         }
-        for number in 0..plan.count {
-            let mut out = vec![0; plan.length(number)];
-            plan.write(packet, number, &mut out);
-            peer.wait(&mut waiting, out);
-        }
+        packet.cut().for_each(|piece| peer.wait(&mut waiting, piece));
         drop(waiting);
         // If the queue is full, the next packet asks again.
         let _ = self.shared.orders.try_send(Order::Want(peer.id));
     }
 
-    fn send_now(&mut self, at: u64, peer: &Arc<PeerShared>, packet: &[u8], plan: &Plan) {
-        let Some(outline) = outline(packet) else { return };
-        let Some(target) = self.find(at, peer, outline.destination) else { return };
-        let counter = target.session.reserve(plan.count);
+    fn send(&mut self, at: u64, target: &Target, packet: &Packet<'_>) {
+        let Target { peer, session, way, .. } = target;
+        let plan = &packet.plan;
+        let limit = peer.limit.load(Relaxed).min(self.shared.mtu);
+        if plan.longest() > limit as usize && self.is_too_long(at, target, packet, limit) {
+            return;
+        }
+        let whole = plan.count * (plan.longest() + 16 + DATA_HEADER + TAG + RELAY_HEADER);
+        if !self.outgoing.has_room(whole) {
+            self.flush(at);
+        }
+        let counter = session.reserve(plan.count);
+        let to = (way, ecn::of(packet.bytes));
         for number in 0..plan.count {
             let length = plan.length(number);
-            if !self.outgoing.has_room(length + 128) {
+            let size = (length, padded(length, limit));
+            let write = |out: &mut [u8]| {
+                plan.write(packet.bytes, number, out);
+                if plan.count == 1 {
+                    mss::clamp(out, &packet.outline, limit);
+                }
+            };
+            // Tiny segments of a huge packet may not fit at once.
+            if !self.outgoing.has_room(size.1 + 64) {
                 self.flush(at);
             }
-            let size = (length, padded(length, self.shared.mtu));
-            let write = |out: &mut [u8]| plan.write(packet, number, out);
-            self.outgoing.add(&target.session, counter + number as u64, &target.path, size, write);
+            self.outgoing.add(session, counter + number as u64, to, size, write);
         }
-        self.sent.push((Arc::clone(peer), plan.bytes()));
+        match self.sent.last_mut() {
+            Some((last, bytes)) if last.id == peer.id => *bytes += plan.bytes(),
+            _ => self.sent.push((Arc::clone(peer), plan.bytes())),
+        }
+    }
+
+    /// Tells the sender that its packet is too long, or cuts it if that is allowed. False if neither can be: then the
+    /// system may cut the datagram.
+    fn is_too_long(&mut self, at: u64, target: &Target, packet: &Packet<'_>, limit: u32) -> bool {
+        let answer = icmp::too_big(packet.bytes, &packet.outline, u16::try_from(limit).unwrap_or(u16::MAX));
+        if let Some(answer) = answer {
+            let header = Vnet::PLAIN.write(packet.outline.source.is_ipv4());
+            let _ = rustix::io::write(&*self.tun, &[&header, answer.as_slice()].concat());
+            return true;
+        }
+        let cut = packet.cut().map(|piece| {
+            let outline = outline(&piece)?;
+            fragment::fragments(&piece, &outline, limit as usize)
+        });
+        let Some(pieces) = cut.collect::<Option<Vec<_>>>() else { return false };
+        self.flush(at);
+        let pieces = pieces.concat().into_iter();
+        send_packets(&mut self.outgoing, &self.socket, &target.session, self.shared.mtu, pieces, at);
+        true
     }
 
     fn flush(&mut self, at: u64) {
@@ -167,6 +194,15 @@ impl Egress {
             if outcome.too_long {
                 let _ = self.shared.orders.try_send(Order::Measure(peer.id));
             }
+            if outcome.sourceless {
+                let _ = self.shared.orders.try_send(Order::ForgetLocal(peer.id));
+            }
         }
     }
+}
+
+fn find(at: u64, peer: &Arc<PeerShared>, address: IpAddr) -> Option<Target> {
+    let session = peer.usable(at)?;
+    let way = peer.way.get()?;
+    Some(Target { address, peer: Arc::clone(peer), session, way })
 }

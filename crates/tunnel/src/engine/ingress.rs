@@ -6,55 +6,65 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, MutexGuard};
 
+use rand::RngCore;
+use rand::rngs::StdRng;
 use ring::aead::Aad;
 
 use super::control::{HANDSHAKES, Order};
-use super::frames::Frames;
+use super::outgoing::send_alone;
 use super::shared::{PeerShared, Routes, Session, Shared, lock, now};
 use crate::core::PeerId;
+use crate::core::gate::Verdict;
+use crate::core::probe::Probe;
 use crate::noise::{DATA_HEADER, nonce};
 use crate::packet::merge::{Merge, Place};
-use crate::packet::{flow_hash, outline};
-use crate::path::{Kind, Path, classify};
+use crate::packet::{ecn, flow_hash, mss, outline};
+use crate::path::{Kind, Way, classify};
 use crate::replay::Replay;
-use crate::sys::{self, RECEIVE_MOST, RECEIVE_ROOM, Received};
+use crate::sys::udp::{RECEIVE_MOST, RECEIVE_ROOM, Received, Udp};
 
 /// Decrypted bytes that wait for the device at most.
 const BATCH: usize = 48 << 10;
+/// The control thread hears at most this often that a peer's packets come by another way, in milliseconds.
+const CAME_GAP: u64 = 50;
 
 /// One thread's state.
 pub(crate) struct Ingress {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) socket: Arc<OwnedFd>,
+    pub(crate) socket: Arc<Udp>,
     /// All queues: answers come back through the queue a flow was written to.
     pub(crate) queues: Vec<Arc<OwnedFd>>,
-    pub(crate) frames: Arc<Frames>,
+    /// For cookies.
+    pub(crate) random: StdRng,
+    /// Packets that wait for the device.
+    pub(crate) merge: Merge,
 }
 
 /// What a run of datagrams of one session has brought.
 struct Tally {
-    path: Path,
+    way: Way,
+    ecn: u8,
     bytes: usize,
     packets: usize,
     keepalives: usize,
+    probes: usize,
     refused: u64,
     foreign: u64,
 }
 
 impl Tally {
-    fn new(path: Path) -> Self {
-        Self { path, bytes: 0, packets: 0, keepalives: 0, refused: 0, foreign: 0 }
+    fn new(way: Way, ecn: u8) -> Self {
+        Self { way, ecn, bytes: 0, packets: 0, keepalives: 0, probes: 0, refused: 0, foreign: 0 }
     }
 }
 
 impl Ingress {
     /// Receives until the socket fails for good.
-    pub(crate) fn run(self) -> io::Result<()> {
+    pub(crate) fn run(mut self) -> io::Result<()> {
         let mut buffer = vec![0; RECEIVE_MOST * RECEIVE_ROOM];
         let mut received = Vec::with_capacity(RECEIVE_MOST);
-        let mut merge = Merge::default();
         loop {
-            match sys::receive(&self.socket, &mut buffer, &mut received) {
+            match self.socket.receive(&mut buffer, &mut received) {
                 Ok(()) => {}
                 // Errors of datagrams sent before (ICMP) come here too; the socket goes on.
                 Err(error) if error.raw_os_error() == Some(libc::EBADF) => return Err(error),
@@ -64,42 +74,44 @@ impl Ingress {
             let routes = self.shared.routes.get();
             let mut waiting = 0;
             for train in &received {
-                self.take(at, &routes, &mut buffer, train, &mut merge);
+                self.take(at, &routes, &mut buffer, train);
                 waiting += train.length;
                 if waiting >= BATCH {
-                    self.deliver(&mut merge, &mut buffer);
+                    self.deliver(&mut buffer);
                     waiting = 0;
                 }
             }
-            self.deliver(&mut merge, &mut buffer);
+            self.deliver(&mut buffer);
         }
     }
 
     /// Takes the datagrams of one sender.
-    fn take(&self, at: u64, routes: &Routes, buffer: &mut [u8], train: &Received, merge: &mut Merge) {
+    fn take(&mut self, at: u64, routes: &Routes, buffer: &mut [u8], train: &Received) {
         let end = train.start + train.length;
         let mut from = train.start;
         while from < end {
             let to = end.min(from + train.segment);
             match classify(train.from, &buffer[from..to]) {
                 Kind::Data { path, skip } => {
-                    let Some(session) = self.session_of(buffer, from + skip) else {
+                    let session =
+                        self.session_of(buffer, from + skip).filter(|session| session.is_usable(at));
+                    let Some(session) = session else {
                         from = to;
                         continue;
                     };
-                    if !session.is_usable(at) {
-                        from = to;
-                        continue;
-                    }
-                    from =
-                        self.take_data(at, routes, buffer, (from, end, train.segment), path, &session, merge);
+                    let mut tally = Tally::new(Way { path, local: train.local }, train.ecn);
+                    let run = (from, end, train.segment);
+                    from = self.take_data(routes, buffer, run, &session, &mut tally);
+                    self.account(at, &session, &tally);
                 }
                 Kind::Handshake { path, skip } => {
-                    self.pass_on(path, &buffer[from + skip..to]);
+                    self.pass_on(at, Way { path, local: train.local }, &buffer[from + skip..to]);
                     from = to;
                 }
-                Kind::Frame => {
-                    self.frames.received(train.from, &buffer[from..to]);
+                Kind::Registered => {
+                    if let Ok(answer) = buffer[from..to].try_into() {
+                        let _ = self.shared.orders.try_send(Order::Registered(train.from, answer));
+                    }
                     from = to;
                 }
                 Kind::Nothing => from = to,
@@ -113,19 +125,16 @@ impl Ingress {
     }
 
     /// Takes datagrams as long as they are of the same session and path; returns where the next one begins.
-    #[expect(clippy::too_many_arguments, reason = "the state of the loop it is taken out of")]
     fn take_data(
-        &self,
-        at: u64,
+        &mut self,
         routes: &Routes,
         buffer: &mut [u8],
         (mut from, end, segment): (usize, usize, usize),
-        path: Path,
-        session: &Arc<Session>,
-        merge: &mut Merge,
+        session: &Session,
+        tally: &mut Tally,
     ) -> usize {
+        let path = tally.way.path;
         let skip = path.overhead();
-        let mut tally = Tally::new(path);
         let mut replay = lock(&session.replay);
         let mut source = None;
         let head: [u8; 8] = start_of(buffer, from + skip);
@@ -138,13 +147,11 @@ impl Ingress {
             if skip > 0 && classify(path.address(), &buffer[from..to]) != (Kind::Data { path, skip }) {
                 break;
             }
-            if let Some(place) = open(buffer, data, to, session, &mut replay, &mut tally) {
-                check(routes, buffer, place, &session.peer, (&mut source, &mut tally), merge);
+            if let Some(place) = open(buffer, data, to, session, &mut replay, tally) {
+                self.check(routes, buffer, place, &session.peer, (&mut source, tally));
             }
             from = to;
         }
-        drop(replay);
-        self.account(at, session, &tally);
         from
     }
 
@@ -156,14 +163,11 @@ impl Ingress {
         if tally.foreign > 0 {
             peer.counters.foreign.fetch_add(tally.foreign, Relaxed);
         }
-        if tally.packets + tally.keepalives == 0 {
+        if tally.packets + tally.keepalives > 0 {
+            peer.received(at, tally.bytes, tally.packets > 0);
+            self.compare(at, peer, tally.way);
+        } else if tally.probes == 0 {
             return;
-        }
-        peer.received(at, tally.bytes, tally.packets > 0);
-        if at >= peer.hold_until.load(Relaxed) && peer.path.get() != Some(tally.path) {
-            // Roaming: whoever has the keys is where the newest authentic packet came from.
-            peer.path.set(Some(tally.path));
-            let _ = self.shared.orders.try_send(Order::Measure(peer.id));
         }
         if !session.confirmed.load(Relaxed) && !session.confirmed.swap(true, Relaxed) {
             let order = Order::Confirmed(peer.id, session.local);
@@ -173,21 +177,84 @@ impl Ingress {
         }
     }
 
-    /// Handshakes cost computation: they wait in a bounded queue, and what has no room is dropped.
-    fn pass_on(&self, path: Path, message: &[u8]) {
-        if self.shared.handshakes.fetch_add(1, Relaxed) < HANDSHAKES
-            && self.shared.orders.try_send(Order::Handshake(path, message.to_vec())).is_ok()
-        {
+    /// Tells the control thread if the peer is not where it was. Whoever has the keys is where its packets come from,
+    /// but a peer may also use another of several paths for a moment.
+    fn compare(&self, at: u64, peer: &PeerShared, way: Way) {
+        if peer.way.get() == Some(way) || at < peer.came_next.load(Relaxed) {
             return;
         }
-        self.shared.handshakes.fetch_sub(1, Relaxed);
+        peer.came_next.store(at + CAME_GAP, Relaxed);
+        let _ = self.shared.orders.try_send(Order::Came(peer.id, way));
     }
 
-    fn deliver(&self, merge: &mut Merge, buffer: &mut [u8]) {
+    /// Handshakes cost computation: they wait in a bounded queue, and what has no room is dropped.
+    fn pass_on(&mut self, at: u64, way: Way, message: &[u8]) {
+        let waiting = self.shared.handshakes.load(Relaxed);
+        let nonce = || {
+            let mut nonce = [0; 24];
+            self.random.fill_bytes(&mut nonce);
+            nonce
+        };
+        let verdict = lock(&self.shared.gate).judge(at, way.path.address(), message, waiting, nonce);
+        match verdict {
+            Verdict::Drop => {}
+            Verdict::Reply(cookie) => {
+                let _ = send_alone(&self.socket, &way, &cookie);
+            }
+            Verdict::Pass => {
+                if self.shared.handshakes.fetch_add(1, Relaxed) >= HANDSHAKES
+                    || self.shared.orders.try_send(Order::Handshake(way, message.to_vec())).is_err()
+                {
+                    self.shared.handshakes.fetch_sub(1, Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Lets only packets pass whose source belongs to the peer, and hands over questions and answers.
+    fn check(
+        &mut self,
+        routes: &Routes,
+        buffer: &mut [u8],
+        place: Place,
+        peer: &PeerShared,
+        (source, tally): (&mut Option<(IpAddr, PeerId)>, &mut Tally),
+    ) {
+        let packet = &mut buffer[place.from..place.from + place.length];
+        let Some(outline) = outline(packet) else {
+            match Probe::read(packet) {
+                Some(probe) => {
+                    tally.probes += 1;
+                    let _ = self.shared.orders.try_send(Order::Probe(peer.id, tally.way, probe));
+                }
+                None => tally.foreign += 1,
+            }
+            return;
+        };
+        tally.packets += 1;
+        tally.bytes += place.length;
+        if *source != Some((outline.source, peer.id)) {
+            if routes.peer_of(outline.source).is_none_or(|owner| owner.id != peer.id) {
+                tally.foreign += 1;
+                return;
+            }
+            *source = Some((outline.source, peer.id));
+        }
+        let packet = &mut packet[..outline.total];
+        if !ecn::merge(tally.ecn, packet) {
+            return;
+        }
+        mss::clamp(packet, &outline, self.shared.mtu.min(peer.limit.load(Relaxed)));
+        let hash = flow_hash(packet, &outline);
+        self.merge.add(buffer, Place { from: place.from, length: outline.total }, &outline, hash);
+    }
+
+    fn deliver(&mut self, buffer: &mut [u8]) {
+        let Self { merge, queues, .. } = self;
         merge.flush(buffer, |buffer, vnet, item, is_v4| {
             let header = vnet.write(is_v4);
             let slice = |place: &Place| IoSlice::new(&buffer[place.from..place.from + place.length]);
-            let queue = &self.queues[item.hash as usize % self.queues.len()];
+            let queue = &queues[item.hash as usize % queues.len()];
             if item.more.is_empty() {
                 let _ = rustix::io::writev(queue, &[IoSlice::new(&header), slice(&item.first)]);
                 return;
@@ -199,31 +266,6 @@ impl Ingress {
             let _ = rustix::io::writev(queue, &pieces);
         });
     }
-}
-
-/// Lets only packets pass whose source belongs to the peer.
-fn check(
-    routes: &Routes,
-    buffer: &[u8],
-    place: Place,
-    peer: &PeerShared,
-    (source, tally): (&mut Option<(IpAddr, PeerId)>, &mut Tally),
-    merge: &mut Merge,
-) {
-    let Some(outline) = outline(&buffer[place.from..place.from + place.length]) else {
-        tally.foreign += 1;
-        return;
-    };
-    if *source != Some((outline.source, peer.id)) {
-        if routes.peer_of(outline.source).is_none_or(|owner| owner.id != peer.id) {
-            tally.foreign += 1;
-            return;
-        }
-        *source = Some((outline.source, peer.id));
-    }
-    let packet = Place { from: place.from, length: outline.total };
-    let hash = flow_hash(&buffer[packet.from..packet.from + packet.length], &outline);
-    merge.add(buffer, packet, &outline, hash);
 }
 
 /// The first eight bytes: type and session.
@@ -256,7 +298,9 @@ fn open(
         tally.keepalives += 1;
         return None;
     }
-    tally.packets += 1;
-    tally.bytes += length;
     Some(Place { from, length })
 }
+
+#[cfg(test)]
+#[path = "ingress_tests.rs"]
+mod tests;

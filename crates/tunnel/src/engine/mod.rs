@@ -1,11 +1,11 @@
 //! The process: threads of the data path, the control thread, the sockets of the agent.
 
+mod agent;
 mod control;
 mod egress;
-pub(crate) mod frames;
 mod ingress;
 mod outgoing;
-mod shared;
+pub(crate) mod shared;
 mod state;
 
 use std::fs::{File, OpenOptions};
@@ -18,24 +18,30 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use rand::rngs::StdRng;
+use rand::{RngCore, SeedableRng};
 use rustix::fs::{FlockOperation, flock};
 
 use self::control::{Control, ORDERS, Order};
 use self::egress::Egress;
-use self::frames::Frames;
 use self::ingress::Ingress;
 use self::outgoing::Outgoing;
-use self::shared::Shared;
+use self::shared::{Shared, now};
 use self::state::State;
 use crate::config::{InvalidConfig, TunnelConfig};
+use crate::core::gate::Gate;
 use crate::key::PrivateKey;
+use crate::packet::merge::Merge;
 use crate::request::{Answer, MAX_LINE, Request};
 use crate::sys;
+use crate::sys::udp::Udp;
 
 /// Receive and send buffers of each socket: 20 ms at 1.6 Gbit/s.
 const BUFFER: i32 = 4 << 20;
 /// Threads for each direction, if nothing else is said.
 const MOST_THREADS: usize = 4;
+/// So often, every 50 ms, it is looked whether the engine before this one has ended.
+const ENDING_TRIES: u32 = 20;
 /// A local program that is slower than this is not served.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -79,6 +85,8 @@ pub fn run(config: &TunnelConfig) -> Result<(), EngineError> {
     let directory = &config.directory;
     state::prepare(directory).tried(|| format!("make directory {}", directory.display()))?;
     let _lock = lock_directory(config)?;
+    // Signals to the agent's group are not for the engine. A process that leads a group already has its own.
+    let _ = rustix::process::setsid();
     let file = config.state_file();
     let state = match State::read(&file).tried(|| format!("read {}", file.display()))? {
         Some(state) => state,
@@ -93,17 +101,20 @@ pub fn run(config: &TunnelConfig) -> Result<(), EngineError> {
     let what = || format!("open device {}", config.device);
     let queues = repeat(count, || sys::open_tun(&config.device)).tried(what)?;
     sys::bring_up(&config.device, config.mtu).tried(|| format!("switch on device {}", config.device))?;
-    let sockets = repeat(count, || sys::open_udp(config.port, BUFFER))
+    let sockets = repeat(count, || Udp::shared(config.port, BUFFER))
         .tried(|| format!("open UDP port {}", config.port))?;
-    let frames = Frames::bind(&config.frame_socket()).tried(|| "open the socket for frames".to_owned())?;
+    if !sockets[0].has_ipv6() {
+        tracing::warn!(port = config.port, "no IPv6 on this machine: peers are reached over IPv4 only");
+    }
     let (orders, inbox) = sync_channel(ORDERS);
-    let shared = Arc::new(Shared::new(orders.clone(), config.mtu));
-    start(&shared, &queues, &sockets, Arc::new(frames))?;
+    let mut secret = [0; 32];
+    StdRng::from_os_rng().fill_bytes(&mut secret);
+    let shared = Arc::new(Shared::new(orders.clone(), Gate::new(now(), secret), config.mtu));
+    start(&shared, &queues, &sockets)?;
     listen(config, orders)?;
-    let reply = Control::new(state, file, shared, Arc::clone(&sockets[0])).run(&inbox);
+    let reply = Control::new(config.clone(), state, shared, Arc::clone(&sockets[0])).run(&inbox);
     let _ = sys::set_persistent(&queues[0], false);
     let _ = std::fs::remove_file(config.control_socket());
-    let _ = std::fs::remove_file(config.frame_socket());
     if let Some(reply) = reply {
         // The process ends with this function, so the answer must have been written: its receiver is given up then.
         while reply.send(Answer::Done).is_ok() {}
@@ -119,7 +130,7 @@ pub fn remove(config: &TunnelConfig) -> Result<(), EngineError> {
     sys::set_persistent(&tun, false).tried(what)
 }
 
-fn repeat(count: usize, mut open: impl FnMut() -> io::Result<OwnedFd>) -> io::Result<Vec<Arc<OwnedFd>>> {
+fn repeat<T>(count: usize, mut open: impl FnMut() -> io::Result<T>) -> io::Result<Vec<Arc<T>>> {
     (0..count).map(|_| open().map(Arc::new)).collect()
 }
 
@@ -127,19 +138,19 @@ fn lock_directory(config: &TunnelConfig) -> Result<File, EngineError> {
     let path = config.directory.join("lock");
     let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = open.tried(|| format!("open {}", path.display()))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(_) => Err(EngineError::Running(config.directory.clone())),
+    // One that was told to stop may need a moment for its last steps.
+    for _ in 0..ENDING_TRIES {
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            return Ok(file);
+        }
+        let pause = rustix::time::Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+        let _ = rustix::event::poll(&mut [], Some(&pause));
     }
+    Err(EngineError::Running(config.directory.clone()))
 }
 
 /// Starts the threads of the data path.
-fn start(
-    shared: &Arc<Shared>,
-    queues: &[Arc<OwnedFd>],
-    sockets: &[Arc<OwnedFd>],
-    frames: Arc<Frames>,
-) -> Result<(), EngineError> {
+fn start(shared: &Arc<Shared>, queues: &[Arc<OwnedFd>], sockets: &[Arc<Udp>]) -> Result<(), EngineError> {
     for (number, (tun, socket)) in queues.iter().zip(sockets).enumerate() {
         let egress = Egress {
             shared: Arc::clone(shared),
@@ -154,12 +165,12 @@ fn start(
             shared: Arc::clone(shared),
             socket: Arc::clone(socket),
             queues: queues.to_vec(),
-            frames: Arc::clone(&frames),
+            random: StdRng::from_os_rng(),
+            merge: Merge::default(),
         };
         spawn(&format!("tunnel-in-{number}"), move || ingress.run())?;
     }
-    let socket = Arc::clone(&sockets[0]);
-    spawn("tunnel-frames", move || frames.run(&socket))
+    Ok(())
 }
 
 /// Starts a thread of the data path. If one ends, the process does: half an engine is worse than a restarted one.

@@ -12,10 +12,11 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::control::Order;
 use crate::allowed::Allowed;
+use crate::core::gate::Gate;
 use crate::core::timers::{REJECT_AFTER, Traffic};
 use crate::core::{Established, PeerId};
 use crate::noise::cipher;
-use crate::path::Path;
+use crate::path::Way;
 use crate::replay::Replay;
 
 /// Packets that wait for a session of one peer; beyond that the oldest is dropped.
@@ -25,10 +26,15 @@ const LAST_COUNTER: u64 = u64::MAX - (1 << 13);
 
 /// Milliseconds since boot, sleep included; never 0.
 pub(crate) fn now() -> u64 {
+    now_us() / 1000 + 1
+}
+
+/// Microseconds since boot, sleep included.
+pub(crate) fn now_us() -> u64 {
     let time = clock_gettime(ClockId::Boottime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     let nanoseconds = u64::try_from(time.tv_nsec).unwrap_or(0);
-    seconds * 1000 + nanoseconds / 1_000_000 + 1
+    seconds * 1_000_000 + nanoseconds / 1000
 }
 
 /// Locks; a thread that panicked has left nothing half-done in these short sections.
@@ -50,21 +56,27 @@ impl<T: Clone> Published<T> {
     }
 }
 
+/// What went in one direction since the engine started.
+#[derive(Debug, Default)]
+pub(crate) struct Direction {
+    pub(crate) bytes: AtomicU64,
+    /// When the last packet went; 0 is never.
+    last: AtomicU64,
+    /// When the first packet with data went since anything went in the other direction.
+    data_since: AtomicU64,
+}
+
 /// Counters of a peer, since the engine started.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    pub(crate) sent_bytes: AtomicU64,
-    pub(crate) received_bytes: AtomicU64,
+    pub(crate) sent: Direction,
+    pub(crate) received: Direction,
     /// Packets that could not be sent.
     pub(crate) lost_sending: AtomicU64,
     /// Datagrams that were damaged, forged or repeated.
     pub(crate) refused: AtomicU64,
     /// Packets whose inner source is not the peer's.
     pub(crate) foreign: AtomicU64,
-    last_sent: AtomicU64,
-    last_received: AtomicU64,
-    owed_since: AtomicU64,
-    unanswered_since: AtomicU64,
 }
 
 /// A peer on the data path.
@@ -72,26 +84,26 @@ pub(crate) struct PeerShared {
     pub(crate) id: PeerId,
     pub(crate) name: String,
     /// Where its packets go.
-    pub(crate) path: Published<Option<Path>>,
+    pub(crate) way: Published<Option<Way>>,
     pub(crate) session: Published<Option<Arc<Session>>>,
     /// Longest inner packet that fits; the device's own limit if there is no smaller one.
     pub(crate) limit: AtomicU32,
-    /// Until then the path is the one that was asked for: packets already under way do not change it back.
-    pub(crate) hold_until: AtomicU64,
+    /// When the control thread may be told again that packets come by another way.
+    pub(crate) came_next: AtomicU64,
     pub(crate) counters: Counters,
     /// Whole inner packets. Whoever holds the lock may decide whether there is a session.
     pub(crate) waiting: Mutex<VecDeque<Vec<u8>>>,
 }
 
 impl PeerShared {
-    pub(crate) fn new(id: PeerId, name: String, path: Option<Path>) -> Self {
+    pub(crate) fn new(id: PeerId, name: String) -> Self {
         Self {
             id,
             name,
-            path: Published(RwLock::new(path)),
+            way: Published(RwLock::new(None)),
             session: Published(RwLock::new(None)),
             limit: AtomicU32::new(u32::MAX),
-            hold_until: AtomicU64::new(0),
+            came_next: AtomicU64::new(0),
             counters: Counters::default(),
             waiting: Mutex::new(VecDeque::new()),
         }
@@ -113,43 +125,41 @@ impl PeerShared {
 
     /// Notes what was sent; `data` tells packets from keepalives.
     pub(crate) fn sent(&self, now: u64, bytes: usize, data: bool) {
-        let counters = &self.counters;
-        counters.sent_bytes.fetch_add(bytes as u64, Relaxed);
-        counters.last_sent.store(now, Relaxed);
-        if counters.owed_since.load(Relaxed) != 0 {
-            counters.owed_since.store(0, Relaxed);
-        }
-        if data && counters.unanswered_since.load(Relaxed) == 0 {
-            counters.unanswered_since.store(now, Relaxed);
-        }
+        self.counters.sent.note(now, bytes, data, &self.counters.received);
     }
 
     /// Notes what was received.
     pub(crate) fn received(&self, now: u64, bytes: usize, data: bool) {
-        let counters = &self.counters;
-        counters.received_bytes.fetch_add(bytes as u64, Relaxed);
-        counters.last_received.store(now, Relaxed);
-        if counters.unanswered_since.load(Relaxed) != 0 {
-            counters.unanswered_since.store(0, Relaxed);
-        }
-        if data && counters.owed_since.load(Relaxed) == 0 {
-            counters.owed_since.store(now, Relaxed);
-        }
+        self.counters.received.note(now, bytes, data, &self.counters.sent);
     }
 
     pub(crate) fn traffic(&self) -> Traffic {
-        let counters = &self.counters;
+        let Counters { sent, received, .. } = &self.counters;
         Traffic {
-            last_sent: counters.last_sent.load(Relaxed),
-            last_received: counters.last_received.load(Relaxed),
-            owed_since: counters.owed_since.load(Relaxed),
-            unanswered_since: counters.unanswered_since.load(Relaxed),
+            last_sent: sent.last.load(Relaxed),
+            last_received: received.last.load(Relaxed),
+            owed_since: received.data_since.load(Relaxed),
+            unanswered_since: sent.data_since.load(Relaxed),
         }
     }
 
     /// A new session is an answer: an older question for one is settled.
     pub(crate) fn answered(&self) {
-        self.counters.unanswered_since.store(0, Relaxed);
+        self.counters.sent.data_since.store(0, Relaxed);
+    }
+}
+
+impl Direction {
+    fn note(&self, now: u64, bytes: usize, data: bool, opposite: &Self) {
+        self.bytes.fetch_add(bytes as u64, Relaxed);
+        self.last.store(now, Relaxed);
+        // Mostly nothing changes, and a cache line that is only read stays where the other threads can read it, too.
+        if opposite.data_since.load(Relaxed) != 0 {
+            opposite.data_since.store(0, Relaxed);
+        }
+        if data && self.data_since.load(Relaxed) == 0 {
+            self.data_since.store(now, Relaxed);
+        }
     }
 }
 
@@ -216,16 +226,19 @@ pub(crate) struct Shared {
     pub(crate) orders: SyncSender<Order>,
     /// Handshake messages that wait for the control thread.
     pub(crate) handshakes: AtomicUsize,
+    /// What they have to pass before.
+    pub(crate) gate: Mutex<Gate>,
     pub(crate) mtu: u32,
 }
 
 impl Shared {
-    pub(crate) fn new(orders: SyncSender<Order>, mtu: u32) -> Self {
+    pub(crate) fn new(orders: SyncSender<Order>, gate: Gate, mtu: u32) -> Self {
         Self {
             routes: Published::default(),
             sessions: Published::default(),
             orders,
             handshakes: AtomicUsize::new(0),
+            gate: Mutex::new(gate),
             mtu,
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Peer;
+use crate::config::{Peer, Relay};
 use crate::key::PrivateKey;
 
 /// The state file.
@@ -21,6 +21,8 @@ pub(crate) struct State {
     pub(crate) newest_timestamp: Duration,
     #[serde(default)]
     pub(crate) peers: Vec<Peer>,
+    #[serde(default)]
+    pub(crate) relays: Vec<Relay>,
     /// Where peers were found, by name: a peer that came to us has to be reached after a restart, too.
     #[serde(default)]
     pub(crate) found: BTreeMap<String, crate::path::Path>,
@@ -29,7 +31,13 @@ pub(crate) struct State {
 impl State {
     /// Of a node that knows nobody.
     pub(crate) fn new(private_key: PrivateKey) -> Self {
-        Self { private_key, newest_timestamp: Duration::ZERO, peers: Vec::new(), found: BTreeMap::new() }
+        Self {
+            private_key,
+            newest_timestamp: Duration::ZERO,
+            peers: Vec::new(),
+            relays: Vec::new(),
+            found: BTreeMap::new(),
+        }
     }
 
     /// Reads the file. A damaged one is put aside: the agent sets key and peers anew.

@@ -17,7 +17,7 @@ const MACS: usize = 32;
 /// How long a cookie is used and a secret kept, in milliseconds.
 const COOKIE_LIFE: u64 = 120_000;
 
-pub(super) fn mac1_key(public: &PublicKey) -> [u8; 32] {
+pub(crate) fn mac1_key(public: &PublicKey) -> [u8; 32] {
     hash(&[LABEL_MAC1, &public.0])
 }
 
@@ -86,7 +86,8 @@ impl Cookies {
         }
     }
 
-    fn cookie_for(&self, from: SocketAddr) -> [u8; 16] {
+    /// The cookie of an address.
+    pub(crate) fn cookie_for(&self, from: SocketAddr) -> [u8; 16] {
         let mut address = match from.ip() {
             IpAddr::V4(ip) => ip.octets().to_vec(),
             IpAddr::V6(ip) => ip.octets().to_vec(),

@@ -7,7 +7,7 @@ mod symmetric;
 pub(crate) mod timestamp;
 
 pub(crate) use handshake::{Identity, Initiated, Initiation, SessionKeys};
-pub(crate) use symmetric::{cipher, nonce};
+pub(crate) use symmetric::{cipher, mac, nonce, same};
 pub(crate) use timestamp::{Timestamp, Timestamps};
 
 /// Sizes of the messages of section 5.4.

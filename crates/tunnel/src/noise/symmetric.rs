@@ -15,7 +15,7 @@ pub(super) fn hash(parts: &[&[u8]]) -> [u8; 32] {
 }
 
 /// Keyed hash of 16 bytes.
-pub(super) fn mac(key: &[u8], message: &[u8]) -> [u8; 16] {
+pub(crate) fn mac(key: &[u8], message: &[u8]) -> [u8; 16] {
     let Ok(mut state) = <Blake2sMac<U16> as KeyInit>::new_from_slice(key) else {
         // Keys here have 16 or 32 bytes and BLAKE2s takes up to 32; an all-zero authenticator matches nothing.
         return [0; 16];
@@ -93,6 +93,6 @@ pub(super) fn open<const N: usize>(
 }
 
 /// Compares without telling by its time where the difference is.
-pub(super) fn same(left: &[u8; 16], right: &[u8; 16]) -> bool {
+pub(crate) fn same(left: &[u8; 16], right: &[u8; 16]) -> bool {
     left.iter().zip(right).fold(0, |difference, (l, r)| difference | (l ^ r)) == 0
 }

@@ -1,8 +1,11 @@
 //! Inner packets: what they are, how the kernel's large ones become packets of the wire and back.
 
 pub(crate) mod checksum;
+pub(crate) mod ecn;
+pub(crate) mod fragment;
 pub(crate) mod icmp;
 pub(crate) mod merge;
+pub(crate) mod mss;
 pub(crate) mod split;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -1,17 +1,22 @@
 //! Engines against the real kernel, each in a network namespace of its own. Needs root.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "in a test, a failure is a panic and is seen")]
 
+mod hostile;
+mod nat;
+mod no_ipv6;
 mod support;
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::process::CommandExt;
 use std::time::{Duration, Instant};
 
-use oak_tunnel::{FrameSocket, Path, RELAYED};
+use oak_tunnel::{Path, Peer, PresharedKey, Relay, RelayLimits, RelayMembers, RelayServer};
 
+use no_ipv6::without_ipv6;
 use support::{Node, Transfer, World, eventually, is_installed, wireguard_go};
 
 /// Whether the last handshake with the only peer was after that.
-fn has_session_since(node: &Node, asked: Instant) -> bool {
+pub(crate) fn has_session_since(node: &Node, asked: Instant) -> bool {
     let age = node.client.status().unwrap().peers[0].last_handshake_ms;
     age.is_some_and(|age| u128::from(age) < asked.elapsed().as_millis())
 }
@@ -138,49 +143,158 @@ fn a_narrow_way_is_learned() {
 }
 
 #[test]
-fn frames_of_others_share_the_port() {
+fn the_better_of_two_paths_is_used_without_being_told() {
     let Some(world) = World::new() else { return };
-    let at_a = FrameSocket::connect(&world.a.config, &world.a.config.directory.join("agent.sock")).unwrap();
-    let at_b = FrameSocket::connect(&world.b.config, &world.b.config.directory.join("agent.sock")).unwrap();
-    let to: SocketAddr = "192.0.2.2:51820".parse().unwrap();
-    // The engine learns who listens from the first message; a frame before that is dropped.
-    let mut got = None;
-    eventually("the frame", || {
-        at_a.send(to, &[0x90, 1, 2, 3]).unwrap();
-        got = at_b.receive(Duration::from_millis(200)).ok();
-        got.is_some()
-    });
-    assert_eq!(got.unwrap(), ("192.0.2.1:51820".parse().unwrap(), vec![0x90, 1, 2, 3]));
-    assert!(at_a.send(to, &[4, 0, 0, 0]).is_err(), "not in the name of WireGuard");
+    let relay: SocketAddr = "192.0.2.2:4000".parse().unwrap();
+    let server = world.b.inside(|| RelayServer::start(relay, RelayLimits::default()).unwrap());
+    let keys = [1, 2].map(|byte| PresharedKey::from_bytes([byte; 32]));
+    let nodes = [(1, keys[0].clone()), (2, keys[1].clone())].into();
+    server.set(&RelayMembers { nodes, pairs: [(77, [1, 2])].into() }).unwrap();
+    for (node, number, key) in [(&world.a, 1, &keys[0]), (&world.b, 2, &keys[1])] {
+        node.client.set_relays(vec![Relay { address: relay, node: number, key: key.clone() }]).unwrap();
+        eventually("the relay", || node.status().relays[0].is_registered);
+        assert_eq!(node.status().relays[0].seen_as, Some(([192, 0, 2, number as u8], 51820).into()));
+    }
+    let relayed = Path::Relayed { relay, tag: 77 };
+    let to_b = Path::Direct("192.0.2.2:51820".parse().unwrap());
+    let peers = |paths: Vec<Path>| vec![Peer { paths, ..world.peer_b("192.0.2.2:51820".parse().unwrap()) }];
+    world.a.client.set_peers(peers(vec![relayed])).unwrap();
+    world.b.client.set_peers(vec![Peer { paths: vec![relayed], ..world.peer_a(None) }]).unwrap();
+    let mut transfer = Transfer::start(&world.a, &world.b, "10.18.1.1");
+    transfer.send(4 << 20);
+    assert_eq!((world.a.path(), world.b.path()), (Some(relayed), Some(relayed)));
+    assert!(server.counts().forwarded_bytes > 4 << 20);
+    world.a.client.set_peers(peers(vec![to_b, relayed])).unwrap();
+    transfer.send(1 << 20);
+    eventually("the straight path", || world.a.path() == Some(to_b));
+    transfer.send(4 << 20);
+    transfer.finish();
+    let straight = Path::Direct("192.0.2.1:51820".parse().unwrap());
+    eventually("the straight path back", || world.b.path() == Some(straight));
+    let peer = &world.a.status().peers[0];
+    assert!(peer.round_trip_us.is_some() && peer.path_since_ms.is_some());
 }
 
 #[test]
-fn a_relay_carries_what_cannot_go_straight() {
+fn answers_come_from_the_address_that_was_asked() {
     let Some(world) = World::new() else { return };
-    // Runs on b's machine but knows nothing: it passes on what has its header, to the other of two addresses.
-    let relay = world.b.inside(|| UdpSocket::bind("192.0.2.2:4000").unwrap());
-    let ends: [SocketAddr; 2] = ["192.0.2.1:51820".parse().unwrap(), "192.0.2.2:51820".parse().unwrap()];
-    let clone = relay.try_clone().unwrap();
-    std::thread::spawn(move || {
-        let mut buffer = vec![0; 70_000];
-        while let Ok((length, from)) = clone.recv_from(&mut buffer) {
-            assert_eq!(buffer[0], RELAYED);
-            let to = if from == ends[0] { ends[1] } else { ends[0] };
-            let _ = clone.send_to(&buffer[..length], to);
-        }
-    });
-    let path = Path::Relayed { relay: "192.0.2.2:4000".parse().unwrap(), tag: 77 };
-    world.a.client.set_peers(vec![oak_tunnel::Peer { paths: vec![path], ..world.peer_b(ends[1]) }]).unwrap();
-    world.b.client.set_peers(vec![oak_tunnel::Peer { paths: vec![path], ..world.peer_a(None) }]).unwrap();
+    for (own, outer) in [("192.0.2.3/24", "192.0.2.3:51820"), ("2001:db8::3/64", "[2001:db8::3]:51820")] {
+        let nodad = if own.contains(':') { " nodad" } else { "" };
+        world.b.run(&format!("ip address add {own} dev up0{nodad}"));
+        world.connect(outer.parse().unwrap());
+        let asked = Some(Path::Direct(outer.parse().unwrap()));
+        let mut transfer = Transfer::start(&world.a, &world.b, "10.18.1.1");
+        transfer.send(8 << 20);
+        let since = Instant::now();
+        world.b.client.handshake("a").unwrap();
+        eventually("a session that b began", || has_session_since(&world.b, since));
+        transfer.send(1 << 20);
+        assert_eq!(world.a.path(), asked);
+        // The address goes away: b answers from another one, and a follows.
+        transfer.finish();
+        world.b.run(&format!("ip address del {own} dev up0"));
+        let mut transfer = Transfer::start(&world.b, &world.a, "10.18.0.1");
+        transfer.send(1 << 20);
+        transfer.finish();
+        eventually("another address", || world.a.path() != asked);
+        world.a.client.set_peers(vec![]).unwrap();
+    }
+}
+
+#[test]
+fn a_machine_without_ipv6_says_so_and_works() {
+    let Some(mut world) = World::without_engines() else { return };
+    world.a.start_with(without_ipv6);
+    world.b.start();
+    assert!(!world.a.status().has_ipv6 && world.b.status().has_ipv6);
+    world.address();
+    let v6 = Path::Direct("[2001:db8::2]:51820".parse().unwrap());
+    let v4: SocketAddr = "192.0.2.2:51820".parse().unwrap();
+    world.b.client.set_peers(vec![world.peer_a(None)]).unwrap();
+    let paths = vec![v6, Path::Direct(v4)];
+    world.a.client.set_peers(vec![Peer { paths, ..world.peer_b(v4) }]).unwrap();
+    for inner in ["10.18.1.1", "fc00:2::1"] {
+        let mut transfer = Transfer::start(&world.a, &world.b, inner);
+        transfer.send(4 << 20);
+        transfer.finish();
+    }
+    assert_eq!(world.a.path(), Some(Path::Direct(v4)));
+}
+
+#[test]
+fn congestion_marks_pass_in_both_directions_of_the_layers() {
+    if !is_installed("nft") {
+        eprintln!("skipped: needs nft");
+        return;
+    }
+    let Some(world) = World::new() else { return };
+    world.connect("192.0.2.2:51820".parse().unwrap());
+    for node in [&world.a, &world.b] {
+        node.run("sysctl -q -w net.ipv4.tcp_ecn=1");
+    }
+    // The network between them says "congestion" to every datagram that can hear it.
+    world.b.nft(
+        "table ip t {
+             counter inner { }
+             chain pre {
+                 type filter hook prerouting priority raw;
+                 iifname up0 udp dport 51820 ip ecn ect0 ip ecn set ce
+                 iifname tun0 meta l4proto tcp ip ecn ce counter name inner
+             }
+         }",
+    );
     let mut transfer = Transfer::start(&world.a, &world.b, "10.18.1.1");
-    transfer.send(4 << 20);
-    assert_eq!(world.b.client.status().unwrap().peers[0].path, Some(path));
-    world.a.client.use_path("b", Path::Direct(ends[1])).unwrap();
+    transfer.send(1 << 20);
+    transfer.finish();
+    let counter = world.b.ask("nft list counter ip t inner");
+    assert!(counter.contains("packets ") && !counter.contains("packets 0 "), "{counter}");
+}
+
+#[test]
+fn an_engine_outlives_its_agent_and_is_found_by_the_next_one() {
+    if let Some(directory) = std::env::var_os(AGENT) {
+        return be_an_agent(std::path::Path::new(&directory));
+    }
+    let Some(world) = World::new() else { return };
+    world.connect("192.0.2.2:51820".parse().unwrap());
+    world.b.client.stop().unwrap();
+    let mut agent = world.b.command(&std::env::current_exe().unwrap().display().to_string());
+    agent.args(["--exact", "an_engine_outlives_its_agent_and_is_found_by_the_next_one", "--nocapture"]);
+    agent.env(AGENT, &world.b.config.directory).process_group(0);
+    let mut agent = agent.spawn().unwrap();
+    eventually("the engine of the agent", || world.b.client.status().is_ok());
+    world.address_b();
+    let pid = world.b.status().pid;
+    let mut transfer = Transfer::start(&world.a, &world.b, "10.18.1.1");
+    transfer.send(1 << 20);
+    // With everything of its group, as a terminal or a service manager would.
+    let group = rustix::process::Pid::from_raw(agent.id().cast_signed()).unwrap();
+    rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap();
+    agent.wait().unwrap();
     transfer.send(4 << 20);
     transfer.finish();
-    eventually("the straight path", || {
-        world.b.client.status().unwrap().peers[0].path == Some(Path::Direct(ends[0]))
-    });
+    let nothing = std::process::Command::new("/nonexistent");
+    let client = oak_tunnel::start(&world.b.config, nothing).unwrap();
+    let status = client.status().unwrap();
+    assert_eq!((status.pid, status.config), (pid, world.b.config.clone()));
+    assert_eq!(status.peers[0].name, "a");
+    let other = oak_tunnel::TunnelConfig { mtu: 1300, ..world.b.config.clone() };
+    let other = oak_tunnel::start(&other, std::process::Command::new("/nonexistent"));
+    assert!(matches!(other, Err(oak_tunnel::StartError::Other { .. })));
+    client.stop().unwrap();
+}
+
+/// Names the directory of the engine to a process of this program that plays the agent.
+const AGENT: &str = "OAK_TUNNEL_TEST_AGENT";
+
+/// Starts an engine and waits to be killed.
+fn be_an_agent(directory: &std::path::Path) {
+    let config = oak_tunnel::TunnelConfig::new("tun0", support::PORT, directory.to_owned());
+    let program = std::process::Command::new(env!("CARGO_BIN_EXE_oak-tunnel"));
+    oak_tunnel::start(&config, program).unwrap();
+    let mut nothing = Vec::new();
+    let (_open, mut waits) = std::os::unix::net::UnixStream::pair().unwrap();
+    std::io::Read::read_to_end(&mut waits, &mut nothing).unwrap();
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use oak_tunnel::{Client, Path, Peer, PrivateKey, TunnelConfig};
+use oak_tunnel::{Client, Path, Peer, PrivateKey, Status, TunnelConfig};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
 
@@ -61,7 +61,7 @@ pub(crate) fn stranger() -> Peer {
 }
 
 impl Node {
-    fn new(directory: &std::path::Path, name: &str) -> Self {
+    pub(crate) fn new(directory: &std::path::Path, name: &str) -> Self {
         let holder = Command::new("unshare").args(["--net", "--", "sleep", "900"]).spawn().unwrap();
         let holder = Process(holder);
         let own = fs::read_link("/proc/self/ns/net").unwrap();
@@ -77,7 +77,7 @@ impl Node {
         format!("/proc/{}/ns/net", self.holder.0.id())
     }
 
-    fn command(&self, program: &str) -> Command {
+    pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.namespace())).arg("--").arg(program);
         command
@@ -116,10 +116,53 @@ impl Node {
         })
     }
 
-    fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
+        self.start_with(|_| {});
+    }
+
+    /// Starts an engine whose process is prepared in some way.
+    pub(crate) fn start_with(&mut self, prepare: impl FnOnce(&mut Command)) {
         let mut command = self.command(env!("CARGO_BIN_EXE_oak-tunnel"));
-        self.engine = Some(Process(command.arg(&self.file).spawn().unwrap()));
+        prepare(command.arg(&self.file));
+        self.engine = Some(Process(command.spawn().unwrap()));
         eventually("the engine", || self.client.status().is_ok());
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        self.client.status().unwrap()
+    }
+
+    /// The path to the only peer.
+    pub(crate) fn path(&self) -> Option<Path> {
+        self.status().peers[0].path
+    }
+
+    /// Process of the engine.
+    pub(crate) fn pid(&self) -> u32 {
+        self.engine.as_ref().unwrap().0.id()
+    }
+
+    /// A cable to another machine; both ends get this name.
+    pub(crate) fn cable(&self, name: &str, other: &Self, other_name: &str) {
+        let namespace = other.holder.0.id();
+        self.run(&format!("ip link add {name} type veth peer name {other_name} netns {namespace}"));
+        self.run(&format!("ip link set {name} up"));
+        other.run(&format!("ip link set {other_name} up"));
+    }
+
+    /// Feeds nft with a table.
+    pub(crate) fn nft(&self, rules: &str) {
+        let mut command = self.command("nft");
+        let mut child = command.args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success(), "{rules}");
+    }
+
+    /// What a program says.
+    pub(crate) fn ask(&self, line: &str) -> String {
+        let mut words = line.split(' ');
+        let output = self.command(words.next().unwrap()).args(words).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
     }
 
     pub(crate) fn second_engine(&self) -> ExitStatus {
@@ -143,22 +186,39 @@ impl Node {
     }
 }
 
+/// Whether this machine lets us; says so if not.
+pub(crate) fn may_run() -> bool {
+    let may = rustix::process::geteuid().is_root() && std::path::Path::new("/dev/net/tun").exists();
+    if !may {
+        eprintln!("skipped: needs root and /dev/net/tun");
+    }
+    may
+}
+
 impl World {
     fn cables() -> Option<Self> {
-        if !rustix::process::geteuid().is_root() || !std::path::Path::new("/dev/net/tun").exists() {
-            eprintln!("skipped: needs root and /dev/net/tun");
+        if !may_run() {
             return None;
         }
         let directory = tempfile::Builder::new().prefix("oak-tunnel-").tempdir().unwrap();
         let (a, b) = (Node::new(directory.path(), "a"), Node::new(directory.path(), "b"));
-        a.run(&format!("ip link add up0 type veth peer name up0 netns {}", b.holder.0.id()));
+        a.cable("up0", &b, "up0");
         for (node, number) in [(&a, 1), (&b, 2)] {
             node.run("ip link set lo up");
             node.run(&format!("ip address add 192.0.2.{number}/24 dev up0"));
             node.run(&format!("ip address add 2001:db8::{number}/64 dev up0 nodad"));
-            node.run("ip link set up0 up");
         }
         Some(Self { a, b, directory })
+    }
+
+    /// Two machines with cables and no engines.
+    pub(crate) fn without_engines() -> Option<Self> {
+        Self::cables()
+    }
+
+    /// The same with any machines.
+    pub(crate) fn of(a: Node, b: Node, directory: TempDir) -> Self {
+        Self { a, b, directory }
     }
 
     /// Two engines that know nothing of each other; the devices have addresses and routes.
@@ -178,12 +238,19 @@ impl World {
     }
 
     pub(crate) fn address(&self) {
-        for (node, own, other) in [(&self.a, (0, 1), (1, 2)), (&self.b, (1, 2), (0, 1))] {
-            node.run(&format!("ip address add 10.18.{}.1/26 dev tun0", own.0));
-            node.run(&format!("ip route add 10.18.{}.0/26 dev tun0", other.0));
-            node.run(&format!("ip address add fc00:{}::1/64 dev tun0 nodad", own.1));
-            node.run(&format!("ip route add fc00:{}::/64 dev tun0", other.1));
-        }
+        Self::address_node(&self.a, (0, 1), (1, 2));
+        self.address_b();
+    }
+
+    pub(crate) fn address_b(&self) {
+        Self::address_node(&self.b, (1, 2), (0, 1));
+    }
+
+    fn address_node(node: &Node, own: (u8, u8), other: (u8, u8)) {
+        node.run(&format!("ip address add 10.18.{}.1/26 dev tun0", own.0));
+        node.run(&format!("ip route add 10.18.{}.0/26 dev tun0", other.0));
+        node.run(&format!("ip address add fc00:{}::1/64 dev tun0 nodad", own.1));
+        node.run(&format!("ip route add fc00:{}::/64 dev tun0", other.1));
     }
 
     pub(crate) fn peer_a(&self, at: Option<SocketAddr>) -> Peer {

@@ -1,0 +1,143 @@
+//! What the agent asks of the control thread.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::control::Control;
+use super::shared::{PeerShared, Routes, lock, now};
+use super::state::State;
+use crate::config::{Peer, Relay, check_peers, check_relays};
+use crate::core::relays::LOST_AFTER;
+use crate::request::{Answer, PeerStatus, RelayStatus, Request, Status};
+
+impl Control {
+    pub(super) fn answer(&mut self, request: Request) -> Answer {
+        match request {
+            Request::SetPeers { peers } => self.set_peers(peers),
+            Request::SetRelays { relays } => self.set_relays(relays),
+            Request::SetKey { private_key } => {
+                let mut state = self.state.clone();
+                state.private_key = private_key;
+                self.store(state, |control| {
+                    control.core.set_key(&control.state.private_key.clone());
+                    lock(&control.shared.gate).set_keys(control.core.public_keys());
+                })
+            }
+            Request::Handshake { peer } => {
+                let Some(id) = self.core.peer_named(&peer) else {
+                    return Answer::Refused(format!("there is no peer {peer}"));
+                };
+                self.event(|core, now| core.renew(now, id));
+                Answer::Done
+            }
+            Request::Status => Answer::Status(Box::new(self.status())),
+            Request::Stop => Answer::Done,
+        }
+    }
+
+    fn set_peers(&mut self, peers: Vec<Peer>) -> Answer {
+        if let Err(error) = check_peers(&peers) {
+            return Answer::Refused(error.to_string());
+        }
+        let own = self.core.public_key();
+        if let Some(peer) = peers.iter().find(|peer| peer.public_key == own) {
+            return Answer::Refused(format!("peer {} has the key of this node", peer.name));
+        }
+        if peers == self.state.peers {
+            return Answer::Done;
+        }
+        let mut state = self.state.clone();
+        state.peers = peers;
+        self.store(state, |control| {
+            let peers = control.state.peers.clone();
+            control.apply_peers(&peers);
+        })
+    }
+
+    fn set_relays(&mut self, relays: Vec<Relay>) -> Answer {
+        if let Err(error) = check_relays(&relays) {
+            return Answer::Refused(error.to_string());
+        }
+        if relays == self.state.relays {
+            return Answer::Done;
+        }
+        let mut state = self.state.clone();
+        state.relays = relays;
+        self.store(state, |control| {
+            control.relays.configure(now(), &control.state.relays);
+            control.register();
+        })
+    }
+
+    /// On disk first: what is acknowledged survives.
+    fn store(&mut self, mut state: State, then: impl FnOnce(&mut Self)) -> Answer {
+        state.newest_timestamp = self.core.newest_timestamp();
+        let file = self.file();
+        if let Err(error) = state.write(&file) {
+            return Answer::Refused(format!("cannot write {}: {error}", file.display()));
+        }
+        self.state = state;
+        then(self);
+        Answer::Done
+    }
+
+    pub(super) fn apply_peers(&mut self, peers: &[Peer]) {
+        let effects = self.core.set_peers(now(), peers, &self.state.found);
+        let mut routes = Routes::default();
+        for peer in peers {
+            let Some(id) = self.core.peer_named(&peer.name) else { continue };
+            let shared =
+                self.peers.entry(id).or_insert_with(|| Arc::new(PeerShared::new(id, peer.name.clone())));
+            let place = routes.peers.len();
+            routes.peers.push(Arc::clone(shared));
+            for network in &peer.networks {
+                routes.allowed.insert(network.trunc(), place);
+            }
+        }
+        self.apply(effects);
+        self.shared.routes.set(Arc::new(routes));
+        self.next_measure = 0;
+    }
+
+    fn status(&self) -> Status {
+        let mut peers: Vec<PeerStatus> = self.peers.values().map(|peer| self.peer_status(peer)).collect();
+        peers.sort_by(|left, right| left.name.cmp(&right.name));
+        let at = now();
+        let relays = self.relays.seen().map(|seen| RelayStatus {
+            address: seen.relay,
+            seen_as: seen.as_address,
+            is_registered: seen.accepted.is_some_and(|then| at.saturating_sub(then) < LOST_AFTER),
+        });
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            config: self.config.clone(),
+            public_key: self.core.public_key(),
+            pid: std::process::id(),
+            has_ipv6: self.socket.has_ipv6(),
+            relays: relays.collect(),
+            peers,
+        }
+    }
+
+    fn peer_status(&self, peer: &PeerShared) -> PeerStatus {
+        let since = |then: u64| now().saturating_sub(then);
+        let counters = &peer.counters;
+        let received = peer.traffic().last_received;
+        let limit = peer.limit.load(Relaxed);
+        let paths = self.core.paths(peer.id);
+        PeerStatus {
+            name: peer.name.clone(),
+            path: peer.way.get().map(|way| way.path),
+            path_since_ms: paths.and_then(|paths| paths.since()).map(since),
+            round_trip_us: paths.and_then(|paths| paths.round_trip_us()),
+            last_handshake_ms: self.core.last_handshake(peer.id).map(since),
+            last_received_ms: (received != 0).then(|| since(received)),
+            sent_bytes: counters.sent.bytes.load(Relaxed),
+            received_bytes: counters.received.bytes.load(Relaxed),
+            lost_sending: counters.lost_sending.load(Relaxed),
+            refused: counters.refused.load(Relaxed),
+            foreign: counters.foreign.load(Relaxed),
+            path_limit: (limit != u32::MAX).then_some(limit),
+        }
+    }
+}
