@@ -253,7 +253,10 @@ fn places_exist(name: &str, cluster: &Cluster) -> Checked {
 }
 
 fn root_has_deadlines(root: &Root) -> Checked {
-    let waits = || root.services().flat_map(|s| root.instances_of(s.id)).any(|i| i.cluster.is_none());
+    let waits = || {
+        let mut instances = root.services().flat_map(|service| root.instances_of(service.id));
+        instances.any(|instance| instance.cluster.is_none() && !instance.has_ended())
+    };
     require(root.next_deadline().is_some() || !waits(), DEADLINES, || {
         "the root has waiting instances and no deadline".to_owned()
     })

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use oak_model::{InstanceKey, Now, Revision, Rollout, RolloutState, Service, ServiceId};
 
-use super::removal::has_ended;
 use super::rollout::{self, Move, Standing};
 use super::{Cluster, Instance, Root};
 use crate::Table;
@@ -153,7 +152,7 @@ impl Root {
         let is_in_touch = |instance: &Instance| match instance.cluster {
             Some(id) => self.clusters.get(&id).is_some_and(Cluster::is_active),
             // Of a cluster that was removed: nothing will change it any more.
-            None => has_ended(instance),
+            None => instance.has_ended(),
         };
         let leaving = self.departures.range(InstanceKey::all_of(service.id)).count();
         Standing::of(service, self.instances_of(service.id), is_in_touch, leaving, now.moment)

@@ -2,7 +2,6 @@
 
 use oak_model::Now;
 
-use super::removal::has_ended;
 use super::tenants::{FullName, QuotaRow};
 use super::{Application, Cluster, Departure, Instance, Meta, Root, Secret, Service, Settings};
 use crate::token::Token;
@@ -30,7 +29,7 @@ impl Root {
                 Some(cluster) => {
                     cluster.instances.insert(instance.key);
                 }
-                None if has_ended(instance) => {}
+                None if instance.has_ended() => {}
                 None => {
                     root.pending.insert(instance.key);
                 }

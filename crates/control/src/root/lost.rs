@@ -6,7 +6,6 @@
 use oak_model::{ClusterId, InstanceKey, Moment, Now};
 
 use super::Root;
-use super::removal::has_ended;
 
 /// Refusals in a row after which the rest waits for the next attempt: what does not fit once rarely fits the next
 /// moment.
@@ -72,7 +71,7 @@ impl Root {
             );
             return Moved::NotNow;
         }
-        if has_ended(instance) {
+        if instance.has_ended() {
             return Moved::NotNow;
         }
         match self.choose(&service, Some(from)) {

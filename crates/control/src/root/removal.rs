@@ -6,7 +6,7 @@
 use oak_model::message::RootToCluster;
 use oak_model::{ClusterId, EventKind, InstanceKey, Now, Removal, Status, WorkerId};
 
-use super::{Cluster, Effect, Instance, Root, WorkerRefusal};
+use super::{Cluster, Effect, Root, WorkerRefusal};
 use crate::Table;
 use crate::token::TokenRole;
 
@@ -80,7 +80,7 @@ impl Root {
             return Err(ClusterKept::Connected(name));
         }
         let members = cluster.instances.iter().filter_map(|key| self.instances.get(key));
-        let lost: Vec<_> = members.filter(|instance| !has_ended(instance)).collect();
+        let lost: Vec<_> = members.filter(|instance| !instance.has_ended()).collect();
         if lost.is_empty() {
             return Ok(());
         }
@@ -125,7 +125,7 @@ impl Root {
         instance.moving = false;
         instance.avoid = None;
         instance.changed = now.wall;
-        let is_homeless = !has_ended(instance);
+        let is_homeless = !instance.has_ended();
         if is_homeless {
             instance.set_status(Status::Requested, now.moment);
             "its cluster was removed".clone_into(&mut instance.detail);
@@ -167,9 +167,4 @@ impl Root {
     pub(super) fn worker_kept(&mut self, worker: WorkerId, reason: String) {
         self.outbox.emit(Effect::WorkerRemoval { worker, kept: Some(reason) });
     }
-}
-
-/// Whether an instance has run to its end: it needs no place.
-pub(super) fn has_ended(instance: &Instance) -> bool {
-    instance.ended || instance.status == Status::Completed
 }

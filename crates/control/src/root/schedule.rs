@@ -8,7 +8,6 @@ use oak_model::{
 };
 use oak_placement::{Refusal as NoWorker, Request};
 
-use super::removal::has_ended;
 use super::{Cluster, Root, Service};
 
 /// Why no cluster can take an instance.
@@ -48,7 +47,9 @@ impl Root {
     /// Finds a cluster for an instance without one, or leaves it waiting with the reason.
     pub(super) fn schedule(&mut self, now: Now, key: InstanceKey) {
         // What has ended keeps that, also when its cluster was removed.
-        let Some(instance) = self.instances.get(&key).filter(|instance| !has_ended(instance)) else { return };
+        let Some(instance) = self.instances.get(&key).filter(|instance| !instance.has_ended()) else {
+            return;
+        };
         let Some(service) = self.services.get(&key.service) else { return };
         let service = service.at_revision(instance.revision);
         if self.is_superseded(&service, instance) && self.awaited(now, &service).next().is_none() {

@@ -68,6 +68,12 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// Whether it has run to its end: it needs no place.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ended || self.status == Status::Completed
+    }
+
     /// An instance that looks for a place.
     pub(super) fn new(
         key: InstanceKey,

@@ -6,7 +6,6 @@
 use oak_model::message::{RootToCluster, WorkerSummary};
 use oak_model::{Availability, ClusterId, InstanceKey, WorkerId};
 
-use super::removal::has_ended;
 use super::{Cluster, Effect, Instance, Root};
 
 /// Why a worker cannot be found or told something.
@@ -135,7 +134,7 @@ impl Root {
         members
             .filter_map(|key: &InstanceKey| self.instances.get(key))
             .filter(move |instance| instance.worker == Some(worker))
-            .filter(|instance| !has_ended(instance))
+            .filter(|instance| !instance.has_ended())
     }
 }
 

@@ -40,7 +40,8 @@ async fn a_worker_is_gone_when_its_cluster_has_said_so() {
     let message = world.call("DELETE", &path).token(&admin).send().await.error(404);
     assert_eq!(message, "there is no worker `worker1` in cluster munich");
     let audit = world.get("/api/audit?limit=10", &admin).send().await.json();
-    let routes: Vec<_> = audit.as_array().unwrap().iter().map(|entry| entry["route"].clone()).collect();
+    let routes: Vec<_> =
+        audit["entries"].as_array().unwrap().iter().map(|entry| entry["route"].clone()).collect();
     assert!(routes.contains(&json!("/api/clusters/{id}/workers/{worker}")), "{routes:?}");
 }
 

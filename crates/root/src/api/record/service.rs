@@ -56,9 +56,7 @@ impl ServiceView {
     pub(in crate::api) fn render(self) -> ServiceRecord {
         let Self { service, instances, progress } = self;
         let (status, status_detail) = match status(&service, &instances) {
-            Some((status, detail)) => {
-                (Some(status.as_str()), Some(with_progress(detail, progress.as_ref())))
-            }
+            Some((status, detail)) => (Some(status.as_str()), Some(with_progress(detail, progress.as_ref()))),
             None => (None, None),
         };
         ServiceRecord {
