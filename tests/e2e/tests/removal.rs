@@ -49,7 +49,7 @@ fn workers_are_removed_refused_and_taken_in_again() -> anyhow::Result<()> {
         // The other one is lost with what it has; its container goes on, which nobody can see.
         tiers.workers[staying].kill()?;
         is_away(&tiers.api, stays)?;
-        tiers.api.wait_status("sleeper", "NoQualifiedWorkerFound", &["is unreachable"])?;
+        tiers.api.wait_status("sleeper", "NO_QUALIFIED_WORKER_FOUND", &["is unreachable"])?;
         let container = containers(&machines.workers[staying])?.into_keys().next().context("no container")?;
         let process = first_process(&machines.workers[staying], &container)?;
         let kept = oak(&["delete", "worker", stays])?;
