@@ -96,15 +96,15 @@ impl Promise {
         Self { replicas: Some(replicas), update, ..self }
     }
 
-    /// The same with one instance more.
+    /// The same with one instance more. If the service keeps a number, it would keep the new one after going back, too.
     pub(super) fn with_one_more(self) -> Self {
-        let more = |number: Option<u32>| number.map(|number| number.saturating_add(1));
+        let replicas = self.replicas.map(|number| number.saturating_add(1));
         let update = self.update.map(|update| Underway {
             total: update.total.saturating_add(1),
-            back: more(update.back),
+            back: update.back.map(|back| replicas.unwrap_or(back)),
             ..update
         });
-        Self { replicas: more(self.replicas), update, ..self }
+        Self { replicas, update, ..self }
     }
 
     /// The same without anything to spare during an update.

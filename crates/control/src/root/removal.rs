@@ -33,6 +33,17 @@ pub enum ClusterKept {
         /// Number and names of its instances.
         instances: String,
     },
+    /// It is there, and runs what must not run twice.
+    #[error(
+        "cluster {name} has {instances}, of which at most one may run, and is connected, so it is not gone: empty it first, or \
+         stop oak on its machines, and try again"
+    )]
+    RunsOnlyOne {
+        /// Name of the cluster.
+        name: String,
+        /// Number and names of those instances.
+        instances: String,
+    },
 }
 
 /// Instances that are listed in a message.
@@ -46,8 +57,9 @@ impl Root {
     /// Why it stays.
     pub fn remove_cluster(&mut self, now: Now, id: ClusterId, removal: Removal) -> Result<(), ClusterKept> {
         let cluster = self.clusters.get(&id).ok_or(ClusterKept::Unknown(id))?;
-        if removal == Removal::IfUnused {
-            self.check_unused(cluster)?;
+        match removal {
+            Removal::IfUnused => self.check_unused(cluster)?,
+            Removal::Forced => self.check_is_not_there(cluster)?,
         }
         if let Some(session) = cluster.session {
             self.outbox.emit(Effect::Dismiss { cluster: id, session });
@@ -79,21 +91,42 @@ impl Root {
         if cluster.is_active() {
             return Err(ClusterKept::Connected(name));
         }
-        let members = cluster.instances.iter().filter_map(|key| self.instances.get(key));
-        let lost: Vec<_> = members.filter(|instance| !instance.has_ended()).collect();
-        if lost.is_empty() {
+        match self.listed(cluster.instances.iter().filter(|key| self.has_not_ended(**key))) {
+            Some(instances) => Err(ClusterKept::Holds { name, instances }),
+            None => Ok(()),
+        }
+    }
+
+    /// A cluster that is removed goes on with what it has: of what it surely runs, no second one may be placed elsewhere.
+    fn check_is_not_there(&self, cluster: &Cluster) -> Result<(), ClusterKept> {
+        if !cluster.is_active() {
             return Ok(());
         }
-        let names = lost.iter().take(LISTED).map(|instance| {
-            let service = self.services.get(&instance.key.service);
+        let is_only_one =
+            |key: &InstanceKey| self.services.get(&key.service).is_some_and(|service| service.spec.at_most_one);
+        let may_run = |key: &InstanceKey| self.has_not_ended(*key) || self.departures.contains_key(key);
+        match self.listed(cluster.instances.iter().filter(|key| is_only_one(key) && may_run(key))) {
+            Some(instances) => Err(ClusterKept::RunsOnlyOne { name: cluster.name.clone(), instances }),
+            None => Ok(()),
+        }
+    }
+
+    fn has_not_ended(&self, key: InstanceKey) -> bool {
+        self.instances.get(&key).is_some_and(|instance| !instance.has_ended())
+    }
+
+    /// Number and names of instances; `None` if there are none.
+    fn listed<'a>(&self, keys: impl Iterator<Item = &'a InstanceKey>) -> Option<String> {
+        let all: Vec<_> = keys.collect();
+        let names = all.iter().take(LISTED).map(|key| {
+            let service = self.services.get(&key.service);
             let service = service.map(|service| service.job_name.to_string()).unwrap_or_default();
-            format!("{service}/{}", instance.key.number)
+            format!("{service}/{}", key.number)
         });
-        let more = if lost.len() > LISTED { ", …" } else { "" };
-        let plural = if lost.len() == 1 { "" } else { "s" };
+        let more = if all.len() > LISTED { ", …" } else { "" };
+        let plural = if all.len() == 1 { "" } else { "s" };
         let listed = names.collect::<Vec<_>>().join(", ");
-        let instances = format!("{} instance{plural} ({listed}{more})", lost.len());
-        Err(ClusterKept::Holds { name, instances })
+        (!all.is_empty()).then(|| format!("{} instance{plural} ({listed}{more})", all.len()))
     }
 
     fn forget_tokens_of(&mut self, id: ClusterId) {

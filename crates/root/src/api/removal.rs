@@ -113,7 +113,9 @@ impl From<ClusterKept> for ApiError {
     fn from(kept: ClusterKept) -> Self {
         match &kept {
             ClusterKept::Unknown(_) => Self::not_found(kept.to_string()),
-            ClusterKept::Connected(_) | ClusterKept::Holds { .. } => Self::conflict(kept.to_string()),
+            ClusterKept::Connected(_) | ClusterKept::Holds { .. } | ClusterKept::RunsOnlyOne { .. } => {
+                Self::conflict(kept.to_string())
+            }
         }
     }
 }

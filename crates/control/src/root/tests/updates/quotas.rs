@@ -132,6 +132,23 @@ fn replacing_what_nobody_remembers_goes_beyond_the_quota_while_it_lasts() {
     assert_eq!(site.numbers(id), [1, 2, 3]);
 }
 
+/// Found by the property below.
+#[test]
+fn one_more_during_an_update_is_one_more_after_going_back_as_well() {
+    let mut site = Site::limited(340);
+    let id = site.create_of(&bob(), sized("one", 170, Some(1)));
+    site.steps(4);
+    let stop_first = |name, memory_mib, replicas| {
+        let mut request = sized(name, memory_mib, Some(replicas));
+        request.update.order = UpdateOrder::StopFirst;
+        request
+    };
+    site.change(id, stop_first("one", 170, 1)).unwrap();
+    site.change(id, stop_first("two", 100, 2)).unwrap();
+    let over = is_over_quota(site.fixture.root.deploy(site.now(), id));
+    assert_eq!((over.limit, over.wanted), (340, 310), "three of the former revision would be 510");
+}
+
 #[derive(Clone, Debug)]
 enum Act {
     Step(u8),
