@@ -102,8 +102,9 @@ impl Root {
         if !cluster.is_active() {
             return Ok(());
         }
-        let is_only_one =
-            |key: &InstanceKey| self.services.get(&key.service).is_some_and(|service| service.spec.at_most_one);
+        let is_only_one = |key: &InstanceKey| {
+            self.services.get(&key.service).is_some_and(|service| service.spec.at_most_one)
+        };
         let may_run = |key: &InstanceKey| self.has_not_ended(*key) || self.departures.contains_key(key);
         match self.listed(cluster.instances.iter().filter(|key| is_only_one(key) && may_run(key))) {
             Some(instances) => Err(ClusterKept::RunsOnlyOne { name: cluster.name.clone(), instances }),

@@ -104,7 +104,10 @@ fn with_force_the_machines_of_what_may_run_once_are_taken_for_dead() {
     fixture.report(east, report);
     let west = fixture.connected("west", 1_000);
     let kept = fixture.remove_cluster(east, Removal::Forced).unwrap_err().to_string();
-    assert!(kept.contains("1 instance (web.test.web.test/0)") && kept.contains("so it is not gone"), "{kept}");
+    assert!(
+        kept.contains("1 instance (web.test.web.test/0)") && kept.contains("so it is not gone"),
+        "{kept}"
+    );
     assert_eq!(fixture.root.instance(key).unwrap().cluster, Some(east));
     fixture.away(east);
     let late = Now { moment: Moment(3_600_000), ..at(0) };
