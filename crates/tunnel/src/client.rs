@@ -1,4 +1,4 @@
-//! The agent's side of the sockets. Calls block for milliseconds, and for a few seconds at most; in an async program
+//! The agent's side of the control socket. Calls block for milliseconds, and for a few seconds at most; in an async program
 //! they belong on a thread that may block.
 
 use std::io::{self, BufRead, BufReader, Read, Write};

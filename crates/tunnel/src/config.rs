@@ -9,6 +9,12 @@ use serde::{Deserialize, Serialize};
 use crate::key::{PresharedKey, PublicKey};
 use crate::path::Path;
 
+/// Smallest inner packet, bytes: IPv6 has no smaller ones than 1280 (RFC 8200), and smaller ones of IPv4 are the sender's
+/// business.
+pub(crate) const SMALLEST_MTU: u32 = 576;
+/// Largest inner packet, bytes.
+pub(crate) const LARGEST_MTU: u32 = 9000;
+
 /// Peers of one node at most; the control socket refuses more.
 pub const MAX_PEERS: usize = 4096;
 /// Candidates of one peer at most.
@@ -31,7 +37,7 @@ pub struct TunnelConfig {
     /// Largest inner packet in bytes, 576 to 9000; from 1280 for IPv6.
     #[serde(default = "default_mtu")]
     pub mtu: u32,
-    /// Directory of this engine, made with mode 0700: state file and sockets.
+    /// Directory of this engine, made with mode 0700: state file and control socket.
     pub directory: PathBuf,
     /// Threads for each direction, 1 to 8; as many as there are processors (at most 4) if it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -49,7 +55,7 @@ pub enum InvalidConfig {
     #[error("{0:?} cannot be the name of a device")]
     Device(String),
     /// See [`TunnelConfig::mtu`].
-    #[error("mtu {0} is not between 576 and 9000")]
+    #[error("mtu {0} is not between {SMALLEST_MTU} and {LARGEST_MTU}")]
     Mtu(u32),
     /// See [`TunnelConfig::threads`].
     #[error("{0} threads are not between 1 and 8")]
@@ -92,7 +98,7 @@ impl TunnelConfig {
         if !is_name || self.device == "." || self.device == ".." {
             return Err(InvalidConfig::Device(self.device.clone()));
         }
-        if !(576..=9000).contains(&self.mtu) {
+        if !(SMALLEST_MTU..=LARGEST_MTU).contains(&self.mtu) {
             return Err(InvalidConfig::Mtu(self.mtu));
         }
         match self.threads {

@@ -57,6 +57,7 @@ mod replay;
 mod request;
 mod start;
 mod sys;
+mod tried;
 
 pub use client::{Client, ClientError};
 pub use config::{
@@ -68,3 +69,4 @@ pub use path::Path;
 pub use relay::{InvalidMembers, MAX_NODES, MAX_PAIRS, RelayCounts, RelayLimits, RelayMembers, RelayServer};
 pub use request::{PeerStatus, RelayStatus, Status};
 pub use start::{StartError, start};
+pub use tried::SystemError;

@@ -1,7 +1,6 @@
 //! Starting an engine from the agent, or finding the one that runs.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -9,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Client, ClientError};
 use crate::config::{InvalidConfig, TunnelConfig};
+use crate::engine::state;
+use crate::tried::{SystemError, Tried};
 
 /// How long an engine may take to open its device and sockets.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,13 +23,8 @@ pub enum StartError {
     #[error("wrong setting")]
     Config(#[from] InvalidConfig),
     /// The file for the engine, or its process.
-    #[error("cannot {what}")]
-    System {
-        /// What was tried.
-        what: String,
-        /// The cause.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    System(#[from] SystemError),
     /// It has ended; why is in its log.
     #[error("the tunnel engine ended at once: {0}")]
     Ended(String),
@@ -57,17 +53,13 @@ pub fn start(config: &TunnelConfig, mut program: Command) -> Result<Client, Star
         return compare(config, client, &status.config);
     }
     let directory = &config.directory;
-    let failed = |what: String| move |source: io::Error| StartError::System { what, source };
-    std::fs::create_dir_all(directory).map_err(failed(format!("make {}", directory.display())))?;
-    let private = std::fs::Permissions::from_mode(0o700);
-    std::fs::set_permissions(directory, private).map_err(failed(format!("close {}", directory.display())))?;
+    state::prepare(directory).tried(|| format!("make directory {}", directory.display()))?;
     let file = directory.join("config.json");
     let text = serde_json::to_vec(config).map_err(io::Error::from);
     let written = text.and_then(|text| std::fs::write(&file, text));
-    written.map_err(failed(format!("write {}", file.display())))?;
+    written.tried(|| format!("write {}", file.display()))?;
     let name = program.get_program().to_string_lossy().into_owned();
-    let mut child =
-        program.arg(&file).stdin(Stdio::null()).spawn().map_err(failed(format!("start {name}")))?;
+    let mut child = program.arg(&file).stdin(Stdio::null()).spawn().tried(|| format!("start {name}"))?;
     // Somebody has to take its exit status, or it stays in the table of processes.
     let (ended, end) = sync_channel(1);
     let wait = move || {
@@ -75,7 +67,7 @@ pub fn start(config: &TunnelConfig, mut program: Command) -> Result<Client, Star
         let _ = ended.try_send(status.map_or_else(|error| error.to_string(), |status| status.to_string()));
     };
     let thread = std::thread::Builder::new().name("tunnel-wait".to_owned()).spawn(wait);
-    thread.map_err(failed("start a thread".to_owned()))?;
+    thread.tried(|| "start a thread".to_owned())?;
     let deadline = Instant::now() + PATIENCE;
     loop {
         let error = match client.status() {

@@ -2,12 +2,11 @@
 //! is too much to do, whether it is where it says and does not ask too often (white paper, section 5.3). Its memory is
 //! fixed. Consulted by the threads that receive, so that a flood does not fill the queue of the thread that decides.
 
-use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::key::PublicKey;
 use crate::noise::cookie::{Cookies, knows_us, mac1_key};
-use crate::noise::{TYPE_COOKIE_REPLY, TYPE_INITIATION, TYPE_RESPONSE};
+use crate::noise::{TYPE_COOKIE_REPLY, TYPE_INITIATION, TYPE_RESPONSE, mac};
 
 /// More waiting messages than this, and senders have to prove their addresses …
 const MANY: usize = 32;
@@ -35,7 +34,8 @@ pub(crate) struct Gate {
     own: Vec<(PublicKey, [u8; 32])>,
     cookies: Cookies,
     loaded_until: u64,
-    hasher: RandomState,
+    /// Which address has which place is nobody's business.
+    places: [u8; 32],
     /// When the next message of an address would be due if they came evenly.
     due: Vec<u64>,
 }
@@ -47,7 +47,7 @@ impl Gate {
             own: Vec::new(),
             cookies: Cookies::new(now, secret),
             loaded_until: 0,
-            hasher: RandomState::new(),
+            places: secret,
             due: vec![0; PLACES],
         }
     }
@@ -95,10 +95,11 @@ impl Gate {
     fn may_ask(&mut self, now: u64, ip: IpAddr) -> bool {
         // Whoever has one address of IPv6 has its whole network.
         let hash = match ip {
-            IpAddr::V4(ip) => self.hasher.hash_one(ip),
-            IpAddr::V6(ip) => self.hasher.hash_one(ip.segments().first_chunk::<4>()),
+            IpAddr::V4(ip) => mac(&self.places, &ip.octets()),
+            IpAddr::V6(ip) => mac(&self.places, &(ip.to_bits() >> 64).to_be_bytes()),
         };
-        let Some(due) = self.due.get_mut(hash as usize % PLACES) else { return false };
+        let place = usize::from(u16::from_le_bytes([hash[0], hash[1]])) % PLACES;
+        let Some(due) = self.due.get_mut(place) else { return false };
         if *due > now + (BURST - 1) * EVERY {
             return false;
         }

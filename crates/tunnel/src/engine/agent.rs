@@ -19,7 +19,7 @@ impl Control {
                 let mut state = self.state.clone();
                 state.private_key = private_key;
                 self.store(state, |control| {
-                    control.core.set_key(&control.state.private_key.clone());
+                    control.core.set_key(&control.state.private_key);
                     lock(&control.shared.gate).set_keys(control.core.public_keys());
                 })
             }
@@ -48,10 +48,7 @@ impl Control {
         }
         let mut state = self.state.clone();
         state.peers = peers;
-        self.store(state, |control| {
-            let peers = control.state.peers.clone();
-            control.apply_peers(&peers);
-        })
+        self.store(state, Self::apply_peers)
     }
 
     fn set_relays(&mut self, relays: Vec<Relay>) -> Answer {
@@ -81,10 +78,10 @@ impl Control {
         Answer::Done
     }
 
-    pub(super) fn apply_peers(&mut self, peers: &[Peer]) {
-        let effects = self.core.set_peers(now(), peers, &self.state.found);
+    pub(super) fn apply_peers(&mut self) {
+        let effects = self.core.set_peers(now(), &self.state.peers, &self.state.found);
         let mut routes = Routes::default();
-        for peer in peers {
+        for peer in &self.state.peers {
             let Some(id) = self.core.peer_named(&peer.name) else { continue };
             let shared =
                 self.peers.entry(id).or_insert_with(|| Arc::new(PeerShared::new(id, peer.name.clone())));

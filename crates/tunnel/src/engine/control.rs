@@ -15,8 +15,8 @@ use tracing::{debug, info, warn};
 use super::outgoing::{Outgoing, send_alone, send_packets, send_probe};
 use super::shared::{PeerShared, Session, Shared, lock, now, now_us};
 use super::state::State;
-use crate::config::TunnelConfig;
-use crate::core::paths::width_of;
+use crate::config::{SMALLEST_MTU, TunnelConfig};
+use crate::core::paths::{Paths, width_of};
 use crate::core::probe::{self, Probe};
 use crate::core::relays::Relays;
 use crate::core::{Core, Effect, Established, Now, PeerId};
@@ -37,8 +37,6 @@ const URGENT_TICK: u64 = 50;
 const MEASURE: u64 = 30_000;
 /// Paths that have changed are stored this often; after a crash they are only hints.
 const STORE: u64 = 5_000;
-/// IPv6 has no smaller packets (RFC 8200), and smaller ones of IPv4 are the sender's business.
-const SMALLEST: u32 = 576;
 /// An answer that took longer, in microseconds, says nothing of a path.
 const LONGEST_ROUND_TRIP: u64 = 5_000_000;
 
@@ -110,8 +108,7 @@ impl Control {
 
     /// Works until it is told to stop; the answer to that is the caller's.
     pub(crate) fn run(mut self, orders: &Receiver<Order>) -> Option<SyncSender<Answer>> {
-        let peers = self.state.peers.clone();
-        self.apply_peers(&peers);
+        self.apply_peers();
         // Relays have to know where we are before anything can come through them.
         self.register();
         // Whoever had a session with the process before this one must not find out by time-outs.
@@ -154,7 +151,7 @@ impl Control {
             Order::ForgetLocal(peer) => self.event(|core, now| core.forget_local(now.at, peer)),
             Order::Came(peer, way) => {
                 self.event(|core, now| core.came(now.at, peer, way));
-                if self.core.is_urgent() {
+                if self.core.paths(peer).is_some_and(Paths::is_urgent) {
                     self.next_tick = self.next_tick.min(now() + URGENT_TICK);
                 }
             }
@@ -363,7 +360,7 @@ impl Control {
     /// The longest inner packet on a path whose outer packets may have `width` bytes; no longer than the device's.
     fn longest(&self, path: &Path, width: u32) -> Option<u32> {
         let outer = crate::sys::path_mtu(path.address()).ok()?.min(width);
-        Some(inner_limit(outer, path).clamp(SMALLEST, self.shared.mtu))
+        Some(inner_limit(outer, path).clamp(SMALLEST_MTU, self.shared.mtu))
     }
 
     /// Finds out how long packets to the peer may be.

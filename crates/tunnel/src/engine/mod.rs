@@ -1,4 +1,4 @@
-//! The process: threads of the data path, the control thread, the sockets of the agent.
+//! The process: threads of the data path, the control thread, the socket of the agent.
 
 mod agent;
 mod control;
@@ -6,7 +6,7 @@ mod egress;
 mod ingress;
 mod outgoing;
 pub(crate) mod shared;
-mod state;
+pub(crate) mod state;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -35,6 +35,7 @@ use crate::packet::merge::Merge;
 use crate::request::{Answer, MAX_LINE, Request};
 use crate::sys;
 use crate::sys::udp::Udp;
+use crate::tried::{SystemError, Tried};
 
 /// Receive and send buffers of each socket: 20 ms at 1.6 Gbit/s.
 const BUFFER: i32 = 4 << 20;
@@ -52,26 +53,11 @@ pub enum EngineError {
     #[error("wrong setting")]
     Config(#[from] InvalidConfig),
     /// The system refused something.
-    #[error("cannot {what}")]
-    System {
-        /// What was tried.
-        what: String,
-        /// The cause.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    System(#[from] SystemError),
     /// Another engine uses the directory.
     #[error("another tunnel engine runs in {0}")]
     Running(std::path::PathBuf),
-}
-
-trait Tried<T> {
-    fn tried(self, what: impl FnOnce() -> String) -> Result<T, EngineError>;
-}
-
-impl<T> Tried<T> for io::Result<T> {
-    fn tried(self, what: impl FnOnce() -> String) -> Result<T, EngineError> {
-        self.map_err(|source| EngineError::System { what: what(), source })
-    }
 }
 
 /// Runs an engine in the network namespace of the calling thread, until a client tells it to stop. The process must
@@ -127,7 +113,7 @@ pub fn remove(config: &TunnelConfig) -> Result<(), EngineError> {
     config.check()?;
     let what = || format!("remove device {}", config.device);
     let tun = sys::open_tun(&config.device).tried(what)?;
-    sys::set_persistent(&tun, false).tried(what)
+    Ok(sys::set_persistent(&tun, false).tried(what)?)
 }
 
 fn repeat<T>(count: usize, mut open: impl FnMut() -> io::Result<T>) -> io::Result<Vec<Arc<T>>> {

@@ -249,12 +249,7 @@ pub(crate) fn send_probe(
     probe: &[u8],
     length: usize,
 ) {
-    let length = length.max(probe.len());
-    let write = |out: &mut [u8]| {
-        let (head, padding) = out.split_at_mut(probe.len());
-        head.copy_from_slice(probe);
-        padding.fill(0);
-    };
-    outgoing.add(session, session.reserve(1), (to, 0), (length, length), write);
+    let size = (probe.len(), length.max(probe.len()));
+    outgoing.add(session, session.reserve(1), (to, 0), size, |out| out.copy_from_slice(probe));
     outgoing.send(socket);
 }

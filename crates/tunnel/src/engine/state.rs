@@ -1,4 +1,4 @@
-//! What an engine finds again after a restart: its key and its peers.
+//! What an engine finds again after a restart: its key, peers and relays, and where peers were.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};

@@ -33,14 +33,18 @@ pub(crate) struct Timestamps {
 impl Timestamps {
     /// Continues after `stored`, the newest timestamp on disk (time since 1970).
     pub(crate) fn new(stored: Duration, wall: Duration) -> Self {
-        let last = if wall > stored { stored } else { stored + STORE_EVERY + Duration::from_secs(3600) };
+        let last = if wall > stored {
+            stored
+        } else {
+            stored.saturating_add(STORE_EVERY + Duration::from_secs(3600))
+        };
         Self { last, stored }
     }
 
     /// The next timestamp; `wall` is the time since 1970.
     pub(crate) fn next(&mut self, wall: Duration) -> Timestamp {
         // One millisecond: finer steps would tell strangers how busy this node is.
-        let step = self.last + Duration::from_millis(1);
+        let step = self.last.saturating_add(Duration::from_millis(1));
         self.last = Duration::from_millis(u64::try_from(wall.max(step).as_millis()).unwrap_or(u64::MAX));
         Timestamp::of(self.last)
     }
@@ -86,5 +90,12 @@ mod tests {
         assert_eq!(before.take_due(), None, "once a day is enough");
         let mut after = Timestamps::new(stored, Duration::from_secs(30));
         assert!(after.next(Duration::from_secs(31)) > last);
+    }
+
+    #[test]
+    fn a_state_file_from_the_end_of_time_ends_nothing() {
+        let mut timestamps = Timestamps::new(Duration::MAX, NOVEMBER);
+        timestamps.next(NOVEMBER);
+        timestamps.next(NOVEMBER);
     }
 }

@@ -21,10 +21,12 @@ pub(crate) fn fragments(packet: &[u8], outline: &Outline, limit: usize) -> Optio
     let last = pieces.len().saturating_sub(1);
     let cut = |(number, piece): (usize, &[u8])| {
         let mut fragment = [header, piece].concat();
-        let offset = (flags & OFFSET).checked_add(u16::try_from(number * room / 8).ok()?)?;
+        let offset = (flags & OFFSET)
+            .checked_add(u16::try_from(number * room / 8).ok()?)
+            .filter(|offset| *offset <= OFFSET)?;
         let more = if number < last { MORE } else { flags & MORE };
         put16(&mut fragment, 2, u16::try_from(HEADER + piece.len()).ok()?);
-        put16(&mut fragment, 6, more | offset & OFFSET);
+        put16(&mut fragment, 6, more | offset);
         put16(&mut fragment, 10, 0);
         let checksum = Sum::default().add(&fragment[..HEADER]).finish();
         put16(&mut fragment, 10, checksum);
@@ -65,5 +67,16 @@ mod tests {
                 prop_assert_eq!(be16(again.last().unwrap(), 6) & MORE, be16(&cut[1], 6) & MORE);
             }
         }
+    }
+
+    #[test]
+    fn a_fragment_beyond_the_largest_offset_is_none() {
+        let (mut packet, _) = kernel_packet(true, UDP, 0, &[7; 64]);
+        let cut = |packet: &mut Vec<u8>, offset: u16| {
+            put16(packet, 6, offset);
+            fragments(packet, &outline(packet).unwrap(), 48).map(|all| all.len())
+        };
+        assert_eq!(cut(&mut packet, OFFSET - 6), Some(3));
+        assert_eq!(cut(&mut packet, OFFSET - 5), None, "it would be taken for another part");
     }
 }
