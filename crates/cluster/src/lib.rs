@@ -238,16 +238,12 @@ fn perform(effect: Effect, sessions: &Sessions, root: &uplink::ToRoot, sealer: &
         Effect::Dismiss { worker, session } => {
             warn!(worker = %worker, "worker removed; it is refused from now on");
             if let Some(handle) = sessions.get(session) {
-                handle.refuse(REMOVED);
+                handle.dismiss();
             }
         }
         Effect::ToRoot(message) => root.send(encode(&message)),
     }
 }
-
-/// What a worker that does not belong here any more is told, for its log.
-const REMOVED: &str = "this worker was removed from its cluster: stop what it runs (`oak down`), or start it with a new token \
-                       (`oak token create worker` at the root) to join again";
 
 /// Our own messages always serialise; an empty payload would end the session on the other side.
 fn encode(message: &impl serde::Serialize) -> bytes::Bytes {

@@ -280,26 +280,25 @@ impl BlockPool {
 
     /// Takes the next free block, `None` when all are in use.
     pub fn allocate(&mut self) -> Option<Ipv4Net> {
-        let (first, last) = (u32::from(self.range.0), u32::from(self.range.1));
-        let next = self.last.map_or(first, |block| u32::from(block.broadcast()).saturating_add(1));
-        let free = self.next_free(next.max(first), last).or_else(|| self.next_free(first, last))?;
+        let size = 1_usize.checked_shl(32 - u32::from(self.prefix))?;
+        let starts = (u32::from(self.range.0)..=u32::from(self.range.1)).step_by(size);
+        let blocks = starts.filter_map(|start| Ipv4Net::new(start.into(), self.prefix).ok());
+        let free = next_free(blocks, self.last, &self.used)?;
         self.used.insert(free);
         self.last = Some(free);
         Some(free)
     }
+}
 
-    fn next_free(&self, from: u32, to: u32) -> Option<Ipv4Net> {
-        let size = 1_u32.checked_shl(32 - u32::from(self.prefix))?;
-        let mut start = from;
-        while start <= to {
-            let block = Ipv4Net::new(start.into(), self.prefix).ok()?;
-            if !self.used.contains(&block) {
-                return Some(block);
-            }
-            start = start.checked_add(size)?;
-        }
-        None
-    }
+/// The first free one of some networks behind the one that was given out last, going round: so one that was given back
+/// rests before it is used again.
+pub(crate) fn next_free(
+    all: impl Iterator<Item = Ipv4Net> + Clone,
+    last: Option<Ipv4Net>,
+    used: &BTreeSet<Ipv4Net>,
+) -> Option<Ipv4Net> {
+    let behind = all.clone().skip_while(|network| Some(*network) != last).skip(1);
+    behind.chain(all).find(|network| !used.contains(network))
 }
 
 /// The address plan of the original (network reference, 2.1).

@@ -32,7 +32,7 @@ use oak_model::{ApplicationId, Generation, Incarnation, InstanceKey, Moment, Ser
 use oak_placement::Fleet;
 use serde::{Deserialize, Serialize};
 
-use crate::address::{AddressPool, plan};
+use crate::address::{AddressPool, next_free, plan};
 use crate::root::DEFAULT_CPU_OVERCOMMIT;
 use crate::token::Token;
 use crate::waiting::Waiting;
@@ -319,12 +319,8 @@ impl Cluster {
     fn allocate_subnet(&mut self) -> Option<Ipv4Net> {
         let taken: BTreeSet<_> = self.workers.values().filter_map(|worker| worker.subnet).collect();
         let blocks = self.meta.node_blocks.iter();
-        let all: Vec<_> =
-            blocks.filter_map(|block| block.subnets(plan::WORKER_PREFIX).ok()).flatten().collect();
-        let last = self.meta.last_subnet;
-        let next = last.and_then(|last| all.iter().position(|subnet| *subnet == last)).map_or(0, |at| at + 1);
-        let (before, after) = all.split_at(next);
-        let free = *after.iter().chain(before).find(|subnet| !taken.contains(subnet))?;
+        let subnets = blocks.filter_map(|block| block.subnets(plan::WORKER_PREFIX).ok()).flatten();
+        let free = next_free(subnets, self.meta.last_subnet, &taken)?;
         self.meta.last_subnet = Some(free);
         self.save_meta();
         Some(free)

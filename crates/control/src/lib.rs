@@ -19,6 +19,7 @@ pub mod backoff;
 pub mod cluster;
 mod counter;
 mod entropy;
+mod listing;
 mod machine;
 mod outbox;
 pub mod root;

@@ -120,6 +120,14 @@ pub enum Removal {
     Forced,
 }
 
+impl Removal {
+    /// As an operator says it: with force, or without.
+    #[must_use]
+    pub const fn by_force(force: bool) -> Self {
+        if force { Self::Forced } else { Self::IfUnused }
+    }
+}
+
 /// What a worker says about itself when it connects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerFacts {

@@ -47,16 +47,12 @@ pub(crate) fn perform(effect: Effect, to: &Listeners) {
         Effect::Dismiss { cluster, session } => {
             warn!(cluster = %cluster, "cluster removed; it is refused from now on");
             if let Some(handle) = to.sessions.get(session) {
-                handle.refuse(REMOVED);
+                handle.dismiss();
             }
         }
         Effect::Events(events) => to.events.publish(events),
     }
 }
-
-/// What a cluster that does not belong here (any more) is told, for its log.
-const REMOVED: &str = "this cluster was removed from its root: stop what it runs, or start it with a new token \
-                       (`oak token create cluster` at the root) to join again";
 
 /// Our own messages always serialise; an empty payload would end the session on the other side.
 pub(crate) fn encode(message: &impl serde::Serialize) -> Bytes {
@@ -152,7 +148,7 @@ async fn handle(event: ParentEvent, engine: &Engine<Root>, sessions: &Sessions) 
                     if let Err(attention) = root.cluster_opened(now, cluster, session, &address, hello) {
                         report(&attention);
                         if let Some(handle) = sessions.get(session) {
-                            handle.refuse(REMOVED);
+                            handle.dismiss();
                         }
                     }
                 })

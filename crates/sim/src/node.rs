@@ -50,11 +50,12 @@ impl Disk {
         self.rows.clone()
     }
 
-    /// It holds something else now.
+    /// Whether it has a row, stored for good.
     pub(crate) fn contains(&self, table: Table, key: String) -> bool {
         self.rows.contains_key(&(table, key))
     }
 
+    /// It holds something else now.
     pub(crate) fn replace(&mut self, rows: Rows) {
         self.rows = rows;
     }

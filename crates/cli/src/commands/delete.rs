@@ -43,7 +43,7 @@ impl Arguments {
         if self.force && !matches!(self.kind, Kind::Cluster | Kind::Worker) {
             return Err(Failure::usage("--force is for clusters and workers"));
         }
-        let removal = if self.force { Removal::Forced } else { Removal::IfUnused };
+        let removal = Removal::by_force(self.force);
         match self.kind {
             Kind::Application => {
                 let found = find::application(client, name).await?;

@@ -82,7 +82,7 @@ pub(super) async fn remove_worker(
     Path((id, worker)): Path<(String, String)>,
     Query(Insistence { force }): Query<Insistence>,
 ) -> Answer {
-    let removal = if force { Removal::Forced } else { Removal::IfUnused };
+    let removal = Removal::by_force(force);
     let own = local.id.to_string();
     let removed = local.engine.call(move |cluster, now, _| {
         if id != own && id != cluster.settings().name {

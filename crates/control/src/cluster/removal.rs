@@ -4,7 +4,7 @@
 use oak_model::{InstanceKey, Moment, Now, Removal, WorkerId};
 
 use super::{Cluster, Effect, Placed, Worker};
-use crate::Table;
+use crate::{Table, listing};
 
 /// Why a worker was not removed; nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,9 +54,6 @@ pub enum WorkerKept {
         seconds: u64,
     },
 }
-
-/// Instances that are listed in a message.
-const LISTED: usize = 5;
 
 impl Cluster {
     /// Removes a worker: it is refused from now on, and may join again only with a new token. What it had is placed
@@ -117,10 +114,7 @@ impl Cluster {
             .filter(|placed| wanted(placed))
             .map(|placed| format!("{}/{}", placed.desired.job_name, placed.desired.key.number))
             .collect();
-        let more = if names.len() > LISTED { ", …" } else { "" };
-        let plural = if names.len() == 1 { "" } else { "s" };
-        let listed = names.iter().take(LISTED).cloned().collect::<Vec<_>>().join(", ");
-        (!names.is_empty()).then(|| format!("{} instance{plural} ({listed}{more})", names.len()))
+        listing::instances(&names)
     }
 
     /// Takes away the places of an instance on a worker that was removed: nothing of it is left there as far as anybody

@@ -7,8 +7,8 @@ use oak_model::message::RootToCluster;
 use oak_model::{ClusterId, EventKind, InstanceKey, Now, Removal, Status, WorkerId};
 
 use super::{Cluster, Effect, Root, WorkerRefusal};
-use crate::Table;
 use crate::token::TokenRole;
+use crate::{Table, listing};
 
 /// Why a cluster was not removed; nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,9 +45,6 @@ pub enum ClusterKept {
         instances: String,
     },
 }
-
-/// Instances that are listed in a message.
-const LISTED: usize = 5;
 
 impl Root {
     /// Removes a cluster: it is refused from now on, and may join again only with a new token. What it had is placed in
@@ -118,16 +115,12 @@ impl Root {
 
     /// Number and names of instances; `None` if there are none.
     fn listed<'a>(&self, keys: impl Iterator<Item = &'a InstanceKey>) -> Option<String> {
-        let all: Vec<_> = keys.collect();
-        let names = all.iter().take(LISTED).map(|key| {
+        let name_of = |key: &InstanceKey| {
             let service = self.services.get(&key.service);
             let service = service.map(|service| service.job_name.to_string()).unwrap_or_default();
             format!("{service}/{}", key.number)
-        });
-        let more = if all.len() > LISTED { ", …" } else { "" };
-        let plural = if all.len() == 1 { "" } else { "s" };
-        let listed = names.collect::<Vec<_>>().join(", ");
-        (!all.is_empty()).then(|| format!("{} instance{plural} ({listed}{more})", all.len()))
+        };
+        listing::instances(&keys.map(name_of).collect::<Vec<_>>())
     }
 
     fn forget_tokens_of(&mut self, id: ClusterId) {

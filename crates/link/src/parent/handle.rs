@@ -23,6 +23,18 @@ const BULK_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct PeerHandle(Arc<Session>);
 
+/// What a child is told that was a member once, for its log.
+pub(crate) fn what_to_do_when_removed(child: &Identity) -> String {
+    let kind = match child {
+        Identity::Worker { .. } => "worker",
+        Identity::Root | Identity::Cluster { .. } => "cluster",
+    };
+    format!(
+        "{child} was removed here: stop what it runs (`oak down` on its machine), or start it with a new token (`oak token create \
+         {kind}` at the root) to join again"
+    )
+}
+
 /// What all parts of one session on the parent's side share.
 pub(crate) struct Session {
     pub peer: Identity,
@@ -78,6 +90,11 @@ impl PeerHandle {
     /// Ends the session because the child is not accepted; it sees the reason and tries again with back-off.
     pub fn refuse(&self, reason: impl Into<String>) {
         self.0.line.end(CloseReason::Refused(reason.into()));
+    }
+
+    /// Ends the session because the child is no member any more; it sees what to do in its log.
+    pub fn dismiss(&self) {
+        self.refuse(what_to_do_when_removed(&self.0.peer));
     }
 
     /// Ends the session; the child sees the reason and connects again.

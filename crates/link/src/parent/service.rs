@@ -15,6 +15,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
 use super::enroller::{EnrollRefused, EnrollRequest, Enroller};
+use super::handle::what_to_do_when_removed;
 use super::link::Core;
 use super::session;
 use crate::bulk;
@@ -205,17 +206,8 @@ fn to_wire(chain: &[CertificateDer<'_>]) -> Vec<Bytes> {
     chain.iter().map(|certificate| Bytes::copy_from_slice(certificate)).collect()
 }
 
-/// What a former member is told, for its log.
 fn removed(peer: &Identity) -> Status {
-    let kind = match peer {
-        Identity::Worker { .. } => "worker",
-        Identity::Root | Identity::Cluster { .. } => "cluster",
-    };
-    let text = format!(
-        "{peer} was removed here: stop what it runs (`oak down` on its machine), or start it with a new token (`oak token create \
-         {kind}` at the root) to join again"
-    );
-    let mut status = Status::permission_denied(text);
+    let mut status = Status::permission_denied(what_to_do_when_removed(peer));
     status.metadata_mut().insert(REFUSED, MetadataValue::from_static(REMOVED));
     status
 }

@@ -33,10 +33,7 @@ pub(super) async fn workers(
     Parameter(id): Parameter<String>,
 ) -> Answer {
     caller.require(Action::ViewInfrastructure)?;
-    let workers = api.parts.root.call(move |root, _, _| match find(root, &id) {
-        Some(cluster) => Ok(record::workers(cluster)),
-        None => Err(ApiError::not_found(format!("there is no cluster `{}`", shortened(&id)))),
-    });
+    let workers = api.parts.root.call(move |root, _, _| known(root, &id).map(record::workers));
     plain(&workers.await??)
 }
 
@@ -44,6 +41,12 @@ pub(super) async fn workers(
 pub(super) fn find<'a>(root: &'a oak_control::root::Root, text: &str) -> Option<&'a Cluster> {
     let by_id = text.parse::<ClusterId>().ok().and_then(|id| root.cluster(id));
     by_id.or_else(|| root.clusters().find(|cluster| cluster.name == text))
+}
+
+/// The same; 404 if there is none.
+pub(super) fn known<'a>(root: &'a oak_control::root::Root, text: &str) -> Result<&'a Cluster, ApiError> {
+    let unknown = || ApiError::not_found(format!("there is no cluster `{}`", shortened(text)));
+    find(root, text).ok_or_else(unknown)
 }
 
 /// A text from outside as it is repeated in messages.

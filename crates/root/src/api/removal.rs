@@ -5,14 +5,14 @@ use std::time::Duration;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
-use oak_control::root::{Cluster, ClusterKept, Root, WorkerRefusal};
+use oak_control::root::{ClusterKept, Root, WorkerRefusal};
 use oak_model::{Removal, WorkerId};
 use serde::Deserialize;
 
 use super::Shared;
 use super::answer::{Answer, message};
 use super::caller::Caller;
-use super::clusters::{find, shortened};
+use super::clusters::{known, shortened};
 use super::error::ApiError;
 use super::parameter::Parameter;
 use super::permission::Action;
@@ -30,7 +30,7 @@ pub(super) struct Wanted {
 fn read(wanted: Result<Query<Wanted>, QueryRejection>) -> Result<Removal, ApiError> {
     let Query(wanted) =
         wanted.map_err(|_| ApiError::bad_request("the query may hold force=true or force=false"))?;
-    Ok(if wanted.force { Removal::Forced } else { Removal::IfUnused })
+    Ok(Removal::by_force(wanted.force))
 }
 
 /// `DELETE /api/clusters/<id>?force=true`. The name of the cluster is accepted too.
@@ -43,7 +43,7 @@ pub(super) async fn cluster(
     caller.require(Action::RemoveInfrastructure)?;
     let removal = read(wanted)?;
     let removed = api.parts.root.call(move |root, now, _| {
-        let id = known_cluster(root, &id)?.id;
+        let id = known(root, &id)?.id;
         root.remove_cluster(now, id, removal).map_err(ApiError::from)
     });
     removed.await??;
@@ -84,14 +84,9 @@ pub(super) async fn worker(
     }
 }
 
-fn known_cluster<'a>(root: &'a Root, text: &str) -> Result<&'a Cluster, ApiError> {
-    let unknown = || ApiError::not_found(format!("there is no cluster `{}`", shortened(text)));
-    find(root, text).ok_or_else(unknown)
-}
-
 /// A worker by id or by name, which is unique within a cluster.
 fn known_worker(root: &Root, cluster: &str, worker: &str) -> Result<WorkerId, ApiError> {
-    let cluster = known_cluster(root, cluster)?;
+    let cluster = known(root, cluster)?;
     if !cluster.is_active() {
         // It may have workers that this root does not know.
         let away = WorkerRefusal::ClusterAway { worker: shortened(worker), cluster: cluster.name.clone() };
@@ -100,13 +95,13 @@ fn known_worker(root: &Root, cluster: &str, worker: &str) -> Result<WorkerId, Ap
     let found = cluster
         .workers
         .values()
-        .find(|known| known.id.to_string() == worker)
-        .or_else(|| cluster.workers.values().find(|known| known.facts.name == worker));
+        .find(|one| one.id.to_string() == worker)
+        .or_else(|| cluster.workers.values().find(|one| one.facts.name == worker));
     let unknown = || {
         let text = format!("there is no worker `{}` in cluster {}", shortened(worker), cluster.name);
         ApiError::not_found(text)
     };
-    found.map(|known| known.id).ok_or_else(unknown)
+    found.map(|one| one.id).ok_or_else(unknown)
 }
 
 impl From<ClusterKept> for ApiError {

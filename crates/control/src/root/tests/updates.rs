@@ -172,9 +172,13 @@ impl Site {
         changed
     }
 
-    fn state(&self, id: ServiceId) -> Option<RolloutState> {
+    fn progress(&self, id: ServiceId) -> Option<Progress> {
         let service = self.fixture.root.service(id).unwrap();
-        self.fixture.root.progress(self.now(), service).map(|progress| progress.state)
+        self.fixture.root.progress(self.now(), service)
+    }
+
+    fn state(&self, id: ServiceId) -> Option<RolloutState> {
+        self.progress(id).map(|progress| progress.state)
     }
 
     /// Numbers and images of what the root wants.
@@ -326,7 +330,7 @@ fn of_an_at_most_one_service_the_successor_waits_until_nothing_is_left() {
     site.change(id, single("two")).unwrap();
     site.steps(200);
     assert_eq!(site.numbers(id), [0; 0], "the former one has not been confirmed gone");
-    let progress = site.fixture.root.progress(site.now(), site.fixture.root.service(id).unwrap()).unwrap();
+    let progress = site.progress(id).unwrap();
     assert!(progress.detail.contains("because at most one may run"), "{progress:?}");
     site.confirms = true;
     site.steps(10);

@@ -28,7 +28,7 @@ fn a_revision_that_fails_is_rolled_back_and_costs_no_instance() {
     assert_eq!(site.least, 5);
     let service = site.fixture.root.service(id).unwrap();
     assert_eq!((&service.spec, &service.document), (&before.spec, &before.document));
-    let progress = site.fixture.root.progress(site.now(), service).unwrap();
+    let progress = site.progress(id).unwrap();
     assert_eq!(progress.reason, "instance 5 failed 3 times: bad");
     // The number of the failed revision is not used again.
     site.change(id, wanted(image("two"), Some(5))).unwrap();
@@ -46,7 +46,7 @@ fn a_revision_that_does_not_come_up_in_time_is_rolled_back() {
     assert_eq!(site.state(id), Some(RolloutState::Running));
     site.steps(20);
     assert_eq!(site.state(id), Some(RolloutState::RolledBack));
-    let progress = site.fixture.root.progress(site.now(), site.fixture.root.service(id).unwrap()).unwrap();
+    let progress = site.progress(id).unwrap();
     assert!(progress.reason.contains("not ready within 60 s: NODE_SCHEDULED: fetching"), "{progress:?}");
     assert_eq!((site.least, site.numbers(id)), (2, vec![0, 1]));
 }
@@ -60,7 +60,7 @@ fn an_update_without_room_says_how_to_make_room() {
     site.change(id, large("two")).unwrap();
     site.steps(130);
     assert_eq!(site.state(id), Some(RolloutState::RolledBack));
-    let progress = site.fixture.root.progress(site.now(), site.fixture.root.service(id).unwrap()).unwrap();
+    let progress = site.progress(id).unwrap();
     assert!(progress.reason.contains("found no place within 60 s"), "{progress:?}");
     assert!(progress.reason.ends_with("the old instance makes room first"), "{progress:?}");
     let mut second = large("two");
