@@ -8,6 +8,6 @@ cd "$root"
 
 # crun, the measure for starts of containers, comes with the packages for tests.
 scripts/setup.sh build run test
-cargo build --release --quiet --package oak-cli
+cargo build --release --quiet --package oak-cli --package oak-tunnel
 cargo build --release --quiet --package oak-bench
 as_root "$target/release/oak-bench" "$@" --oak "$oak"

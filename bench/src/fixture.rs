@@ -77,6 +77,7 @@ fn worker(number: u64) -> WorkerSummary {
         host_ports: Vec::new(),
         availability: oak_model::Availability::Open,
         round_trip_us: None,
+        subnet: None,
     }
 }
 

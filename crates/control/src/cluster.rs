@@ -3,12 +3,14 @@
 //! Every attempt to run an instance somewhere is an *incarnation* with a number that only grows. A worker acts on
 //! and reports incarnations; anything about an older one is history.
 
+mod abroad;
 mod bounds;
 mod drain;
 mod holdings;
 mod leases;
 mod load;
 mod local;
+mod overlay;
 mod place;
 mod records;
 mod removal;
@@ -171,6 +173,8 @@ pub struct Cluster {
     root_connected: bool,
     /// The root was asked for another address block.
     block_requested: bool,
+    overlay: overlay::Overlay,
+    abroad: abroad::Abroad,
     outbox: Outbox<Effect>,
 }
 
@@ -196,6 +200,8 @@ impl Cluster {
             pending: Waiting::default(),
             root_connected: false,
             block_requested: false,
+            overlay: overlay::Overlay::default(),
+            abroad: abroad::Abroad::default(),
             outbox: Outbox::default(),
         }
     }
@@ -203,6 +209,7 @@ impl Cluster {
     /// Takes what the last calls asked for.
     #[must_use]
     pub fn take_outbox(&mut self) -> Outbox<Effect> {
+        self.tell_overlay();
         self.outbox.take()
     }
 
@@ -281,6 +288,7 @@ impl Cluster {
             detail: placed.detail.clone(),
             worker,
             host_address,
+            address: placed.placement.and_then(|place| self.overlay_address(key, place.worker)),
             ended: placed.completed,
         })
     }
@@ -311,6 +319,7 @@ impl Cluster {
             host_ports,
             availability: worker.availability,
             round_trip_us: worker.round_trip_us,
+            subnet: worker.subnet,
         })
     }
 

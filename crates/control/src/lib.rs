@@ -22,6 +22,7 @@ mod entropy;
 mod listing;
 mod machine;
 mod outbox;
+mod overlay;
 pub mod root;
 pub mod token;
 mod waiting;

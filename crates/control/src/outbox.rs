@@ -39,11 +39,19 @@ pub enum Table {
     Event = 30,
     /// Secrets of organisations and credentials of registries, sealed, at the root.
     Secret = 31,
+    /// Who on a worker calls which service.
+    Call = 40,
+    /// Services elsewhere, as a worker was told.
+    KnownService = 41,
+    /// Their instances, as a worker was told.
+    Backend = 42,
+    /// Other nodes, as a worker was told.
+    Peer = 43,
 }
 
 impl Table {
     /// Every kind.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::Meta,
         Self::Application,
         Self::Service,
@@ -60,6 +68,10 @@ impl Table {
         Self::Audit,
         Self::Event,
         Self::Secret,
+        Self::Call,
+        Self::KnownService,
+        Self::Backend,
+        Self::Peer,
     ];
 }
 

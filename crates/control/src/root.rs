@@ -16,6 +16,7 @@ mod links;
 mod load;
 mod looks;
 mod lost;
+mod overlay;
 mod quota;
 mod removal;
 mod rollout;
@@ -188,6 +189,7 @@ pub struct Root {
     asked: BTreeSet<(WorkerId, Availability)>,
     history: history::History,
     secrets: BTreeMap<SecretKey, Secret>,
+    overlay: overlay::Overlay,
     outbox: Outbox<Effect>,
 }
 
@@ -218,6 +220,7 @@ impl Root {
             asked: BTreeSet::new(),
             history: history::History::default(),
             secrets: BTreeMap::new(),
+            overlay: overlay::Overlay::default(),
             outbox: Outbox::default(),
         }
     }
@@ -226,6 +229,7 @@ impl Root {
     #[must_use]
     pub fn take_outbox(&mut self) -> Outbox<Effect> {
         self.tell();
+        self.tell_overlay();
         self.outbox.take()
     }
 
@@ -324,6 +328,7 @@ impl Root {
         if let Some(instance) = self.instances.get(&key) {
             self.outbox.put(Table::Instance, key, instance);
         }
+        self.overlay_instance(key);
     }
 
     /// Sends to a cluster if it is connected; otherwise the next welcome tells it.

@@ -20,18 +20,20 @@
 //! result of an operation that was overtaken is recognised and ignored. Every phase but Running and Completed has
 //! a deadline.
 
+mod ask;
 mod ends;
 mod events;
 mod health;
 mod leases;
 mod load;
+mod overlay;
 mod phase;
 mod report;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -46,9 +48,11 @@ use crate::{Outbox, Table};
 use ends::AfterStop;
 use health::Health;
 
+pub use ask::Answer;
 pub use ends::Exit;
 pub use leases::SHORTEST_RUN;
 pub use load::Found;
+pub use overlay::Known;
 pub use phase::Phase;
 
 /// Settings of the worker's decisions.
@@ -71,6 +75,8 @@ pub struct Settings {
     pub stop_timeout: Duration,
     /// How long a worker that starts waits for its cluster before it starts what it had: some of it may be elsewhere.
     pub boot_grace: Duration,
+    /// Calls of unknown addresses are noticed, and told by [`Worker::ask`].
+    pub asks: bool,
 }
 
 impl Default for Settings {
@@ -84,6 +90,7 @@ impl Default for Settings {
             linger: Duration::from_millis(500),
             stop_timeout: Duration::from_secs(60),
             boot_grace: Duration::from_secs(2),
+            asks: false,
         }
     }
 }
@@ -167,6 +174,8 @@ pub enum Effect {
     ToCluster(WorkerToCluster),
     /// Measures everything and reports it, changed or not.
     ReportUsage,
+    /// Something asked for may be known now; see [`Worker::answer`].
+    Answered,
 }
 
 /// Number of a network table of this worker, growing while it runs.
@@ -182,6 +191,13 @@ pub struct NetworkTable {
     pub instances: BTreeMap<Ipv4Addr, Ipv4Addr>,
     /// Host ports with the node addresses of the running instances.
     pub ports: BTreeMap<PortMapping, Vec<Ipv4Addr>>,
+    /// Service addresses that lead to instances of this node only because nobody has called them yet: see
+    /// [`Worker::ask`].
+    pub untold: BTreeSet<Ipv4Addr>,
+    /// Addresses of instances on other nodes; connections to others are cut.
+    pub elsewhere: BTreeSet<Ipv4Addr>,
+    /// Other nodes: their subnets, and where packets for them are sent to.
+    pub peers: BTreeMap<Ipv4Net, Ipv4Addr>,
 }
 
 /// A workload as it is stored.
@@ -323,6 +339,9 @@ pub struct Worker {
     network_version: TableVersion,
     /// The newest table the kernel has.
     network_applied: TableVersion,
+    overlay: overlay::Overlay,
+    /// The cluster has welcomed it and is still there.
+    connected: bool,
     outbox: Outbox<Effect>,
 }
 
@@ -340,6 +359,8 @@ impl Worker {
             network: NetworkTable::default(),
             network_version: TableVersion::default(),
             network_applied: TableVersion::default(),
+            overlay: overlay::Overlay::default(),
+            connected: false,
             outbox: Outbox::default(),
         }
     }
@@ -378,7 +399,7 @@ impl Worker {
     pub fn next_deadline(&self) -> Option<Moment> {
         let phases = self.workloads.values().filter_map(|workload| workload.phase.deadline());
         let checks = self.workloads.values().filter_map(Workload::health_due);
-        phases.chain(checks).chain(self.leases.ask_at()).min()
+        phases.chain(checks).chain(self.leases.ask_at()).chain(self.overlay_deadline()).min()
     }
 
     fn save(&mut self, key: InstanceKey) {

@@ -47,6 +47,7 @@ fn worker(number: u64, connected: bool) -> WorkerSummary {
         host_ports: Vec::new(),
         availability: Availability::Open,
         round_trip_us: None,
+        subnet: None,
     }
 }
 
@@ -136,6 +137,7 @@ impl World {
             worker: Some(worker_id(worker)),
             host_address: String::new(),
             ended: false,
+            address: None,
         };
         self.message(ClusterToRoot::Instances(vec![report]));
     }

@@ -250,7 +250,7 @@ fn worker_hello() -> WorkerHello {
         position: None,
         csi_drivers: Vec::new(),
     };
-    WorkerHello { facts, workloads: Vec::new() }
+    WorkerHello { facts, workloads: Vec::new(), calls: Vec::new() }
 }
 
 fn application(name: &str) -> ApplicationRequest {
@@ -356,6 +356,7 @@ fn what_moved_to_another_cluster_after_the_backup_stays_where_it_is() {
         host_ports: Vec::new(),
         availability: Availability::Open,
         round_trip_us: None,
+        subnet: None,
     };
     let hello = |lineage| ClusterHello { lineage, workers: vec![worker.clone()], ..ClusterHello::default() };
     pair.root.cluster_opened(now(), other, 1, "192.0.2.8", hello(None)).unwrap();
@@ -371,6 +372,7 @@ fn what_moved_to_another_cluster_after_the_backup_stays_where_it_is() {
         worker: None,
         host_address: String::new(),
         ended: false,
+        address: None,
     };
     let backup = pair.root_disk.clone();
     pair.connect();
@@ -479,6 +481,7 @@ fn what_a_cluster_cannot_have_is_not_believed() {
         worker: None,
         host_address: String::new(),
         ended: false,
+        address: None,
     };
     let instances = vec![HeldInstance { desired, report }];
     let lie = Holdings { applications: Vec::new(), services: vec![known], instances };

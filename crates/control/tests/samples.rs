@@ -20,6 +20,7 @@ const fn keepers(table: Table) -> &'static [&'static str] {
         }
         Table::Worker | Table::Placement => &["cluster"],
         Table::Workload => &["worker"],
+        Table::Call | Table::KnownService | Table::Backend | Table::Peer => &["cluster", "worker"],
         // Their samples are with the accounts, in the crate of the root.
         Table::User | Table::Organization | Table::Audit => &[],
     }

@@ -61,7 +61,7 @@ impl Default for Limits {
             cache_for: Duration::from_secs(300),
             cache_negative_for: Duration::from_secs(30),
             lookups: 32,
-            lookup_timeout: Duration::from_millis(500),
+            lookup_timeout: Duration::from_millis(1_200),
             lookup_known_for: Duration::from_secs(1),
             lookup_unknown_for: Duration::from_secs(2),
         }

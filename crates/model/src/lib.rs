@@ -16,6 +16,7 @@ pub mod ids;
 pub mod message;
 pub mod name;
 pub mod node;
+pub mod overlay;
 mod position;
 pub mod resources;
 pub mod service;

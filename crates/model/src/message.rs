@@ -12,9 +12,11 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::exec::TerminalSize;
+use crate::overlay::{Call, Caller, OverlayChange, Target};
 use crate::{
     Application, ApplicationId, Availability, ClusterId, Generation, Incarnation, InstanceKey, JobName,
-    Material, Purpose, Removal, Resources, Service, ServiceSpec, Status, Surroundings, WorkerFacts, WorkerId,
+    Material, Purpose, Removal, Resources, Service, ServiceId, ServiceSpec, Status, Surroundings,
+    WorkerFacts, WorkerId,
 };
 
 /// An instance as its root wants it.
@@ -139,6 +141,9 @@ pub struct ClusterHello {
     /// Fingerprint of the root authority its workers know.
     #[serde(default)]
     pub authority: Option<String>,
+    /// Who here calls what.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<Call>,
 }
 
 /// Answer of the root: everything it wants. What is not listed must go, unless `take_over` is set.
@@ -171,6 +176,9 @@ pub struct ClusterWelcome {
     /// Those of them that are in use.
     #[serde(default)]
     pub local_addresses: Vec<Ipv4Addr>,
+    /// What it has to know of other clusters.
+    #[serde(default, skip_serializing_if = "OverlayChange::is_empty")]
+    pub overlay: OverlayChange,
 }
 
 /// Root to cluster, after the welcome.
@@ -216,6 +224,10 @@ pub enum RootToCluster {
     Welcome(Box<ClusterWelcome>),
     /// These applications are the root's from now on.
     Adopted(Vec<ApplicationId>),
+    /// News of other clusters.
+    Overlay(OverlayChange),
+    /// Answers [`ClusterToRoot::Ask`]: there is no such service, or the caller may not call it.
+    NotFound(Target),
 }
 
 impl RootToCluster {
@@ -259,6 +271,16 @@ pub enum ClusterToRoot {
     NeedsNodeBlock,
     /// What the root does not know: everything if it asked for it, otherwise what was deployed locally.
     Holdings(Holdings),
+    /// Somebody in this cluster calls services that are here, too.
+    Calls(Vec<Call>),
+    /// Somebody in this cluster calls what is not here. Answered with [`RootToCluster::Overlay`] or
+    /// [`RootToCluster::NotFound`].
+    Ask {
+        /// Who.
+        caller: Caller,
+        /// What.
+        target: Target,
+    },
 }
 
 /// A worker as the root sees it.
@@ -283,6 +305,9 @@ pub struct WorkerSummary {
     /// Round trip between it and its cluster, smoothed, microseconds; measured anew in every session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round_trip_us: Option<u32>,
+    /// Addresses of its instances, once it has some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<Ipv4Net>,
 }
 
 /// State of one instance as the cluster knows it.
@@ -301,6 +326,9 @@ pub struct InstanceReport {
     /// Address of that worker.
     #[serde(default)]
     pub host_address: String,
+    /// Its address in the subnet of that worker, once it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
     /// It has ended for good.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ended: bool,
@@ -313,6 +341,19 @@ pub struct WorkerHello {
     pub facts: WorkerFacts,
     /// State of every workload it holds.
     pub workloads: Vec<WorkloadReport>,
+    /// Whom its instances and the machine itself call.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<LocalCall>,
+}
+
+/// Who on a worker calls whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalCall {
+    /// Instances of this service; absent: the machine itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<ServiceId>,
+    /// The service they call.
+    pub callee: ServiceId,
 }
 
 /// Answer of the cluster: everything this worker shall run. What is not listed must go.
@@ -322,6 +363,9 @@ pub struct WorkerWelcome {
     pub subnet: Ipv4Net,
     /// All assignments.
     pub assignments: Vec<Assignment>,
+    /// What it has to know of other nodes.
+    #[serde(default, skip_serializing_if = "OverlayChange::is_empty")]
+    pub overlay: OverlayChange,
 }
 
 /// Cluster to worker, after the welcome.
@@ -349,6 +393,10 @@ pub enum ClusterToWorker {
         /// What may run.
         instances: Vec<(InstanceKey, Incarnation)>,
     },
+    /// News of other nodes.
+    Overlay(OverlayChange),
+    /// Answers [`WorkerToCluster::Ask`]: there is no such service, or the caller may not call it.
+    NotFound(Target),
 }
 
 impl ClusterToWorker {
@@ -356,7 +404,11 @@ impl ClusterToWorker {
     pub fn wishes_mut(&mut self) -> Option<&mut DesiredInstance> {
         match self {
             Self::Assign(assignment) => Some(&mut assignment.desired),
-            Self::Remove { .. } | Self::ReportUsage | Self::Leases { .. } => None,
+            Self::Remove { .. }
+            | Self::ReportUsage
+            | Self::Leases { .. }
+            | Self::Overlay(_)
+            | Self::NotFound(_) => None,
         }
     }
 }
@@ -380,6 +432,14 @@ pub enum WorkerToCluster {
     RenewLeases {
         /// Number of the question; the answer repeats it.
         question: u64,
+    },
+    /// Somebody here calls what this worker does not know. Answered with [`ClusterToWorker::Overlay`] or
+    /// [`ClusterToWorker::NotFound`].
+    Ask {
+        /// Instances of this service; absent: the machine itself.
+        caller: Option<ServiceId>,
+        /// What.
+        target: Target,
     },
 }
 

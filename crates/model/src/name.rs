@@ -69,6 +69,19 @@ pub struct JobName {
     pub service_namespace: Name,
 }
 
+impl JobName {
+    /// Whether `name` is `service.namespace.application.namespace`, the order of names on the network, in any case.
+    #[must_use]
+    pub fn is_dns_name(&self, name: &str) -> bool {
+        let labels = [&self.service, &self.service_namespace, &self.application, &self.application_namespace];
+        let mut parts = name.split('.');
+        let fits = labels
+            .iter()
+            .all(|label| parts.next().is_some_and(|part| part.eq_ignore_ascii_case(label.as_str())));
+        fits && parts.next().is_none()
+    }
+}
+
 impl fmt::Display for JobName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

@@ -29,15 +29,18 @@ macro_rules! kinds {
 
 kinds!(root_to_cluster, ROOT_TO_CLUSTER, RootToCluster, "root_to_cluster":
     Set = "set", Remove = "remove", Token = "token", NodeBlocks = "node_blocks",
-    SetAvailability = "set_availability", RemoveWorker = "remove_worker", Records = "records", Welcome = "welcome", Adopted = "adopted");
+    SetAvailability = "set_availability", RemoveWorker = "remove_worker", Records = "records", Welcome = "welcome", Adopted = "adopted",
+    Overlay = "overlay", NotFound = "not_found");
 kinds!(cluster_to_root, CLUSTER_TO_ROOT, ClusterToRoot, "cluster_to_root":
     Instances = "instances", Removed = "removed", Workers = "workers", WorkerRemoved = "worker_removed",
     WorkerKept = "worker_kept",
-    Usage = "usage", TokenStored = "token_stored", NeedsNodeBlock = "needs_node_block", Holdings = "holdings");
+    Usage = "usage", TokenStored = "token_stored", NeedsNodeBlock = "needs_node_block", Holdings = "holdings",
+    Calls = "calls", Ask = "ask");
 kinds!(cluster_to_worker, CLUSTER_TO_WORKER, ClusterToWorker, "cluster_to_worker":
-    Assign = "assign", Remove = "remove", ReportUsage = "report_usage", Leases = "leases");
+    Assign = "assign", Remove = "remove", ReportUsage = "report_usage", Leases = "leases",
+    Overlay = "overlay", NotFound = "not_found");
 kinds!(worker_to_cluster, WORKER_TO_CLUSTER, WorkerToCluster, "worker_to_cluster":
-    Workload = "workload", Removed = "removed", Usage = "usage", RenewLeases = "renew_leases");
+    Workload = "workload", Removed = "removed", Usage = "usage", RenewLeases = "renew_leases", Ask = "ask");
 kinds!(bulk_request, BULK_REQUEST, BulkRequest, "bulk_request":
     Logs = "logs", TimedLogs = "timed_logs", Exec = "exec");
 

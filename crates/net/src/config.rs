@@ -27,6 +27,14 @@ pub struct NetworkConfig {
     pub mtu: u32,
     /// Name of the only nftables table this crate writes.
     pub table: String,
+    /// UDP port on which nodes send each other packets of instances; the same on all nodes.
+    #[serde(default = "usual_tunnel_port")]
+    pub tunnel_port: u16,
+}
+
+/// Also for records of versions that did not connect nodes.
+fn usual_tunnel_port() -> u16 {
+    50_103
 }
 
 impl NetworkConfig {
@@ -41,13 +49,14 @@ impl NetworkConfig {
             service_range: Ipv4Net::new_assert(Ipv4Addr::new(10, 30, 0, 0), 16),
             mtu: 1450,
             table: "oakestra".to_owned(),
+            tunnel_port: usual_tunnel_port(),
         }
     }
 
     /// The address of the gateway device: the first host address of the subnet.
     #[must_use]
     pub fn gateway(&self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.subnet.network().to_bits().saturating_add(1))
+        first_host(self.subnet)
     }
 
     /// Whether `address` may be given to a namespace on this node.
@@ -76,18 +85,30 @@ impl NetworkConfig {
         if !(8..=30).contains(&self.subnet.prefix_len()) || self.subnet != self.subnet.trunc() {
             return refuse(format!("subnet {} is not a network of /8 to /30", self.subnet));
         }
-        let overlaps = self.subnet.contains(&self.service_range) || self.service_range.contains(&self.subnet);
-        if overlaps {
+        if overlap(self.subnet, self.service_range) {
             return refuse(format!(
                 "subnet {} overlaps the service addresses {}",
                 self.subnet, self.service_range
             ));
+        }
+        if self.tunnel_port == 0 {
+            return refuse("tunnel port 0 is no port".to_owned());
         }
         if !(576..=65_535).contains(&self.mtu) {
             return refuse(format!("mtu {} is not between 576 and 65535", self.mtu));
         }
         Ok(())
     }
+}
+
+/// The gateway of any node's subnet.
+pub(crate) fn first_host(subnet: Ipv4Net) -> Ipv4Addr {
+    Ipv4Addr::from_bits(subnet.network().to_bits().saturating_add(1))
+}
+
+/// Whether two networks share an address.
+pub(crate) fn overlap(one: Ipv4Net, other: Ipv4Net) -> bool {
+    one.contains(&other) || other.contains(&one)
 }
 
 /// Checks a gateway device name: it is the start of every device name and appears in rules.
@@ -147,6 +168,13 @@ mod tests {
             let wrong = NetworkConfig { table: table.to_owned(), ..config() };
             assert!(wrong.check().is_err(), "{table:?}");
         }
+    }
+
+    #[test]
+    fn records_of_earlier_versions_can_be_read() {
+        let mut record = serde_json::to_value(config()).unwrap();
+        record.as_object_mut().unwrap().remove("tunnel_port");
+        assert_eq!(serde_json::from_value::<NetworkConfig>(record).unwrap(), config());
     }
 
     #[test]

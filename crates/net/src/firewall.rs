@@ -2,15 +2,19 @@
 
 use std::net::Ipv4Addr;
 
+use tokio::sync::mpsc::Receiver;
 use tracing::{debug, warn};
 
 use crate::config::NetworkConfig;
 use crate::error::{NetworkError, Tried};
 use crate::flows::{FlowJudge, may_strand_flows};
 use crate::host::Start;
+use crate::names::parking_name;
 use crate::netlink::conntrack::{self, Flow};
 use crate::netlink::{Socket, rules};
 use crate::nft;
+use crate::park::Unknown;
+use crate::parking::Parking;
 use crate::ruleset::render;
 use crate::table::{CheckedTable, ServiceTable, TableProblem};
 
@@ -34,25 +38,46 @@ pub(crate) struct Firewall {
     loaded: Option<CheckedTable>,
     /// Transactions of this process.
     turn: usize,
+    /// None if this host cannot.
+    parking: Option<Parking>,
+    notes: Vec<String>,
 }
 
 impl Firewall {
     /// Leaves an adopted table as it is, so that services work until the first `apply` of a restarted
     /// agent; makes an empty one otherwise.
-    pub(crate) fn open(config: &NetworkConfig, start: Start) -> Result<Self, NetworkError> {
+    ///
+    /// Also returns where unknown addresses are told, which is nowhere on a host without TUN devices.
+    pub(crate) fn open(
+        config: &NetworkConfig,
+        start: Start,
+    ) -> Result<(Self, Option<Receiver<Unknown>>), NetworkError> {
         let socket = Socket::netfilter().tried(|| "open a netfilter socket".to_owned())?;
-        let mut firewall = Self { config: config.clone(), socket, loaded: None, turn: 0 };
+        let mut firewall =
+            Self { config: config.clone(), socket, loaded: None, turn: 0, parking: None, notes: Vec::new() };
         if start == Start::Fresh || !firewall.is_loaded() {
             let rules = render(config, &CheckedTable::default(), 0);
             nft::run(&rules, "make the table")?;
         }
-        Ok(firewall)
+        match Parking::open(config) {
+            Ok((parking, unknown)) => {
+                firewall.parking = Some(parking);
+                Ok((firewall, Some(unknown)))
+            }
+            Err(error) => {
+                let trouble = "calls to addresses that are not known yet are refused instead of waiting";
+                let remedy = "/dev/net/tun is needed (modprobe tun)";
+                let device = parking_name(&config.bridge);
+                firewall.notes.push(format!("cannot make device {device} ({error}): {trouble}; {remedy}"));
+                Ok((firewall, None))
+            }
+        }
     }
 
     /// What on this host gets in the way; for people.
     pub(crate) fn notes(&mut self) -> Vec<String> {
         let bridge = &self.config.bridge;
-        let mut notes = Vec::new();
+        let mut notes = self.notes.clone();
         for (hook, trouble) in [
             (
                 rules::FORWARD,
@@ -88,6 +113,9 @@ impl Firewall {
         } else {
             0
         };
+        if let Some(parking) = &self.parking {
+            parking.release(checked.known_addresses());
+        }
         self.loaded = Some(checked);
         Ok(Applied { changed: true, problems, forgotten_flows })
     }

@@ -14,6 +14,7 @@ pub(crate) struct FlowJudge<'a> {
     config: &'a NetworkConfig,
     table: &'a CheckedTable,
     known: BTreeSet<Ipv4Addr>,
+    dialled: BTreeSet<Ipv4Addr>,
     backends: BTreeMap<Ipv4Addr, &'a BTreeSet<Ipv4Addr>>,
 }
 
@@ -25,7 +26,7 @@ impl<'a> FlowJudge<'a> {
             .values()
             .flat_map(|service| service.addresses.iter().map(|address| (*address, &service.backends)))
             .collect();
-        Self { config, table, known, backends }
+        Self { config, table, known, dialled: table.known_addresses(), backends }
     }
 
     /// Whether the flow should be forgotten.
@@ -35,8 +36,11 @@ impl<'a> FlowJudge<'a> {
     /// conversation from a new one and are moved.
     pub(crate) fn is_stale(&self, flow: &Flow) -> bool {
         let backend = flow.reply.source;
+        if self.dialled.contains(&backend) && is_untranslated(flow, backend) {
+            return true;
+        }
         if flow.original.destination == backend {
-            return self.is_missed_port(flow);
+            return self.is_missed_port(flow) || self.is_missed_by_a_peer(flow);
         }
         if !self.config.is_namespace_address(backend) {
             return false;
@@ -62,6 +66,15 @@ impl<'a> FlowJudge<'a> {
         self.table.ports.get(&port).is_some_and(|backends| backends.contains(&target))
     }
 
+    /// A flow that another node has sent to an instance that is gone.
+    fn is_missed_by_a_peer(&self, flow: &Flow) -> bool {
+        let (client, backend) = (flow.original.source, flow.original.destination);
+        self.config.is_assignable(backend)
+            && self.config.node_range.contains(&client)
+            && !self.config.subnet.contains(&client)
+            && !self.known.contains(&backend)
+    }
+
     /// A UDP flow to a mapped port that began before the mapping: it would never reach the instance.
     /// Only flows without any translation, which nobody misses.
     fn is_missed_port(&self, flow: &Flow) -> bool {
@@ -71,6 +84,12 @@ impl<'a> FlowJudge<'a> {
             && !self.config.subnet.contains(&flow.original.destination)
             && self.table.ports.contains_key(&port)
     }
+}
+
+/// Whether a flow to this service or instance address began before the address was known: it would never
+/// reach an instance.
+pub(crate) fn is_untranslated(flow: &Flow, dialled: Ipv4Addr) -> bool {
+    flow.original.destination == dialled && flow.reply.source == dialled
 }
 
 /// Whether going from `before` to `after` can leave flows that contradict `after`.
@@ -85,13 +104,15 @@ pub(crate) fn may_strand_flows(before: Option<&CheckedTable>, after: &CheckedTab
     });
     let lost_instance =
         before.instances.iter().any(|(instance, namespace)| after.instances.get(instance) != Some(namespace));
-    lost_address || lost_instance || before.ports != after.ports
+    let lost_elsewhere = !before.elsewhere.is_subset(&after.elsewhere);
+    let is_news = !after.known_addresses().is_subset(&before.known_addresses());
+    is_news || lost_address || lost_instance || lost_elsewhere || before.ports != after.ports
 }
 
 fn known_addresses(table: &CheckedTable) -> BTreeSet<Ipv4Addr> {
     let services = table.services.values().flat_map(|s| s.backends.iter());
     let ports = table.ports.values().flatten().map(SocketAddrV4::ip);
-    services.chain(table.instances.values()).chain(ports).copied().collect()
+    services.chain(table.instances.values()).chain(&table.elsewhere).chain(ports).copied().collect()
 }
 
 fn protocol(number: u8) -> Option<PortProtocol> {
@@ -122,6 +143,8 @@ mod tests {
                 instance: "10.30.1.2".parse().unwrap(),
                 namespace: "10.18.0.2".parse().unwrap(),
             }],
+            elsewhere: Vec::new(),
+            untold: Vec::new(),
             ports: vec![PortMapping {
                 protocol: PortProtocol::Udp,
                 host_port: 53,
@@ -178,13 +201,40 @@ mod tests {
     }
 
     #[test]
+    fn flows_of_other_nodes_stay_as_long_as_the_instance() {
+        let table = table(&["10.18.0.2"]);
+        for protocol in [TCP, UDP] {
+            let unknown = flow(protocol, "10.18.3.2:9", "10.18.0.2:53", "10.18.0.2:53");
+            let mut known = unknown;
+            known.reply.destination = "10.30.1.9".parse().unwrap();
+            let gone = flow(protocol, "10.18.3.2:9", "10.18.0.7:53", "10.18.0.7:53");
+            assert!(!is_stale(&table, &unknown) && !is_stale(&table, &known));
+            assert!(is_stale(&table, &gone));
+            let to_another_node = flow(protocol, "10.18.0.2:9", "10.30.0.1:80", "10.18.3.2:80");
+            assert!(is_stale(&table, &to_another_node));
+        }
+    }
+
+    #[test]
     fn udp_that_came_before_its_port_mapping_is_sent_anew() {
         let early = flow(UDP, "192.0.2.1:9", "192.0.2.2:53", "192.0.2.2:53");
         assert!(is_stale(&table(&["10.18.0.2"]), &early));
     }
 
     #[test]
-    fn only_losses_and_port_changes_need_a_look_at_all_flows() {
+    fn flows_that_came_before_their_address_was_known_are_sent_anew() {
+        for protocol in [TCP, UDP] {
+            let early = flow(protocol, "10.18.0.2:9", "10.30.0.1:53", "10.30.0.1:53");
+            assert!(is_stale(&table(&["10.18.0.2"]), &early));
+            assert!(is_stale(&table(&[]), &early));
+            assert!(!is_stale(&CheckedTable::default(), &early));
+        }
+        let after = table(&["10.18.0.2"]);
+        assert!(may_strand_flows(Some(&CheckedTable::default()), &after));
+    }
+
+    #[test]
+    fn only_losses_new_addresses_and_port_changes_need_a_look_at_all_flows() {
         let one = table(&["10.18.0.2"]);
         let two = table(&["10.18.0.2", "10.18.0.3"]);
         assert!(!may_strand_flows(Some(&one), &two));

@@ -11,12 +11,18 @@ use crate::netlink::Socket;
 use crate::netlink::link;
 use crate::netlink::route::{self, PrefixRoute, Route};
 use crate::record::{NetworkRecord, StateDirectory, current_boot};
+use crate::ruleset;
 use crate::sysctl::{self, ChangedSetting, IP_FORWARD};
+
+/// Metric of the bridge's route to service addresses, by which packets are refused.
+const REFUSING_METRIC: u32 = 2_000;
+/// Metric of the route by which packets to unknown addresses wait; smaller, so it counts while it is there.
+pub(crate) const PARKING_METRIC: u32 = 1_000;
 
 /// Whether the kernel still has what the last agent made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Start {
-    /// Same settings, same boot: rules that exist are the right ones.
+    /// Same settings, same version, same boot: rules that exist are the right ones.
     Adopted,
     Fresh,
 }
@@ -26,7 +32,7 @@ pub(crate) fn prepare(config: &NetworkConfig, directory: &StateDirectory) -> Res
     let boot = current_boot();
     let previous = directory.network().filter(|record| record.boot == boot);
     let start = match &previous {
-        Some(record) if record.config == *config => Start::Adopted,
+        Some(record) if record.config == *config && record.rules == ruleset::VERSION => Start::Adopted,
         _ => Start::Fresh,
     };
     let mut changed_settings = previous.map_or_else(Vec::new, |record| record.changed_settings);
@@ -39,7 +45,8 @@ pub(crate) fn prepare(config: &NetworkConfig, directory: &StateDirectory) -> Res
             ours: "1".to_owned(),
         });
     }
-    directory.write_network(&NetworkRecord { config: config.clone(), boot, changed_settings })?;
+    let rules = ruleset::VERSION;
+    directory.write_network(&NetworkRecord { config: config.clone(), boot, changed_settings, rules })?;
     if must_change {
         sysctl::write(IP_FORWARD, "1")?;
     }
@@ -59,9 +66,19 @@ pub(crate) fn ensure_gateway(socket: &mut Socket, config: &NetworkConfig) -> Res
             route::delete_address(socket, device, other).tried(what)?;
         }
     }
-    let to_services =
-        Route { destination: config.service_range, device, gateway: None, source: Some(gateway) };
+    let to_services = Route {
+        destination: config.service_range,
+        device,
+        gateway: None,
+        source: Some(gateway),
+        metric: REFUSING_METRIC,
+    };
     route::replace_route(socket, &to_services).tried(what)?;
+    // Earlier versions had no metric, and their route would go before that of the parking.
+    let old = Route { metric: 0, ..to_services };
+    if route::routes(socket).tried(what)?.contains(&old) {
+        route::delete_route(socket, &old).tried(what)?;
+    }
     // Nobody answers on this device, so one short question tells the host that an address is free;
     // the usual three seconds would make probes of a removed instance hang.
     for (setting, value) in [("mcast_solicit", "1"), ("retrans_time_ms", "20")] {

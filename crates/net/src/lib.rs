@@ -1,5 +1,5 @@
 //! Network of one worker node: a namespace per instance, service addresses decided in the kernel, host
-//! ports, and nothing left when it is taken down.
+//! ports, the way to other nodes, and nothing left when it is taken down.
 //!
 //! ```text
 //!  namespace           host
@@ -10,6 +10,12 @@
 //!                      │ oak0         ├──────┘
 //!                      │ 10.18.0.1/25 │  routes 10.18.0.0/25, 10.30.0.0/16: nobody there, refused
 //!                      └──────────────┘
+//!                      ┌──────────────┐  TUN of the agent
+//!                      │ oak0u        ├──── calls to unknown addresses wait
+//!                      └──────────────┘  route 10.30.0.0/16 while the agent runs
+//!                      ┌──────────────┐  VXLAN, UDP port 50103
+//!                      │ oak0t        ├──── node 192.0.2.12, subnet 10.18.0.128/25
+//!                      └──────────────┘  route 10.18.0.128/25 via 10.18.0.129
 //! ```
 //!
 //! The bridge `oak0` has no ports: it is the gateway's address and the route to service addresses. Each
@@ -22,9 +28,11 @@
 //!  from a device ─► guard ─► prerouting ───────────────► forward ──────────► postrouting
 //!                   raw      @services  10.30.0.1 → turn  refuse if to oak0   instance → its 10.30 address
 //!                   forged   @instances 10.30.1.2 → 1:1   from_instances      host → 10.18.0.1
-//!                   127/8    @tcp_ports, @udp_ports       to_instances        egress → masquerade
-//!                   IPv6     (local addresses only)       else refuse
-//!  from the host ─► output (same maps) ─► host: refuse what is still 10.30
+//!                   127/8    @tcp_ports, @udp_ports       to_parking          egress → masquerade
+//!                   IPv6     (local addresses only)       from_tunnel         others to oak0t → 10.18.0.1
+//!                                                         to_instances        strays: unconnected nodes
+//!                                                         else refuse
+//!  from the host ─► output (same maps) ─► host: refuse what is still 10.30 and not for oak0u
 //! ```
 //!
 //! * A service's flow is sent to the next backend in turn by `numgen`, and connection tracking keeps it
@@ -40,13 +48,26 @@
 //! * When a backend is gone its tracked flows are forgotten; one that is merely not ready finishes its
 //!   TCP connections.
 //!
+//! * Backends may be on other nodes ([`NodeNetwork::set_peers`]). The client's node chooses the backend;
+//!   between nodes packets carry namespace addresses, and the server's node shows its instance the
+//!   client's instance address (its namespace address, if nobody told of it). The host is seen as its node's
+//!   gateway. From the tunnel only packets from a subnet that is routed there pass, and only to
+//!   instances of this node: another node reaches neither the host nor its name server, ports or
+//!   networks. Instances cannot send to the tunnel's port. The tunnel is not encrypted and believes the
+//!   underlay network: who can send UDP packets to that port can speak as any known node.
+//! * An address that is not in the table at all is unknown: calls by instances and the host go to the
+//!   device `oak0u`, which is the agent's, and wait there for up to 2 s while [`NodeNetwork::next_unknown`]
+//!   tells of them. [`NodeNetwork::apply`] with the address sends them on, or has them refused if it has no
+//!   ready backend (`@refused`). Else the caller hears that the host is unreachable. Without an agent the
+//!   device is not there, and unknown addresses are refused at once by way of `oak0`.
+//!
 //! Life cycle: [`NodeNetwork::open`] makes or adopts; an agent may die at any instant, because an instance's
 //! record is written before its devices and the device's alias, set last, says that it is whole.
 //! Rules outlive the agent. [`teardown`] removes everything without an agent. All of it happens in
 //! the network namespace of the thread that calls `open`.
 //!
-//! This crate does not allocate addresses, does not talk to other nodes (the tunnel will add routes for
-//! their subnets and an accept in `from_instances`/`to_instances`), and gives instances IPv4 only.
+//! This crate does not allocate addresses, does not ask other nodes for anything, and gives instances IPv4
+//! only.
 
 mod config;
 mod error;
@@ -60,6 +81,9 @@ mod namespace;
 mod netlink;
 mod nft;
 mod node;
+mod park;
+mod parking;
+mod peers;
 mod record;
 mod ruleset;
 mod sys;
@@ -75,5 +99,7 @@ pub use holder::{PortHolder, port_holder};
 pub use links::Attached;
 pub use namespace::run_in;
 pub use node::{Attach, NodeNetwork};
+pub use park::Unknown;
+pub use peers::{Peer, PeerProblem};
 pub use table::{Balancing, InstanceAddress, PortMapping, PortProtocol, Service, ServiceTable, TableProblem};
 pub use teardown::teardown;

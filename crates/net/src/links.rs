@@ -23,6 +23,7 @@ use crate::namespace;
 use crate::netlink::Socket;
 use crate::netlink::link::{self, Link, VethPair};
 use crate::netlink::route::{self, PrefixRoute, Route};
+use crate::peers::{self, Peer, PeerProblem};
 use crate::record::{AttachmentRecord, StateDirectory};
 use crate::sysctl;
 
@@ -73,6 +74,11 @@ impl Links {
             Self { config: config.clone(), directory, socket, attached: BTreeMap::new(), _lock: lock };
         links.adopt()?;
         Ok((links, start))
+    }
+
+    /// See [`peers::set`].
+    pub(crate) fn set_peers(&mut self, peers: &[Peer]) -> Result<Vec<PeerProblem>, NetworkError> {
+        peers::set(&mut self.socket, &self.config, peers)
     }
 
     /// Everything attached, by id.
@@ -211,9 +217,16 @@ impl Links {
         // reached through the gateway, which decides.
         route::add_address(socket, device, own, PrefixRoute::None).tried(what)?;
         route::replace_neighbour(socket, device, gateway, mac(gateway)).tried(what)?;
-        let to_gateway = Route { destination: Ipv4Net::from(gateway), device, gateway: None, source: None };
+        let to_gateway =
+            Route { destination: Ipv4Net::from(gateway), device, gateway: None, source: None, metric: 0 };
         route::replace_route(socket, &to_gateway).tried(what)?;
-        let default = Route { destination: Ipv4Net::default(), device, gateway: Some(gateway), source: None };
+        let default = Route {
+            destination: Ipv4Net::default(),
+            device,
+            gateway: Some(gateway),
+            source: None,
+            metric: 0,
+        };
         route::replace_route(socket, &default).tried(what)
     }
 
@@ -233,6 +246,7 @@ impl Links {
             device,
             gateway: None,
             source: Some(self.config.gateway()),
+            metric: 0,
         };
         route::replace_route(socket, &to_instance).tried(what)
     }

@@ -49,6 +49,16 @@ pub(crate) fn device_name(bridge: &str, short_id: &str) -> String {
     name
 }
 
+/// Name of the device that leads to other nodes. Not one of [`device_prefix`]'s: rules tell them apart.
+pub(crate) fn tunnel_name(bridge: &str) -> String {
+    format!("{bridge}t")
+}
+
+/// Name of the device to which packets to unknown addresses go.
+pub(crate) fn parking_name(bridge: &str) -> String {
+    format!("{bridge}u")
+}
+
 /// Locally administered MAC address that follows from an IPv4 address.
 ///
 /// Both ends know each other's address without asking, so no ARP is needed at all.
@@ -68,6 +78,14 @@ mod tests {
         assert_eq!(one.len(), MAX_DEVICE_NAME);
         assert_eq!(two.len(), MAX_DEVICE_NAME);
         assert_ne!(short_id("shop.web.instance.1"), short_id("shop.web.instance.2"));
+    }
+
+    #[test]
+    fn devices_of_the_node_are_not_taken_for_an_instance() {
+        for name in [tunnel_name, parking_name] {
+            assert!(!name("oak0").starts_with(&device_prefix("oak0")));
+            assert!(name("oakest").len() <= MAX_DEVICE_NAME);
+        }
     }
 
     #[test]

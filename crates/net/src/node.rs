@@ -3,12 +3,17 @@
 
 use std::net::Ipv4Addr;
 
+use tokio::sync::Mutex;
+use tokio::sync::mpsc::Receiver;
+
 use crate::config::NetworkConfig;
 use crate::error::{NetworkError, Tried};
 use crate::firewall::{Applied, Firewall};
 use crate::holder::{PortHolder, port_holder};
 use crate::links::{Attached, Links};
 use crate::netlink::{Socket, link};
+use crate::park::Unknown;
+use crate::peers::{Peer, PeerProblem};
 use crate::table::{PortProtocol, ServiceTable};
 use crate::thread::StateThread;
 
@@ -30,6 +35,8 @@ pub struct NodeNetwork {
     /// Removes devices, which is slow, so that nothing else waits for it.
     removal: StateThread<Socket>,
     notes: Vec<String>,
+    notices_unknown: bool,
+    unknown: Mutex<Option<Receiver<Unknown>>>,
 }
 
 impl NodeNetwork {
@@ -46,17 +53,19 @@ impl NodeNetwork {
         let (links, start) = StateThread::start("oak-net-links", open_links).await?;
         let for_rules = config.clone();
         let open_rules = move || {
-            let mut firewall = Firewall::open(&for_rules, start)?;
+            let (mut firewall, unknown) = Firewall::open(&for_rules, start)?;
             let notes = firewall.notes();
-            Ok((firewall, notes))
+            Ok((firewall, (notes, unknown)))
         };
-        let (firewall, notes) = StateThread::start("oak-net-rules", open_rules).await?;
+        let (firewall, (notes, unknown)) = StateThread::start("oak-net-rules", open_rules).await?;
         let open_removal = || {
             let socket = Socket::route().tried(|| "open a netlink socket".to_owned())?;
             Ok((socket, ()))
         };
         let (removal, ()) = StateThread::start("oak-net-remove", open_removal).await?;
-        Ok(Self { config, links, firewall, removal, notes })
+        let notices_unknown = unknown.is_some();
+        let unknown = Mutex::new(unknown);
+        Ok(Self { config, links, firewall, removal, notes, notices_unknown, unknown })
     }
 
     /// The settings in force.
@@ -108,6 +117,16 @@ impl NodeNetwork {
         self.links.run(|links| links.attached()).await
     }
 
+    /// Makes `peers` the whole truth about other nodes; flows to peers that stay go on, also if a peer's
+    /// underlay address changes. Without peers there is no tunnel device.
+    ///
+    /// # Errors
+    /// The device cannot be made or the kernel refuses an entry; call again. Single peers that cannot
+    /// work do not fail it; they are left out and returned.
+    pub async fn set_peers(&self, peers: Vec<Peer>) -> Result<Vec<PeerProblem>, NetworkError> {
+        self.links.run(move |links| links.set_peers(&peers)).await?
+    }
+
     /// Makes `table` the whole truth, in one transaction; flows to living backends go on.
     ///
     /// # Errors
@@ -116,6 +135,28 @@ impl NodeNetwork {
     pub async fn apply(&self, table: ServiceTable) -> Result<Applied, NetworkError> {
         let job = move |firewall: &mut Firewall| firewall.apply(&table);
         self.firewall.run(job).await?
+    }
+
+    /// Whether calls of unknown addresses are noticed; otherwise they are refused.
+    #[must_use]
+    pub const fn notices_unknown(&self) -> bool {
+        self.notices_unknown
+    }
+
+    /// Waits for the next call of an address that no [`apply`](Self::apply) has mentioned, by an instance or the
+    /// host. Its packets wait for up to 2 s, then the caller is told that the host is unreachable; a table that
+    /// has the address sends them on or has them refused. The same pair is told at most once per second.
+    /// Up to 256 pairs wait for being asked for; further ones are told with their next packet. Never
+    /// returns on a host without TUN devices ([`notes`](Self::notes)), where such calls are refused.
+    ///
+    /// Nothing is lost if the caller stops waiting.
+    pub async fn next_unknown(&self) -> Unknown {
+        if let Some(unknown) = self.unknown.lock().await.as_mut()
+            && let Some(pair) = unknown.recv().await
+        {
+            return pair;
+        }
+        std::future::pending().await
     }
 
     /// See [`port_holder`]; asks in the namespace of this network.

@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use rustix::event::{Timespec, poll};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,8 @@ use crate::sysctl::ChangedSetting;
 
 /// Records are a few hundred bytes.
 const MAX_RECORD: u64 = 16 * 1024;
+/// Tries to get the lock, 5 ms apart.
+const LOCK_TRIES: u32 = 100;
 
 /// The network as a whole, as made by the last `open`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +27,9 @@ pub(crate) struct NetworkRecord {
     /// Settings are only put back in the boot in which they were changed.
     pub(crate) boot: String,
     pub(crate) changed_settings: Vec<ChangedSetting>,
+    /// Which rules were loaded: [`crate::ruleset::VERSION`] of the agent that did.
+    #[serde(default)]
+    pub(crate) rules: u32,
 }
 
 /// One attached instance.
@@ -51,15 +57,22 @@ impl StateDirectory {
     }
 
     /// Takes the directory for this process until the file is closed.
+    ///
+    /// Somebody who let go of it just now may have been starting a program, which has the file until it runs.
     pub(crate) fn lock(&self) -> Result<File, NetworkError> {
         let path = self.root.join("lock");
         let what = || format!("lock {}", path.display());
         let file = File::create(&path).tried(what)?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(TryLockError::WouldBlock) => Err(NetworkError::Busy { state_directory: self.root.clone() }),
-            Err(TryLockError::Error(error)) => Err(error).tried(what),
+        for _ in 0..LOCK_TRIES {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(error).tried(what),
+            }
+            let moment = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+            let _ = poll(&mut [], Some(&moment));
         }
+        Err(NetworkError::Busy { state_directory: self.root.clone() })
     }
 
     /// File that keeps an instance's namespace alive.

@@ -6,8 +6,12 @@ use std::fmt::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use crate::config::NetworkConfig;
-use crate::names::device_prefix;
+use crate::names::{device_prefix, parking_name, tunnel_name};
 use crate::table::{Balancing, CheckedService, CheckedTable, PortProtocol};
+
+/// To be counted up with every change of the chains below: rules of an earlier agent with another number are
+/// replaced at once, because what it did not know (the tunnel) would not be guarded.
+pub(crate) const VERSION: u32 = 1;
 
 /// Renders one transaction that replaces our table whatever its state; nothing else is touched.
 ///
@@ -43,6 +47,10 @@ fn write_maps(out: &mut String, table: &CheckedTable) -> fmt::Result {
         service.addresses.iter().map(move |address| format!("{address} : goto service-{first}"))
     });
     write_map(out, "services", "ipv4_addr : verdict", services)?;
+    let refused = table.refused.iter().map(ToString::to_string);
+    write_elements(out, "set", "refused", "ipv4_addr", refused)?;
+    let untold = table.untold.iter().map(ToString::to_string);
+    write_elements(out, "set", "untold", "ipv4_addr", untold)?;
     let pairs = |(from, to): (&Ipv4Addr, &Ipv4Addr)| format!("{from} : {to}");
     let instances = table.instances.iter().map(pairs);
     write_map(out, "instances", "ipv4_addr : ipv4_addr", instances)?;
@@ -66,7 +74,18 @@ fn write_map(
     kind: &str,
     elements: impl Iterator<Item = String>,
 ) -> fmt::Result {
-    writeln!(out, "\tmap {name} {{\n\t\ttype {kind}")?;
+    write_elements(out, "map", name, kind, elements)
+}
+
+/// Writes a map or a set.
+fn write_elements(
+    out: &mut String,
+    what: &str,
+    name: &str,
+    kind: &str,
+    elements: impl Iterator<Item = String>,
+) -> fmt::Result {
+    writeln!(out, "\t{what} {name} {{\n\t\ttype {kind}")?;
     // An empty element list is a syntax error.
     let elements: Vec<String> = elements.collect();
     if !elements.is_empty() {
@@ -130,19 +149,32 @@ fn numbered(values: impl Iterator<Item = impl fmt::Display>) -> String {
 fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
     let ports = format!("\"{}*\"", device_prefix(&config.bridge));
     let bridge = format!("\"{}\"", config.bridge);
+    let tunnel = format!("\"{}\"", tunnel_name(&config.bridge));
+    let parking = format!("\"{}\"", parking_name(&config.bridge));
+    let tunnel_port = config.tunnel_port;
     let (subnet, gateway) = (config.subnet, config.gateway());
     let (nodes, services) = (config.node_range, config.service_range);
     // Reasons, in the order of the rules:
     // guard: instances have no IPv6; 127/8 of the host is theirs to attack because replies to
     //   127.0.0.1:port need route_localnet; a source address that is not routed to its device is forged.
+    //   So other nodes send only from addresses of nodes, and only to addresses of this one.
     // prerouting: only instances call services; ports are looked at only for addresses of this host.
     //   The gateway's name server stays reachable even when an application has the host port 53.
-    // input: the name server is for this node only.
-    // postrouting: an instance is seen as its instance address, else (and the host) as the gateway, so
-    //   that answers return here to be translated back; outside, instances look like the host.
+    //   Other nodes have translated what they send.
+    // input: the name server is for this node only; other nodes only answer the host.
+    //   An instance that sends to the tunnel's port would speak as another node, here or elsewhere.
+    // postrouting: an instance, also of another node, is seen as its instance address, else (and the host)
+    //   as the gateway, so that answers return here to be translated back; outside, instances look
+    //   like the host. Other nodes accept only addresses of this node.
+    // strays: what `from_instances` refuses, for the host and for packets that waited.
+    // from_instances: without its node, an address of a node must not leave by the default route.
     // forward: what is routed to the gateway device has no instance behind it. `invalid` is dropped
     //   because it is not translated and would show inner addresses outside.
-    // output: the device a packet leaves by is not known anew after translation, so look at addresses.
+    // output: the device a packet leaves by is not known anew after translation, so look at addresses;
+    //   what still has a service address was not translated.
+    // to_parking and host: what is unknown waits, what is known to have no backend is refused.
+    // prerouting and output: somebody has to be told of these calls, as long as there is somebody.
+    // to_parking: nobody outside may call services, so nobody outside may wait for them.
     write!(
         out,
         "\tchain refuse {{
@@ -150,6 +182,8 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 		reject with icmpx type port-unreachable
 	}}
 	chain from_instances {{
+		oifname != {ports} oifname != {tunnel} ct direction original ip daddr {nodes} goto refuse
+		oifname != {ports} oifname != {tunnel} udp dport {tunnel_port} goto refuse
 		ct state established,related accept
 		ct state invalid drop
 		ct status dnat accept
@@ -162,14 +196,30 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 		ct status dnat accept
 		goto refuse
 	}}
+	chain to_parking {{
+		ip daddr @refused goto refuse
+		iifname {ports} accept
+		goto refuse
+	}}
+	chain from_tunnel {{
+		ct state established,related accept
+		ct state invalid drop
+		oifname {ports} accept
+		drop
+	}}
 	chain guard {{
 		type filter hook prerouting priority -300; policy accept;
 		iifname {ports} meta nfproto ipv6 drop
 		iifname {ports} ip daddr 127.0.0.0/8 drop
 		iifname {ports} fib saddr . iif oif 0 drop
+		iifname {tunnel} meta nfproto ipv6 drop
+		iifname {tunnel} ip daddr != {subnet} drop
+		iifname {tunnel} fib saddr . iif oif 0 drop
 	}}
 	chain prerouting {{
 		type nat hook prerouting priority -100; policy accept;
+		iifname {tunnel} accept
+		iifname {ports} ip daddr @untold fib daddr oifname {parking} accept
 		iifname {ports} ip daddr vmap @services
 		iifname {ports} dnat ip to ip daddr map @instances
 		ip daddr {gateway} udp dport 53 accept
@@ -179,6 +229,9 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 	}}
 	chain input {{
 		type filter hook input priority 0; policy accept;
+		iifname {tunnel} ct state established,related accept
+		iifname {tunnel} drop
+		iifname {ports} udp dport {tunnel_port} drop
 		iifname {ports} accept
 		iif lo accept
 		ip daddr {gateway} udp dport 53 drop
@@ -186,6 +239,7 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 	}}
 	chain output {{
 		type nat hook output priority -100; policy accept;
+		ip daddr @untold oifname {parking} accept
 		ip daddr vmap @services
 		dnat ip to ip daddr map @instances
 		ip daddr {gateway} udp dport 53 accept
@@ -196,20 +250,32 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 	chain postrouting {{
 		type nat hook postrouting priority 100; policy accept;
 		oifname {ports} ip saddr {gateway} accept
-		oifname {ports} ip saddr {subnet} snat ip to ip saddr map @identities
+		oifname {ports} snat ip to ip saddr map @identities
 		oifname {ports} ip saddr {subnet} snat ip to {gateway}
 		oifname {ports} meta nfproto ipv4 fib saddr type local snat ip to {gateway}
+		oifname {tunnel} ip saddr != {subnet} snat ip to {gateway}
 		oifname != {ports} oifname != {bridge} ip saddr {subnet} ip daddr != {nodes} ip daddr != {services} masquerade
+	}}
+	chain strays {{
+		type filter hook postrouting priority 90; policy accept;
+		oifname {ports} accept
+		oifname {tunnel} accept
+		oifname {bridge} accept
+		ip saddr {subnet} ip daddr {nodes} ct status dnat ct direction original drop
 	}}
 	chain forward {{
 		type filter hook forward priority 0; policy accept;
 		oifname {bridge} goto refuse
+		oifname {parking} goto to_parking
 		iifname {ports} jump from_instances
+		iifname {tunnel} goto from_tunnel
 		oifname {ports} jump to_instances
+		oifname {tunnel} jump to_instances
 	}}
 	chain host {{
 		type filter hook output priority 0; policy accept;
-		ip daddr {services} goto refuse
+		ip daddr @refused goto refuse
+		oifname != {parking} ip daddr {services} goto refuse
 	}}
 "
     )

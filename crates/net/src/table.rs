@@ -31,7 +31,8 @@ pub struct Service {
     pub addresses: Vec<Ipv4Addr>,
     /// How flows are spread.
     pub policy: Balancing,
-    /// Namespace addresses of the instances that are ready. None: clients are refused at once.
+    /// Namespace addresses of the instances that are ready. None: clients are refused at once, while
+    /// calls to an address that is not in the table at all wait a moment for it.
     pub backends: Vec<Ipv4Addr>,
 }
 
@@ -91,6 +92,11 @@ pub struct ServiceTable {
     pub services: Vec<Service>,
     /// Instances this node's instances or the host may call, and the local ones.
     pub instances: Vec<InstanceAddress>,
+    /// Namespace addresses on other nodes whose flows go on although they may be in no service any more.
+    pub elsewhere: Vec<Ipv4Addr>,
+    /// Service addresses of whose calls somebody is told as if they were unknown, as long as somebody is there to be
+    /// told; otherwise they lead to the backends.
+    pub untold: Vec<Ipv4Addr>,
     /// Ports of this host.
     pub ports: Vec<PortMapping>,
 }
@@ -130,6 +136,12 @@ pub enum TableProblem {
         /// Protocol of the port.
         protocol: PortProtocol,
     },
+    /// The port is where other nodes send packets to.
+    #[error("host port {host_port}/udp connects this node with others; map another one")]
+    TunnelPort {
+        /// The port.
+        host_port: u16,
+    },
 }
 
 /// A service that can be rendered.
@@ -145,14 +157,29 @@ pub(crate) struct CheckedService {
 /// A table without contradictions, in an order that does not depend on the caller's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct CheckedTable {
-    /// By first address. Services without backends are absent: absent addresses are refused.
+    /// By first address.
     pub(crate) services: BTreeMap<Ipv4Addr, CheckedService>,
+    /// Addresses of services without backends: calls are refused at once, those to unknown addresses wait.
+    pub(crate) refused: BTreeSet<Ipv4Addr>,
     /// Instance address to namespace address.
     pub(crate) instances: BTreeMap<Ipv4Addr, Ipv4Addr>,
     /// Namespace address to the instance address it appears as.
     pub(crate) identities: BTreeMap<Ipv4Addr, Ipv4Addr>,
+    /// Namespace addresses that exist and are in none of the others.
+    pub(crate) elsewhere: BTreeSet<Ipv4Addr>,
+    /// Those of the service addresses whose calls wait like those of unknown addresses.
+    pub(crate) untold: BTreeSet<Ipv4Addr>,
     /// Only mappings with at least one backend.
     pub(crate) ports: BTreeMap<(PortProtocol, u16), BTreeSet<SocketAddrV4>>,
+}
+
+impl CheckedTable {
+    /// All service and instance addresses that packets may be sent to, if only to be refused.
+    pub(crate) fn known_addresses(&self) -> BTreeSet<Ipv4Addr> {
+        let services = self.services.values().flat_map(|service| &service.addresses);
+        let all = services.chain(&self.refused).chain(self.instances.keys()).copied();
+        all.filter(|address| !self.untold.contains(address)).collect()
+    }
 }
 
 impl ServiceTable {
@@ -170,6 +197,8 @@ impl ServiceTable {
         for instance in &self.instances {
             checking.instance(*instance);
         }
+        checking.table.elsewhere.extend(&self.elsewhere);
+        checking.table.untold.extend(self.untold.iter().filter(|address| checking.taken.contains(address)));
         let mut mapped = BTreeSet::new();
         for mapping in &self.ports {
             checking.port(mapping, &mut mapped);
@@ -181,7 +210,8 @@ impl ServiceTable {
         let in_services: usize =
             self.services.iter().map(|service| service.addresses.len() + service.backends.len()).sum();
         let in_ports: usize = self.ports.iter().map(|port| 1 + port.backends.len()).sum();
-        let entries = in_services + self.instances.len() + in_ports;
+        let entries =
+            in_services + self.instances.len() + self.elsewhere.len() + self.untold.len() + in_ports;
         if entries > MAX_ENTRIES {
             return Err(NetworkError::TableTooLarge { entries, limit: MAX_ENTRIES });
         }
@@ -214,7 +244,7 @@ impl Checking<'_> {
             return;
         };
         if backends.is_empty() {
-            return;
+            return self.table.refused.extend(addresses);
         }
         let service = CheckedService { addresses, policy: service.policy, backends };
         self.table.services.insert(first, service);
@@ -233,6 +263,10 @@ impl Checking<'_> {
         let host_port = mapping.host_port;
         if host_port == 0 || mapping.backends.iter().any(|backend| backend.port() == 0) {
             self.problems.push(TableProblem::PortZero { protocol });
+            return;
+        }
+        if protocol == PortProtocol::Udp && host_port == self.config.tunnel_port {
+            self.problems.push(TableProblem::TunnelPort { host_port });
             return;
         }
         if !mapped.insert((protocol, host_port)) {
@@ -326,6 +360,8 @@ mod tests {
                 },
             ],
             instances: vec![InstanceAddress { instance: ip("10.30.0.1"), namespace: ip("10.18.0.2") }],
+            elsewhere: Vec::new(),
+            untold: Vec::new(),
             ports: vec![
                 PortMapping {
                     protocol: PortProtocol::Tcp,
@@ -338,10 +374,11 @@ mod tests {
                     backends: vec!["10.18.0.3:8080".parse().unwrap()],
                 },
                 PortMapping { protocol: PortProtocol::Udp, host_port: 0, backends: vec![] },
+                PortMapping { protocol: PortProtocol::Udp, host_port: 50_103, backends: vec![] },
             ],
         };
         let (checked, problems) = table.check(&config()).unwrap();
-        assert_eq!(problems.len(), 7, "{problems:?}");
+        assert_eq!(problems.len(), 8, "{problems:?}");
         let service = checked.services.get(&ip("10.30.0.1")).unwrap();
         assert_eq!(service.backends, BTreeSet::from([ip("10.18.0.2")]));
         assert_eq!(checked.ports.len(), 1);
@@ -349,13 +386,14 @@ mod tests {
     }
 
     #[test]
-    fn services_without_backends_are_left_out() {
+    fn services_without_backends_are_refused() {
         let table = ServiceTable {
             services: vec![Service { addresses: vec![ip("10.30.0.1")], ..Service::default() }],
             ..ServiceTable::default()
         };
         let (checked, problems) = table.check(&config()).unwrap();
         assert!(checked.services.is_empty() && problems.is_empty());
+        assert_eq!(checked.refused, BTreeSet::from([ip("10.30.0.1")]));
     }
 
     #[test]

@@ -10,16 +10,17 @@ use tracing::debug;
 use crate::config::{check_bridge, check_table};
 use crate::error::{ErrorList, NetworkError, Tried};
 use crate::links::is_instance_device;
+use crate::names::{parking_name, tunnel_name};
 use crate::namespace;
 use crate::netlink::link::{Link, OAK_GROUP};
-use crate::netlink::{Socket, conntrack, link, route, rules};
+use crate::netlink::{Socket, conntrack, link, route, rules, vxlan};
 use crate::nft;
 use crate::record::{StateDirectory, current_boot};
 use crate::ruleset;
 use crate::sysctl;
 use crate::thread::StateThread;
 
-/// Removes namespaces, devices, the gateway device, the nftables table and state files, and puts
+/// Removes namespaces, devices, the tunnel, the gateway device, the nftables table and state files, and puts
 /// host settings back that were changed in this boot. Succeeds if there is nothing to remove.
 ///
 /// Works from what it finds as well as from what was recorded, so it also cleans after crashes and
@@ -67,7 +68,7 @@ fn remove_all(state_directory: &Path, bridge: &str, table: &str) -> Result<(), N
     errors.into_result()
 }
 
-/// Removes instances' devices and the gateway device with its routes, and notes which subnets it had.
+/// Removes instances' devices, the tunnel and the gateway device with their routes, and notes which subnets it had.
 fn remove_devices(socket: &mut Socket, bridge: &str, subnets: &mut Vec<Ipv4Net>, errors: &mut ErrorList) {
     let is_gateway = |link: &Link| link.is_ours("bridge") && link.name == bridge;
     let mut links = match link::all(socket).tried(|| "list network devices".to_owned()) {
@@ -75,7 +76,12 @@ fn remove_devices(socket: &mut Socket, bridge: &str, subnets: &mut Vec<Ipv4Net>,
         Err(error) => return errors.0.push(error),
     };
     links.retain(|link| link.group == OAK_GROUP);
-    let is_ours = |link: &Link| is_gateway(link) || is_instance_device(link, bridge);
+    let is_tunnel = |link: &Link| link.is_ours(vxlan::KIND) && link.name == tunnel_name(bridge);
+    // The kernel removes it with its agent, but may still be about to.
+    let is_parking = |link: &Link| link.is_ours("tun") && link.name == parking_name(bridge);
+    let is_ours = |link: &Link| {
+        is_gateway(link) || is_parking(link) || is_tunnel(link) || is_instance_device(link, bridge)
+    };
     if let Some(gateway) = links.iter().find(|link| is_gateway(link)) {
         let addresses = route::addresses(socket, gateway.index).unwrap_or_default();
         subnets.extend(addresses.iter().map(Ipv4Net::trunc));

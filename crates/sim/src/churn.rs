@@ -29,6 +29,7 @@ impl World {
             churn.scale,
             churn.update,
             churn.break_service,
+            churn.call,
         ];
         match self.agenda.weighted(&weights) {
             0 => self.deploy_something(&churn),
@@ -39,7 +40,8 @@ impl World {
             5 => self.deploy_locally(&churn),
             6 => self.scale_something(&churn),
             7 => self.update_something(Quality::Good),
-            _ => self.update_something(Quality::Broken),
+            8 => self.update_something(Quality::Broken),
+            _ => self.call_something(),
         }
         let pause = self.agenda.between(1, 2 * churn.every_ms);
         self.agenda.after(pause, Event::Churn);

@@ -151,7 +151,7 @@ impl World {
                 return;
             }
             // Measurements decide nothing.
-            worker::Effect::ReportUsage => return,
+            worker::Effect::ReportUsage | worker::Effect::Answered => return,
             worker::Effect::ToCluster(message) => {
                 self.metrics.count(trace::worker_to_cluster(&message));
                 side.link.send_up(&mut self.agenda, UpFrame::ToCluster(message));

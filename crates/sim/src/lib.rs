@@ -29,6 +29,7 @@ mod invariants;
 mod link;
 mod metrics;
 mod node;
+mod overlay;
 mod population;
 mod power;
 mod removal;

@@ -2,7 +2,6 @@
 
 use oak_control::Table;
 use oak_control::cluster::Parting;
-use oak_model::message::WorkerHello;
 
 use crate::agenda::{Event, Who};
 use crate::invariants::PROTOCOL;
@@ -53,8 +52,7 @@ impl World {
                 let session = side.link.dial(&mut self.agenda);
                 let facts = side.facts.clone();
                 side.node.call(&mut self.agenda, |machine, _, _| {
-                    let hello = WorkerHello { facts, workloads: machine.reports() };
-                    Some(Reply::Hello { session, frame: UpFrame::WorkerHello(hello) })
+                    Some(Reply::Hello { session, frame: UpFrame::WorkerHello(machine.hello(facts)) })
                 });
             }
             Who::Root => {}
@@ -222,6 +220,14 @@ impl World {
             link.below = View::default();
             let wait = link.next_wait(agenda);
             agenda.after(wait, Event::Dial { child });
+            if let Who::Worker(index) = child
+                && let Some(side) = self.workers.get_mut(index)
+            {
+                side.node.call(&mut self.agenda, |machine, _, _| {
+                    machine.cluster_closed();
+                    None
+                });
+            }
         }
     }
 

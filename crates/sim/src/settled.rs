@@ -11,9 +11,9 @@ use crate::agenda::Who;
 use crate::invariants::is_refusal;
 use crate::world::World;
 
-type Settled = Result<(), String>;
+pub(crate) type Settled = Result<(), String>;
 
-fn require(holds: bool, problem: impl FnOnce() -> String) -> Settled {
+pub(crate) fn require(holds: bool, problem: impl FnOnce() -> String) -> Settled {
     if holds { Ok(()) } else { Err(problem()) }
 }
 
@@ -64,6 +64,7 @@ impl World {
         })?;
         self.clusters_agree(root)?;
         self.workers_agree()?;
+        self.tables_agree()?;
         self.processes_agree(&running)
     }
 
@@ -141,7 +142,10 @@ impl World {
             }
             let unique: BTreeSet<_> = instances.values().collect();
             require(unique.len() == instances.len(), || "two workloads share an address".to_owned())?;
-            require(worker.network.instances == instances, || format!("network of {}", worker.facts.name))?;
+            let subnet = worker.node.machine.as_ref().and_then(|machine| machine.subnet());
+            let mut here = worker.network.instances.clone();
+            here.retain(|_, address| subnet.is_some_and(|subnet| subnet.contains(&*address)));
+            require(here == instances, || format!("network of {}", worker.facts.name))?;
         }
         require(placed_on.is_empty(), || format!("{} workloads are missing", placed_on.len()))
     }

@@ -207,6 +207,8 @@ pub(crate) const fn root_to_cluster(message: &RootToCluster) -> &'static str {
         RootToCluster::Welcome(_) => "root to cluster: everything again",
         RootToCluster::Adopted(_) => "root to cluster: adopted",
         RootToCluster::NodeBlocks(_) => "root to cluster: address blocks",
+        RootToCluster::Overlay(_) => "root to cluster: services elsewhere",
+        RootToCluster::NotFound(_) => "root to cluster: no such service",
     }
 }
 
@@ -221,6 +223,8 @@ pub(crate) const fn cluster_to_root(message: &ClusterToRoot) -> &'static str {
         ClusterToRoot::Usage(_) => "cluster to root: usage",
         ClusterToRoot::TokenStored { .. } => "cluster to root: token stored",
         ClusterToRoot::Holdings(_) => "cluster to root: holdings",
+        ClusterToRoot::Calls(_) => "cluster to root: calls",
+        ClusterToRoot::Ask { .. } => "cluster to root: who is that",
         ClusterToRoot::NeedsNodeBlock => "cluster to root: needs address block",
     }
 }
@@ -232,6 +236,8 @@ pub(crate) const fn cluster_to_worker(message: &ClusterToWorker) -> &'static str
         ClusterToWorker::Remove { .. } => "cluster to worker: remove",
         ClusterToWorker::Leases { .. } => PERMISSIONS,
         ClusterToWorker::ReportUsage => "cluster to worker: report usage",
+        ClusterToWorker::Overlay(_) => "cluster to worker: services elsewhere",
+        ClusterToWorker::NotFound(_) => "cluster to worker: no such service",
     }
 }
 
@@ -242,5 +248,6 @@ pub(crate) const fn worker_to_cluster(message: &WorkerToCluster) -> &'static str
         WorkerToCluster::Removed { .. } => "worker to cluster: removed",
         WorkerToCluster::RenewLeases { .. } => QUESTIONS,
         WorkerToCluster::Usage(_) => "worker to cluster: usage",
+        WorkerToCluster::Ask { .. } => "worker to cluster: who is that",
     }
 }

@@ -340,7 +340,7 @@ impl World {
 
     pub(crate) fn worker_settings(&self) -> worker::Settings {
         let tuning = &self.scenario.tuning;
-        let mut settings = worker::Settings::default();
+        let mut settings = worker::Settings { asks: true, ..worker::Settings::default() };
         let Backoff { max, .. } = &mut settings.restart;
         set(max, tuning.restart_max);
         set(&mut settings.prepare_timeout, tuning.prepare_timeout);

@@ -141,7 +141,14 @@ fn write(directory: &Path, row: &Row) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-const DIRECTORIES: [(Table, &str); 2] = [(Table::Meta, "state"), (Table::Workload, "workloads")];
+const DIRECTORIES: [(Table, &str); 6] = [
+    (Table::Meta, "state"),
+    (Table::Workload, "workloads"),
+    (Table::Call, "calls"),
+    (Table::KnownService, "services"),
+    (Table::Backend, "backends"),
+    (Table::Peer, "peers"),
+];
 
 impl Journal for FileStore {
     fn submit(&self, rows: Vec<Row>) -> Result<Committed, StoreError> {

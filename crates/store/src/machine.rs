@@ -46,7 +46,7 @@ impl Hosted for oak_control::worker::Worker {
                 Concern::Work(key.to_string())
             }
             // Carries its own number; the newest wins.
-            Effect::Network { .. } | Effect::ReportUsage => Concern::Nothing,
+            Effect::Network { .. } | Effect::ReportUsage | Effect::Answered => Concern::Nothing,
             // A question; whoever answers too late is not heard.
             Effect::Probe { .. } => Concern::Nothing,
             // Its moment only moves on, and it must not come late.
@@ -54,7 +54,9 @@ impl Hosted for oak_control::worker::Worker {
             Effect::ToCluster(message) => match message {
                 WorkerToCluster::Workload(report) => Concern::News(report.key.to_string()),
                 WorkerToCluster::Removed { key, .. } => Concern::News(key.to_string()),
-                WorkerToCluster::Usage(_) | WorkerToCluster::RenewLeases { .. } => Concern::Nothing,
+                WorkerToCluster::Usage(_)
+                | WorkerToCluster::RenewLeases { .. }
+                | WorkerToCluster::Ask { .. } => Concern::Nothing,
             },
         }
     }

@@ -4,15 +4,17 @@ use std::collections::HashMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use ipnet::IpNet;
-use oak_control::worker::{NetworkTable, TableVersion, Worker};
+use oak_control::worker::{Answer, NetworkTable, TableVersion, Worker, Workload};
 use oak_dns::{
-    DnsConfig, DnsServer, HostResolver, InstanceEntry, Limits, Lookup, Nobody, PolicyAddress, PolicyName,
+    DnsConfig, DnsServer, HostResolver, InstanceEntry, Limits, Lookup, PolicyAddress, PolicyName, Question,
     ServiceEntry, ServicePort, Upstreams, Zone, ZoneContent, instance_resolver,
 };
+use oak_model::overlay::{Readiness, Target};
 use oak_model::{JobName, chain};
 use oak_net::NetworkConfig;
 use oak_store::StoreError;
@@ -35,7 +37,7 @@ const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// The name server of this node.
 pub(crate) struct Names {
     zone: watch::Sender<Arc<Zone>>,
-    lookup: Arc<dyn Lookup>,
+    lookup: Arc<Elsewhere>,
     /// The zone has what this node knows. Before, every name would be denied.
     published: SetOnce<()>,
     /// Held while the server is being started.
@@ -63,11 +65,17 @@ impl Names {
     pub(crate) fn new() -> Self {
         Self {
             zone: watch::Sender::default(),
-            lookup: Arc::new(Nobody),
+            lookup: Arc::default(),
             published: SetOnce::new(),
             starting: tokio::sync::Mutex::new(()),
             state: Mutex::default(),
         }
+    }
+
+    /// Names that are not known here are asked for through these.
+    pub(crate) fn ask_through(&self, operations: &Arc<Operations>) {
+        // Set once: this is called once per start.
+        let _ = self.lookup.0.set(Arc::downgrade(operations));
     }
 
     /// Says which network the server is for. It starts when the names are known.
@@ -104,7 +112,8 @@ impl Names {
             upstreams: Upstreams::File(HOST_FILE.into()),
             limits: Limits::default(),
         };
-        let started = DnsServer::start(config, self.zone.subscribe(), Arc::clone(&self.lookup)).await;
+        let lookup = Arc::<Elsewhere>::clone(&self.lookup);
+        let started = DnsServer::start(config, self.zone.subscribe(), lookup).await;
         let mut state = self.lock();
         if state.wanted != Some(wanted) {
             return;
@@ -210,44 +219,119 @@ impl Names {
     }
 }
 
+/// Asks the cluster for what nobody here has called so far.
+#[derive(Default)]
+struct Elsewhere(OnceLock<Weak<Operations>>);
+
+impl Lookup for Elsewhere {
+    fn find<'a>(&'a self, question: &'a Question, asker: IpAddr) -> BoxFuture<'a, Option<ServiceEntry>> {
+        Box::pin(async move {
+            let operations = self.0.get()?.upgrade()?;
+            let IpAddr::V4(source) = asker else { return None };
+            let target = match question {
+                Question::Service(name) => Target::Name(name.clone()),
+                Question::Address(IpAddr::V4(address)) => Target::Address(*address),
+                Question::Address(IpAddr::V6(_)) => return None,
+            };
+            let engine = operations.engine.wait().await;
+            let asked = target.clone();
+            engine.post(move |worker, now, _| worker.ask(now, source, asked)).await.ok()?;
+            loop {
+                let news = operations.answered.notified();
+                tokio::pin!(news);
+                news.as_mut().enable();
+                let target = target.clone();
+                let table = operations.network.tables().borrow().1.clone();
+                let found = engine
+                    .call(move |worker, _, _| {
+                        let application = worker.application_at(source);
+                        match worker.answer(&target, application) {
+                            Answer::Pending => Err(()),
+                            Answer::NotFound => Ok(None),
+                            Answer::Service(id) => Ok(service(worker, &table, id)),
+                        }
+                    })
+                    .await
+                    .ok()?;
+                match found {
+                    Ok(found) => return found,
+                    Err(()) => news.await,
+                }
+            }
+        })
+    }
+}
+
+/// Everything that is known here of one service.
+fn service(worker: &Worker, table: &NetworkTable, id: oak_model::ServiceId) -> Option<ServiceEntry> {
+    let known = worker.known_services().filter(|known| known.service.id == id).map(|known| elsewhere(&known));
+    let here = worker.workloads().filter(|workload| workload.key().service == id);
+    let mut entries = known.chain(here.map(|workload| entry(workload, table)));
+    let mut all = entries.next()?;
+    for entry in entries {
+        all.instances.extend(entry.instances);
+    }
+    Some(all)
+}
+
 type Known = (Vec<ServiceEntry>, HashMap<IpAddr, oak_model::ApplicationId>);
 
-/// The services with instances on this node, and who of them asks from which address.
+/// The services that are known here with all their instances, and who asks from which address.
 fn services(worker: &Worker, table: &NetworkTable) -> Known {
-    let mut services = Vec::new();
+    let mut services: Vec<_> = worker.known_services().map(|known| elsewhere(&known)).collect();
     let mut askers = HashMap::new();
     for workload in worker.workloads() {
         let desired = &workload.assignment().desired;
         if let Some(address) = workload.address() {
             askers.insert(address.into(), desired.application);
         }
-        let node_address = table.instances.get(&desired.instance_address);
-        let serves = node_address.is_some_and(|node| {
-            desired
-                .service_addresses
-                .iter()
-                .any(|address| table.services.get(address).is_some_and(|backends| backends.contains(node)))
-        });
-        let instance = InstanceEntry {
-            number: desired.key.number,
-            addresses: vec![desired.instance_address.into()],
-            serves,
-        };
-        let round_robin = |address: &Ipv4Addr| PolicyAddress {
-            policy: PolicyName::ROUND_ROBIN,
-            address: (*address).into(),
-        };
-        let port =
-            |port: &oak_model::PortMapping| ServicePort { protocol: port.protocol, port: port.container };
-        services.push(ServiceEntry {
-            application: desired.application,
-            name: desired.job_name.clone(),
-            addresses: desired.service_addresses.iter().map(round_robin).collect(),
-            instances: node_address.map(|_| instance).into_iter().collect(),
-            ports: desired.spec.ports.iter().map(port).collect(),
-        });
+        if worker.is_open(desired.key.service) {
+            services.push(entry(workload, table));
+        }
     }
     (services, askers)
+}
+
+/// An instance of this node with its service.
+fn entry(workload: &Workload, table: &NetworkTable) -> ServiceEntry {
+    let desired = &workload.assignment().desired;
+    let node_address = table.instances.get(&desired.instance_address);
+    let instance = InstanceEntry {
+        number: desired.key.number,
+        addresses: vec![desired.instance_address.into()],
+        serves: node_address.is_some() && workload.serves(),
+    };
+    ServiceEntry {
+        application: desired.application,
+        name: desired.job_name.clone(),
+        addresses: desired.service_addresses.iter().map(round_robin).collect(),
+        instances: node_address.map(|_| instance).into_iter().collect(),
+        ports: desired.spec.ports.iter().map(port).collect(),
+    }
+}
+
+/// A service with its instances on other nodes.
+fn elsewhere(known: &oak_control::worker::Known<'_>) -> ServiceEntry {
+    let instances = known.backends.iter().map(|backend| InstanceEntry {
+        number: backend.key.number,
+        addresses: vec![backend.instance_address.into()],
+        serves: backend.readiness == Readiness::Ready,
+    });
+    ServiceEntry {
+        application: known.service.application,
+        name: known.service.job_name.clone(),
+        addresses: known.service.addresses.iter().map(round_robin).collect(),
+        instances: instances.collect(),
+        ports: known.service.ports.iter().map(port).collect(),
+    }
+}
+
+fn round_robin(address: &Ipv4Addr) -> PolicyAddress {
+    PolicyAddress { policy: PolicyName::ROUND_ROBIN, address: (*address).into() }
+}
+
+const fn port(port: &oak_model::PortMapping) -> ServicePort {
+    ServicePort { protocol: port.protocol, port: port.container }
 }
 
 /// The machine's resolver configuration for instances that have no name server of ours. A resolver on the machine's

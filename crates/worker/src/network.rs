@@ -8,9 +8,10 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use oak_control::worker::{NetworkTable, TableVersion};
 use oak_model::Protocol;
+use oak_model::overlay::Target;
 use oak_net::{
-    Balancing, InstanceAddress, NetworkConfig, NetworkError, NodeNetwork, PortMapping, PortProtocol, Service,
-    ServiceTable,
+    Balancing, InstanceAddress, NetworkConfig, NetworkError, NodeNetwork, Peer, PortMapping, PortProtocol,
+    Service, ServiceTable,
 };
 use oak_store::StoreError;
 use tokio::sync::{Mutex, watch};
@@ -20,6 +21,9 @@ use crate::operations::Operations;
 
 /// A table that takes longer to apply is reported as a problem instead of waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two looks whether a network that shall be closed is still in use.
+const GAP: Duration = Duration::from_millis(5);
 
 /// Settings of the node's network without the subnet, which the cluster gives.
 #[derive(Clone, Debug)]
@@ -34,6 +38,8 @@ pub(crate) struct NetworkSettings {
 pub(crate) struct Network {
     settings: NetworkSettings,
     open: Mutex<Option<Arc<NodeNetwork>>>,
+    /// The same for those who wait for it.
+    present: watch::Sender<Option<Arc<NodeNetwork>>>,
     table: watch::Sender<(TableVersion, NetworkTable)>,
     /// The newest table the kernel was given, successfully or not.
     reached: watch::Sender<TableVersion>,
@@ -44,6 +50,7 @@ impl Network {
         Self {
             settings,
             open: Mutex::new(None),
+            present: watch::Sender::default(),
             table: watch::Sender::default(),
             reached: watch::Sender::default(),
         }
@@ -83,7 +90,15 @@ impl Network {
             return Ok(Arc::clone(network));
         }
         // The old one must be gone before its state can be opened again.
-        open.take();
+        self.present.send_replace(None);
+        if let Some(former) = open.take() {
+            let alone = async {
+                while Arc::strong_count(&former) > 1 {
+                    tokio::time::sleep(GAP).await;
+                }
+            };
+            let _ = tokio::time::timeout(PATIENCE, alone).await;
+        }
         let config = NetworkConfig {
             bridge: self.settings.bridge.clone(),
             mtu: self.settings.mtu,
@@ -95,6 +110,7 @@ impl Network {
             warn!(note, "network");
         }
         *open = Some(Arc::clone(&network));
+        self.present.send_replace(Some(Arc::clone(&network)));
         Ok(network)
     }
 
@@ -119,16 +135,63 @@ impl Network {
         Ok(())
     }
 
+    /// Asks for every address that somebody here calls and nobody has told this node about, for ever.
+    pub(crate) async fn ask(operations: Arc<Operations>) -> Result<(), StoreError> {
+        let mut present = operations.network.present.subscribe();
+        let engine = operations.engine.wait().await;
+        loop {
+            let network = present.borrow_and_update().clone();
+            let Some(network) = network else {
+                if present.changed().await.is_err() {
+                    return Ok(());
+                }
+                continue;
+            };
+            let notices = network.notices_unknown();
+            if engine.post(move |worker, _, _| worker.set_asks(notices)).await.is_err() {
+                return Ok(());
+            }
+            loop {
+                // Both branches can be dropped at any point without losing anything.
+                let unknown = tokio::select! {
+                    changed = present.changed() => match changed {
+                        Ok(()) => break,
+                        Err(_) => return Ok(()),
+                    },
+                    unknown = network.next_unknown() => unknown,
+                };
+                let target = Target::Address(unknown.destination);
+                let asked = engine.post(move |worker, now, _| worker.ask(now, unknown.source, target)).await;
+                if asked.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
     async fn apply(&self, table: &NetworkTable) -> Result<(), String> {
         let Some(network) = self.opened().await else {
             // Nothing runs yet; the table of the first start comes after the network was opened.
             return Ok(());
         };
-        let applied = tokio::time::timeout(PATIENCE, network.apply(service_table(table)))
+        let peers =
+            table.peers.iter().map(|(subnet, underlay)| Peer { subnet: *subnet, underlay: *underlay });
+        let peers = peers.collect();
+        let apply = async {
+            // First the ways, then what leads there.
+            let unreachable = network.set_peers(peers).await?;
+            Ok((unreachable, network.apply(service_table(table)).await?))
+        };
+        let (unreachable, applied) = tokio::time::timeout(PATIENCE, apply)
             .await
             .map_err(|_| format!("the kernel took no network table within {} s", PATIENCE.as_secs()))?
-            .map_err(|problem| format!("cannot apply the network table: {}", oak_model::chain(&problem)))?;
+            .map_err(|problem: NetworkError| {
+                format!("cannot apply the network table: {}", oak_model::chain(&problem))
+            })?;
         debug!(changed = applied.changed, "network table applied");
+        for problem in &unreachable {
+            warn!(%problem, "a node is not reached");
+        }
         if applied.problems.is_empty() {
             return Ok(());
         }
@@ -153,6 +216,8 @@ fn service_table(table: &NetworkTable) -> ServiceTable {
             .iter()
             .map(|(instance, namespace)| InstanceAddress { instance: *instance, namespace: *namespace })
             .collect(),
+        elsewhere: table.elsewhere.iter().copied().collect(),
+        untold: table.untold.iter().copied().collect(),
         ports: table
             .ports
             .iter()

@@ -52,6 +52,8 @@ pub(crate) struct Operations {
     pub(crate) ended: Mutex<HashMap<InstanceKey, watch::Receiver<bool>>>,
     /// Poked when everything shall be measured and reported, changed or not.
     pub(crate) report_usage: Notify,
+    /// Poked when something asked for may be known.
+    pub(crate) answered: Notify,
     /// Poked when the image store may have grown.
     pub(crate) pulled: Notify,
     /// Who has one tries a health check.
@@ -95,6 +97,7 @@ impl Operations {
         match effect {
             Effect::ToCluster(message) => self.send(encode(&message)),
             Effect::ReportUsage => self.report_usage.notify_one(),
+            Effect::Answered => self.answered.notify_waiters(),
             Effect::Network { version, table } => {
                 self.ports.serve(table.ports.keys().copied());
                 self.network.set_table(version, table);

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use oak_control::Row;
-use oak_control::worker::{Attempt, Found, Worker};
+use oak_control::worker::{Attempt, Found, Settings, Worker};
 use oak_image::{ImageStore, ImageStoreConfig};
 use oak_link::{Credentials, Joining, NodeKind, system_clock};
 use oak_model::message::EnrolAttributes;
@@ -90,8 +90,10 @@ impl BoundWorker {
         });
         // Set once: this is the only start of these operations.
         let _ = operations.engine.set(engine.clone());
+        operations.names.ask_through(&operations);
         watch(&operations, adopted, survivors.observers);
         tasks.spawn(Network::follow(Arc::clone(&operations)));
+        tasks.spawn(Network::ask(Arc::clone(&operations)));
         tasks.spawn(Names::follow(Arc::clone(&operations)));
         tasks.spawn(garbage::run(Arc::clone(&operations), engine.clone()));
         tasks.spawn(usage::run(Arc::clone(&operations), engine.clone()));
@@ -141,6 +143,7 @@ impl BoundWorker {
             running: Mutex::new(HashMap::new()),
             ended: Mutex::new(HashMap::new()),
             report_usage: Notify::new(),
+            answered: Notify::new(),
             pulled: Notify::new(),
             probes: Semaphore::new(PROBES),
         })
@@ -202,7 +205,9 @@ fn load(
 ) -> Result<Loaded, WorkerError> {
     let mut damaged = Vec::new();
     loop {
-        let corrupt = match Worker::load(config.settings.clone(), now, &rows, &survivors.found) {
+        // Until the network says otherwise.
+        let settings = Settings { asks: true, ..config.settings.clone() };
+        let corrupt = match Worker::load(settings, now, &rows, &survivors.found) {
             Ok((machine, adopted)) => return Ok(Loaded { machine, adopted, damaged }),
             Err(corrupt) => corrupt,
         };

@@ -9,7 +9,7 @@ use oak_link::{
     system_clock,
 };
 use oak_model::WorkerFacts;
-use oak_model::message::{BulkRequest, ClusterToWorker, WorkerHello, WorkerWelcome};
+use oak_model::message::{BulkRequest, ClusterToWorker, WorkerWelcome};
 use oak_store::{Engine, StoreError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -38,8 +38,8 @@ pub(crate) fn start(
         move || {
             let (engine, gate, facts) = (engine.clone(), gate.clone(), facts.clone());
             async move {
-                match gate.hello(engine.call(|worker, _, _| worker.reports())).await {
-                    Ok(workloads) => encode(&WorkerHello { facts, workloads }),
+                match gate.hello(engine.call(|worker, _, _| worker.hello(facts))).await {
+                    Ok(hello) => encode(&hello),
                     // The engine has ended, and with it soon this link.
                     Err(_) => Bytes::new(),
                 }
@@ -98,7 +98,7 @@ async fn run(
             }
             ChildEvent::Disconnected { reason, .. } => {
                 warn!(cluster, %reason, "disconnected from the cluster; running instances go on");
-                Ok(())
+                engine.post(|worker, _, _| worker.cluster_closed()).await
             }
             ChildEvent::AttemptFailed { reason, retry_in } => {
                 tracing::debug!(

@@ -5,7 +5,9 @@ use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use oak_e2e::{Api, Host, Microservice, Refused, World, application, eventually, get, soon};
+use oak_e2e::{
+    Api, Host, Microservice, Refused, World, application, container_cgroups, eventually, get, soon,
+};
 use serde_json::{Value, json};
 
 const IDLE: &str = "trap 'exit 0' TERM; sleep 1000 & wait";
@@ -202,8 +204,8 @@ fn no_request_fails_while_an_instance_is_taken_away() -> anyhow::Result<()> {
             let removed = instances.iter().take(2).try_for_each(|instance| {
                 api.undeploy("web", i64::try_from(instance.number)?)?;
                 left -= 1;
-                eventually("it is gone", Duration::from_secs(60), || {
-                    ensure!(api.instances("web")?.len() == left);
+                eventually("nothing of it is left", Duration::from_secs(60), || {
+                    ensure!(api.instances("web")?.len() == left && container_cgroups(host)?.len() == left);
                     Ok(())
                 })
             });

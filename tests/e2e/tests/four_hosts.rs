@@ -186,7 +186,7 @@ fn speak_as(identity: &std::path::Path, cluster: &str, key: InstanceKey) -> anyh
         position: None,
         csi_drivers: Vec::new(),
     };
-    let hello = WorkerHello { facts, workloads: (0..5).map(report).collect() };
+    let hello = WorkerHello { facts, workloads: (0..5).map(report).collect(), calls: Vec::new() };
     let hello = bytes_of(&hello)?;
     let mut messages: Vec<WorkerToCluster> = (0..5).map(|n| WorkerToCluster::Workload(report(n))).collect();
     messages.extend((0..5).map(|n| WorkerToCluster::Removed { key, incarnation: Incarnation(n) }));

@@ -102,6 +102,7 @@ impl Cluster {
         let Some(placed) = self.placed.get_mut(&key) else { return };
         placed.placement = None;
         placed.retiring.push(place);
+        self.overlay_placed(key);
         self.save_placed(key);
         let message = ClusterToWorker::Remove { key, incarnation: place.incarnation };
         self.send_to_worker(place.worker, message);
@@ -187,6 +188,7 @@ impl Cluster {
         let Some(successor) = placed.successor.take() else { return };
         let former = placed.placement.replace(successor);
         placed.retiring.extend(former);
+        self.overlay_placed(key);
         self.save_placed(key);
         if let Some(former) = former {
             let message = ClusterToWorker::Remove { key, incarnation: former.incarnation };
@@ -199,6 +201,7 @@ impl Cluster {
         let Some(placed) = self.placed.get_mut(&key) else { return };
         let Some(successor) = placed.successor.take() else { return };
         placed.retiring.push(successor);
+        self.overlay_placed(key);
         self.save_placed(key);
         let message = ClusterToWorker::Remove { key, incarnation: successor.incarnation };
         self.send_to_worker(successor.worker, message);

@@ -12,7 +12,9 @@ impl Cluster {
 
     /// Counts a place of an instance.
     pub(super) fn hold(&mut self, key: InstanceKey, place: Placement) {
-        self.held.entry(place.worker).or_default().insert(key);
+        if self.held.entry(place.worker).or_default().insert(key) {
+            self.overlay_hold(key, place.worker);
+        }
         self.watch_bounds(key);
         let Some(placed) = self.placed.get(&key) else { return };
         if placed.completed && placed.placement == Some(place) {
@@ -27,10 +29,11 @@ impl Cluster {
     pub(super) fn let_go(&mut self, key: InstanceKey, place: Placement) {
         let Some(placed) = self.placed.get(&key) else { return };
         if placed.places().filter(|other| other.worker == place.worker).count() < 2
-            && let Some(held) = self.held.get_mut(&place.worker)
+            && self.held.get_mut(&place.worker).is_some_and(|held| held.remove(&key))
         {
-            held.remove(&key);
+            self.overlay_release(key, place.worker);
         }
+        let Some(placed) = self.placed.get(&key) else { return };
         if placed.completed && placed.placement == Some(place) {
             return;
         }

@@ -39,6 +39,9 @@ impl Cluster {
                     let service: Service = row.parse()?;
                     cluster.services.insert(service.id, service);
                 }
+                Table::Call | Table::KnownService | Table::Backend | Table::Peer => {
+                    cluster.load_abroad(row)?;
+                }
                 // Kept by other machines.
                 Table::Instance
                 | Table::Departure
@@ -76,6 +79,9 @@ impl Cluster {
             for place in places {
                 cluster.hold(key, place);
             }
+        }
+        if !cluster.workers.is_empty() {
+            cluster.overlay_settles_at(grace);
         }
         cluster.retry_soon(now);
         Ok(cluster)

@@ -16,7 +16,8 @@ impl Cluster {
     pub fn next_deadline(&self) -> Option<Moment> {
         let alarm = self.alarms.first().map(|(at, _)| *at);
         let handovers = self.handovers.values().map(|(_, at)| *at);
-        handovers.chain(alarm).chain(self.pending.deadline()).chain(self.next_look).min()
+        let settled = self.overlay_deadline();
+        handovers.chain(alarm).chain(self.pending.deadline()).chain(self.next_look).chain(settled).min()
     }
 
     /// Does what is due: gives up silent workers, tries waiting instances again.
@@ -29,6 +30,7 @@ impl Cluster {
             }
         }
         self.hand_over(now);
+        self.settle_overlay(now);
         self.look_at_bounds(now);
         for id in &due {
             if let Some(worker) = self.workers.get_mut(id).filter(|worker| is_due(worker.record.probation)) {
@@ -57,8 +59,10 @@ impl Cluster {
     fn give_up(&mut self, now: Now, id: WorkerId) {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.lost_at = None;
+            worker.is_restarting = false;
             worker.record.count_loss(now.moment);
         }
+        self.overlay_of_worker(id);
         for key in self.held_by(id) {
             let Some(placed) = self.placed.get(&key) else { continue };
             if placed.successor.is_some_and(|place| place.worker == id) {

@@ -74,7 +74,9 @@ impl Cluster {
         // With everything that is reserved there.
         self.fleet.remove(id);
         self.report_removal(id);
+        self.overlay_removed(id);
         for key in self.held.remove(&id).unwrap_or_default() {
+            self.overlay_release(key, id);
             self.leave_removed(now, key, id);
         }
         self.retry_soon(now);

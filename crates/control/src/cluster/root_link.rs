@@ -27,6 +27,7 @@ impl Cluster {
             node_blocks: self.meta.node_blocks.clone(),
             local_block: self.meta.local_block,
             authority: self.settings.authority.clone(),
+            calls: self.overlay_calls(),
         }
     }
 
@@ -40,6 +41,7 @@ impl Cluster {
         }
         self.root_connected = true;
         self.welcome_records(&mut welcome);
+        self.abroad_changed(std::mem::take(&mut welcome.overlay));
         let wanted: HashSet<_> = welcome.instances.iter().map(|desired| desired.key).collect();
         for desired in welcome.instances {
             self.set_desired(now, desired);
@@ -55,6 +57,7 @@ impl Cluster {
         self.node_blocks_received(now, welcome.node_blocks);
         self.saw_generation(welcome.generation);
         self.send_holdings(Extent::Local);
+        self.repeat_calls();
         let connected: Vec<_> = self.workers.values().filter(|w| w.session.is_some()).map(|w| w.id).collect();
         for worker in connected {
             self.send_to_worker(worker, ClusterToWorker::ReportUsage);
@@ -64,6 +67,7 @@ impl Cluster {
     /// The link to the root ended.
     pub fn root_closed(&mut self) {
         self.root_connected = false;
+        self.abroad_closed();
     }
 
     /// The root wants a change.
@@ -99,7 +103,12 @@ impl Cluster {
                 self.records_received(applications, services);
             }
             RootToCluster::Welcome(welcome) => self.root_welcome(now, *welcome),
-            RootToCluster::Adopted(applications) => self.adopted(&applications),
+            RootToCluster::Adopted(applications) => {
+                self.adopted(&applications);
+                self.repeat_calls();
+            }
+            RootToCluster::Overlay(change) => self.abroad_changed(change),
+            RootToCluster::NotFound(target) => self.not_found(&target),
             RootToCluster::NodeBlocks(blocks) => {
                 self.block_requested = false;
                 self.node_blocks_received(now, blocks);
@@ -156,6 +165,7 @@ impl Cluster {
     fn replace_desired(&mut self, key: InstanceKey, desired: DesiredInstance) {
         self.abandon_move(key);
         let places: Vec<_> = self.placed.get(&key).into_iter().flat_map(Placed::places).collect();
+        let kept = self.overlay_take(key);
         // Everything is counted by the newest wish, so that it is taken back as it was counted.
         for place in &places {
             self.let_go(key, *place);
@@ -170,6 +180,7 @@ impl Cluster {
         if renews {
             self.renew(key);
         }
+        self.overlay_put_back(key, kept);
     }
 
     /// Gives the workers changed secrets for the next start of the container; what runs goes on.
@@ -211,6 +222,8 @@ impl Cluster {
         let was_kept = !placed.removing || placed.wanted_again;
         placed.removing = true;
         placed.wanted_again = false;
+        self.overlay_placed(key);
+        let Some(placed) = self.placed.get(&key) else { return };
         let places: Vec<_> = placed.places().collect();
         if was_kept {
             self.pending.remove(key);
@@ -227,9 +240,8 @@ impl Cluster {
         for place in &places {
             self.let_go(key, *place);
         }
-        if self.placed.remove(&key).is_none() {
-            return;
-        }
+        let Some(placed) = self.placed.remove(&key) else { return };
+        self.overlay_forget(key, placed.desired.instance_address);
         self.bounded.remove(&key);
         self.pending.remove(key);
         self.outbox.delete(Table::Placement, key);

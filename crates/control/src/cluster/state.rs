@@ -23,6 +23,9 @@ pub struct Worker {
     /// When its instances are placed elsewhere if it is not back.
     #[serde(skip)]
     pub(super) lost_at: Option<Moment>,
+    /// It said goodbye and will be back; what it has goes on.
+    #[serde(skip)]
+    pub(super) is_restarting: bool,
     /// Its hello waits for a subnet.
     #[serde(skip)]
     pub(super) waiting: bool,

@@ -3,6 +3,7 @@
 mod bounds;
 mod drain;
 mod leases;
+mod overlay;
 mod parting;
 mod removal;
 mod wishes;
@@ -155,7 +156,13 @@ impl Fixture {
             position: None,
             csi_drivers: Vec::new(),
         };
-        self.cluster.worker_opened(now, id, session, "192.0.2.1", WorkerHello { facts, workloads });
+        self.cluster.worker_opened(
+            now,
+            id,
+            session,
+            "192.0.2.1",
+            WorkerHello { facts, workloads, calls: Vec::new() },
+        );
         self.commit();
     }
 
@@ -291,7 +298,10 @@ fn orders(messages: &[(WorkerId, ClusterToWorker)]) -> (Orders, Orders) {
             ClusterToWorker::Remove { key, incarnation } => {
                 removed.push((key.number, Placement { worker: *worker, incarnation: *incarnation }));
             }
-            ClusterToWorker::ReportUsage | ClusterToWorker::Leases { .. } => {}
+            ClusterToWorker::ReportUsage
+            | ClusterToWorker::Leases { .. }
+            | ClusterToWorker::Overlay(_)
+            | ClusterToWorker::NotFound(_) => {}
         }
     }
     (assigned, removed)

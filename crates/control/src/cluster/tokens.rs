@@ -87,6 +87,7 @@ impl Cluster {
             availability: Availability::Open,
             session: None,
             lost_at: None,
+            is_restarting: false,
             waiting: false,
             leased_until: Moment::default(),
             round_trip_us: None,

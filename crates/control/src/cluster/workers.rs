@@ -40,6 +40,7 @@ impl Cluster {
         worker.waiting = subnet.is_none();
         worker.record.probation = worker.record.probation(now.moment).map(|probation| now.moment + probation);
         self.alarms.extend(worker.record.probation.map(|until| (until, id)));
+        worker.is_restarting = false;
         self.fleet.upsert(id, worker.state(overcommit, position));
         self.expect_the_others(now, id);
         if changed {
@@ -50,6 +51,8 @@ impl Cluster {
             self.workload_reported(now, id, report);
         }
         self.keep_returned(id);
+        self.overlay_opened(id, hello.calls);
+        self.overlay_of_worker(id);
         if subnet.is_some() {
             self.welcome_worker(id);
         } else {
@@ -125,7 +128,8 @@ impl Cluster {
                 placed.retiring.iter().filter(|p| here(p)).map(|p| (placed.desired.key, p.incarnation)),
             );
         }
-        let welcome = WorkerWelcome { subnet, assignments };
+        let overlay = self.overlay_welcome(id);
+        let welcome = WorkerWelcome { subnet, assignments, overlay };
         self.outbox.emit(Effect::Welcome { worker: id, session, welcome });
         // What is being removed is not in the welcome; the worker confirms each removal it still has to do, and
         // this asks for the confirmation of those it has already done.
@@ -156,6 +160,7 @@ impl Cluster {
             self.fleet.upsert(id, worker.state(overcommit, position));
             self.fleet.set_connected(id, connected);
             self.save_worker(id);
+            self.overlay_peer(id);
             self.welcome_worker(id);
             self.report_worker(id);
         }
@@ -175,7 +180,9 @@ impl Cluster {
             Parting::Silent => now.moment,
         });
         self.alarms.extend(worker.lost_at.map(|at| (at, id)));
+        worker.is_restarting = parting == Parting::Left;
         self.fleet.set_connected(id, false);
+        self.overlay_closed(id);
         self.report_worker(id);
     }
 
@@ -189,11 +196,13 @@ impl Cluster {
             WorkerToCluster::Removed { key, incarnation } => self.workload_removed(now, id, key, incarnation),
             WorkerToCluster::Usage(usage) => self.usage_reported(id, usage),
             WorkerToCluster::RenewLeases { question } => self.renew_leases(now, id, question),
+            WorkerToCluster::Ask { caller, target } => self.asked(id, caller, target),
         }
     }
 
     fn workload_reported(&mut self, now: Now, id: WorkerId, report: WorkloadReport) {
         let key = report.key;
+        let has_news = self.overlay_reported(id, &report);
         let place = Placement { worker: id, incarnation: report.incarnation };
         let Some(placed) = self.placed.get_mut(&key).filter(|placed| !placed.removing) else { return };
         if placed.successor == Some(place) && report.status == Status::Running {
@@ -210,6 +219,10 @@ impl Cluster {
             return;
         }
         let unchanged = placed.status == report.status && placed.detail == report.detail;
+        if placed.placement == Some(place) && unchanged && has_news {
+            self.report_instance(key);
+            return;
+        }
         if placed.placement != Some(place) || unchanged {
             return;
         }

@@ -211,6 +211,7 @@ impl Root {
         self.remove_instances(now, id);
         self.tell_service(now.wall, EventKind::ServiceDeleted, id);
         let Some(service) = self.services.remove(&id) else { return Ok(()) };
+        self.overlay_forget(id);
         self.recount(id);
         self.linked.forget(id);
         self.forget_history_of_service(service.application, id);

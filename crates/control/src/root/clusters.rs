@@ -98,10 +98,12 @@ impl Root {
                 self.take_back(id, key);
             }
         }
+        self.overlay_calls(hello.calls);
         self.ensure_node_block(id);
         let generation = self.next_generation();
         self.save_cluster(id);
-        let welcome = ClusterWelcome { take_over, ..self.welcome(now, id, generation) };
+        let overlay = self.overlay_welcome(id);
+        let welcome = ClusterWelcome { take_over, overlay, ..self.welcome(now, id, generation) };
         self.outbox.emit(Effect::Welcome { cluster: id, session, welcome });
         self.retry_soon(now);
         Ok(())
@@ -175,6 +177,7 @@ impl Root {
             cluster.lost_since = Some(now.moment);
             cluster.asked_for_holdings = false;
             self.tell_cluster(now.wall, EventKind::ClusterLost, id, " is not connected");
+            self.overlay_closed(id);
             self.forget_questions_to(id);
         }
     }
@@ -235,6 +238,8 @@ impl Root {
             ClusterToRoot::TokenStored { id } => self.outbox.emit(Effect::TokenReady { id }),
             ClusterToRoot::Holdings(holdings) => self.holdings_received(now, id, holdings),
             ClusterToRoot::NeedsNodeBlock => return self.add_node_block(id),
+            ClusterToRoot::Calls(calls) => self.overlay_calls(calls),
+            ClusterToRoot::Ask { caller, target } => self.asked(id, caller, target),
         }
         Ok(())
     }
@@ -250,6 +255,7 @@ impl Root {
     }
 
     fn update_worker(&mut self, id: ClusterId, worker: WorkerSummary) {
+        self.overlay_worker(id, &worker);
         let overcommit = self.settings.cpu_overcommit;
         let Some(cluster) = self.clusters.get_mut(&id) else { return };
         let position = cluster.position();

@@ -100,6 +100,7 @@ impl Root {
                 let departure = Departure { key, cluster, address: instance.address, generation };
                 self.outbox.put(Table::Departure, key, &departure);
                 self.departures.insert(key, departure);
+                self.overlay_instance(key);
                 self.send(cluster, RootToCluster::Remove { key, generation });
             }
         }
@@ -113,6 +114,7 @@ impl Root {
                 self.addresses.release(departure.address);
                 self.outbox.delete(Table::Departure, key);
             }
+            self.overlay_instance(key);
             self.forget_in_cluster(cluster, key);
             self.look_soon(now, key.service);
             return;

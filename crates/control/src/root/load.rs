@@ -44,6 +44,7 @@ impl Root {
             cluster.lost_since = Some(now.moment);
         }
         root.asks_since = now.moment;
+        root.overlay_starts(now);
         root.recount_all();
         root.look_at_all(now);
         root.retry_soon(now);
@@ -103,6 +104,10 @@ impl Root {
             | Table::Audit
             | Table::Worker
             | Table::Placement
+            | Table::Call
+            | Table::KnownService
+            | Table::Backend
+            | Table::Peer
             | Table::Workload => {}
         }
         Ok(())

@@ -72,6 +72,10 @@ impl Root {
             self.addresses.release_block(block);
         }
         self.forget_tokens_of(id);
+        self.overlay_closed(id);
+        for worker in cluster.workers.keys() {
+            self.overlay_worker_gone(*worker);
+        }
         // First all of them: where one goes may depend on where others are.
         let homeless: Vec<_> =
             cluster.instances.into_iter().filter(|key| self.leave_removed(now, *key, id)).collect();
@@ -148,6 +152,7 @@ impl Root {
         instance.cluster = None;
         instance.worker = None;
         instance.host_address.clear();
+        instance.node_address = None;
         instance.counted_on = None;
         instance.moving = false;
         instance.avoid = None;
@@ -179,6 +184,7 @@ impl Root {
             return;
         }
         self.tell_worker(now, EventKind::WorkerRemoved, id, worker, " was removed");
+        self.overlay_worker_gone(worker);
         let Some(cluster) = self.clusters.get_mut(&id) else { return };
         cluster.workers.remove(&worker);
         cluster.usage.remove(&worker);

@@ -21,7 +21,13 @@ impl Root {
     /// When [`Root::tick`] has something to do.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Moment> {
-        self.pending.deadline().into_iter().chain(self.next_loss()).chain(self.looks.next()).min()
+        self.pending
+            .deadline()
+            .into_iter()
+            .chain(self.next_loss())
+            .chain(self.looks.next())
+            .chain(self.overlay_deadline())
+            .min()
     }
 
     /// Tries waiting instances again when their time has come.
@@ -30,6 +36,7 @@ impl Root {
             self.give_up_clusters(now);
         }
         self.look_after_services(now);
+        self.settle_overlay(now);
         let Some(waiting) = self.pending.begin_pass(now.moment) else { return };
         for key in waiting {
             self.schedule(now, key);

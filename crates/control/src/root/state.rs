@@ -33,6 +33,9 @@ pub struct Instance {
     /// Address of that worker.
     #[serde(default)]
     pub host_address: String,
+    /// Its address in the subnet of that worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) node_address: Option<Ipv4Addr>,
     /// It has ended for good.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ended: bool,
@@ -91,6 +94,7 @@ impl Instance {
             detail: "waiting for a placement decision".to_owned(),
             worker: None,
             host_address: String::new(),
+            node_address: None,
             changed: now.wall,
             revision,
             ready_since: None,
@@ -106,17 +110,23 @@ impl Instance {
     }
 
     /// Takes over what its cluster says; true when that is news.
-    pub(super) fn observe(&mut self, report: InstanceReport, now: Now) -> bool {
+    pub(super) fn observe(&mut self, mut report: InstanceReport, now: Now) -> bool {
+        // A cluster that has just started does not know it yet.
+        if report.worker == self.worker {
+            report.address = report.address.or(self.node_address);
+        }
         let changed = self.status != report.status
             || self.detail != report.detail
             || self.worker != report.worker
             || self.host_address != report.host_address
+            || self.node_address != report.address
             || self.ended != report.ended;
         if changed {
             self.set_status(report.status, now.moment);
             self.detail = report.detail;
             self.worker = report.worker;
             self.host_address = report.host_address;
+            self.node_address = report.address;
             self.changed = now.wall;
             self.ended = report.ended;
         }

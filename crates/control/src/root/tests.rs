@@ -200,6 +200,7 @@ fn summary(number: u64, memory_mib: u32) -> WorkerSummary {
         host_ports: Vec::new(),
         availability: oak_model::Availability::Open,
         round_trip_us: None,
+        subnet: None,
     }
 }
 
@@ -212,6 +213,7 @@ fn running(key: InstanceKey, generation: Generation) -> InstanceReport {
         worker: Some(WorkerId::from_parts(1, 1)),
         host_address: "192.0.2.9".into(),
         ended: false,
+        address: None,
     }
 }
 

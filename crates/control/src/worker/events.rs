@@ -31,6 +31,9 @@ impl Worker {
         for assignment in welcome.assignments {
             self.assign(now, assignment);
         }
+        self.connected = true;
+        self.overlay_changed(welcome.overlay);
+        self.repeat_questions();
         self.start_what_waited_for_the_cluster(now);
         self.update_network();
         self.ask_for_leases(now);
@@ -62,6 +65,8 @@ impl Worker {
             ClusterToWorker::Leases { question, valid_for_ms, instances } => {
                 self.leases_received(now, question, Duration::from_millis(valid_for_ms), &instances);
             }
+            ClusterToWorker::Overlay(change) => self.overlay_changed(change),
+            ClusterToWorker::NotFound(target) => self.not_found(now, target),
         }
         self.update_network();
     }
@@ -285,6 +290,7 @@ impl Worker {
         let incarnation = workload.incarnation();
         if workload.stored.removing {
             self.workloads.remove(&key);
+            self.overlay_left(key.service);
             self.outbox.delete(Table::Workload, key);
             if let (Some(pool), Some(address)) = (self.addresses.as_mut(), address) {
                 pool.release(address);
@@ -311,6 +317,7 @@ impl Worker {
 
     /// Does what is due: next attempts, and operations that took too long.
     pub fn tick(&mut self, now: Now, entropy: &mut dyn Entropy) {
+        self.tick_overlay(now);
         let due: Vec<_> = self
             .workloads
             .values()

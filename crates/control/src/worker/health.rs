@@ -48,7 +48,8 @@ impl Health {
 
 impl Workload {
     /// Whether new connections may be sent to it.
-    pub(super) fn serves(&self) -> bool {
+    #[must_use]
+    pub fn serves(&self) -> bool {
         matches!(self.phase, Phase::Running { .. }) && self.health.is_none_or(|health| health.ready)
     }
 

@@ -61,8 +61,10 @@ impl Worker {
             match row.table {
                 Table::Meta => worker.meta = row.parse::<Meta>()?,
                 Table::Workload => stored.push(row.parse()?),
-                // Kept by other machines.
-                _ => {}
+                // The others are kept by other machines.
+                _ => {
+                    worker.load_overlay(row)?;
+                }
             }
         }
         worker.addresses = worker.meta.subnet.map(|subnet| AddressPool::hosts_of(subnet).without_first());

@@ -85,31 +85,43 @@ impl Worker {
         self.outbox.emit(Effect::Network { version: self.network_version, table });
     }
 
-    fn present_network(&self) -> NetworkTable {
+    pub(super) fn present_network(&self) -> NetworkTable {
         let mut table = NetworkTable::default();
         for workload in self.workloads.values() {
             let desired = &workload.stored.assignment.desired;
             // A service that is here but does not run yet keeps its address: clients are refused at once instead
             // of being sent elsewhere.
-            for address in &desired.service_addresses {
-                table.services.entry(*address).or_default();
+            if self.is_open(desired.key.service) {
+                for address in &desired.service_addresses {
+                    table.services.entry(*address).or_default();
+                }
             }
             let Some(address) = workload.stored.address else { continue };
-            let finishes = matches!(workload.phase, Phase::Stopping { finishes: true, .. });
-            if finishes || matches!(workload.phase, Phase::Running { .. }) {
-                // Connections of an address that is nowhere in the table are cut.
-                table.instances.insert(desired.instance_address, address);
+            // Connections of an address that is nowhere in the table are cut.
+            match workload.phase {
+                Phase::Running { .. } => {
+                    table.instances.insert(desired.instance_address, address);
+                }
+                // Its address may have been given to another one already.
+                Phase::Stopping { finishes: true, .. } => {
+                    table.instances.entry(desired.instance_address).or_insert(address);
+                }
+                _ => {}
             }
             if !workload.serves() {
                 continue;
             }
             for service_address in &desired.service_addresses {
+                if !self.is_open(desired.key.service) {
+                    table.untold.insert(*service_address);
+                }
                 table.services.entry(*service_address).or_default().push(address);
             }
             for port in &desired.spec.ports {
                 table.ports.entry(*port).or_default().push(address);
             }
         }
+        self.add_overlay(&mut table);
         table
     }
 }

@@ -3,10 +3,12 @@
 mod ends;
 mod health;
 mod leases;
+mod overlay;
 
 use std::sync::Arc;
 
 use oak_model::message::{ClusterToWorker, DesiredInstance, WorkerWelcome};
+use oak_model::overlay::OverlayChange;
 use oak_model::{
     ApplicationId, Generation, JobName, Now, Protocol, ServiceId, ServiceSpec, Status, Surroundings,
 };
@@ -93,7 +95,7 @@ impl Fixture {
 
     fn welcome(&mut self, assignments: Vec<Assignment>) {
         let subnet = "10.18.0.0/25".parse().unwrap();
-        self.worker.welcome(at(0), WorkerWelcome { subnet, assignments });
+        self.worker.welcome(at(0), WorkerWelcome { subnet, assignments, overlay: OverlayChange::default() });
         self.commit();
     }
 

@@ -8,6 +8,7 @@ use rustix::event::{Timespec, poll};
 
 use super::Socket;
 use super::socket::is_absent;
+use super::vxlan::{self, Vxlan};
 use super::wire::{Request, attribute, attributes, text, u32_at};
 
 /// Device group of everything this crate makes ("oak" in ASCII): tells ours from others' even if a
@@ -15,7 +16,7 @@ use super::wire::{Request, attribute, attributes, text, u32_at};
 pub(crate) const OAK_GROUP: u32 = 0x006f_616b;
 
 const ACK: u16 = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
-const CREATE: u16 = ACK | (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
+pub(super) const CREATE: u16 = ACK | (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
 const DUMP: u16 = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
 /// `VETH_INFO_PEER` of `linux/veth.h`.
 const VETH_INFO_PEER: u16 = 1;
@@ -35,6 +36,10 @@ pub(crate) struct Link {
     pub(crate) kind: String,
     pub(crate) group: u32,
     pub(crate) mtu: u32,
+    /// All zeros for devices without.
+    pub(crate) mac: [u8; 6],
+    /// Of a VXLAN device.
+    pub(crate) vxlan: Option<Vxlan>,
     /// Text of [`set_alias`].
     pub(crate) alias: String,
     pub(crate) is_up: bool,
@@ -112,6 +117,12 @@ pub(crate) fn set_up(socket: &mut Socket, index: u32) -> io::Result<()> {
     socket.change(Request::new(libc::RTM_NEWLINK, ACK, &body(index, up, up)))
 }
 
+/// Sets a device up that neither asks for neighbours nor answers who asks: all it needs was told.
+pub(crate) fn set_up_without_arp(socket: &mut Socket, index: u32) -> io::Result<()> {
+    let flags = (libc::IFF_UP | libc::IFF_NOARP) as u32;
+    socket.change(Request::new(libc::RTM_NEWLINK, ACK, &body(index, flags, flags)))
+}
+
 /// Waits until a device really sends; returns whether it does. A worker of the kernel puts a device into
 /// operation some time after its other end came up, and until then packets are dropped without a word:
 /// a first TCP packet would be repeated only after a second.
@@ -133,6 +144,13 @@ pub(crate) fn await_running(socket: &mut Socket, name: &str) -> io::Result<bool>
 pub(crate) fn set_alias(socket: &mut Socket, index: u32, alias: &str) -> io::Result<()> {
     let request =
         Request::new(libc::RTM_NEWLINK, ACK, &body(index, 0, 0)).put(libc::IFLA_IFALIAS, alias.as_bytes());
+    socket.change(request)
+}
+
+/// Makes a device that was not made by netlink one of ours.
+pub(crate) fn take_into_group(socket: &mut Socket, index: u32) -> io::Result<()> {
+    let request =
+        Request::new(libc::RTM_NEWLINK, ACK, &body(index, 0, 0)).put_u32(libc::IFLA_GROUP, OAK_GROUP);
     socket.change(request)
 }
 
@@ -171,7 +189,7 @@ pub(crate) fn delete_group(socket: &mut Socket) -> io::Result<()> {
 }
 
 /// `struct ifinfomsg`.
-fn body(index: u32, flags: u32, change: u32) -> [u8; BODY] {
+pub(super) fn body(index: u32, flags: u32, change: u32) -> [u8; BODY] {
     let mut bytes = [0; BODY];
     bytes[4..8].copy_from_slice(&index.to_ne_bytes());
     bytes[8..12].copy_from_slice(&flags.to_ne_bytes());
@@ -187,6 +205,8 @@ fn parse(payload: &[u8]) -> Option<Link> {
         kind: String::new(),
         group: 0,
         mtu: 0,
+        mac: [0; 6],
+        vxlan: None,
         alias: String::new(),
         is_up: flags & libc::IFF_UP as u32 != 0,
         is_running: flags & libc::IFF_RUNNING as u32 != 0,
@@ -194,11 +214,14 @@ fn parse(payload: &[u8]) -> Option<Link> {
     for (kind, value) in attributes(payload.get(BODY..)?) {
         match kind {
             libc::IFLA_IFNAME => link.name = text(value),
+            libc::IFLA_ADDRESS => link.mac = value.try_into().unwrap_or_default(),
             libc::IFLA_GROUP => link.group = u32_at(value, 0)?,
             libc::IFLA_IFALIAS => link.alias = text(value),
             libc::IFLA_MTU => link.mtu = u32_at(value, 0)?,
             libc::IFLA_LINKINFO => {
                 link.kind = attribute(value, libc::IFLA_INFO_KIND).map_or_else(String::new, text);
+                let data = attribute(value, libc::IFLA_INFO_DATA).filter(|_| link.kind == vxlan::KIND);
+                link.vxlan = data.and_then(vxlan::parse);
             }
             _ => {}
         }

@@ -10,6 +10,7 @@ pub(crate) mod link;
 pub(crate) mod route;
 pub(crate) mod rules;
 pub(crate) mod socket;
+pub(crate) mod vxlan;
 pub(crate) mod wire;
 
 pub(crate) use socket::Socket;

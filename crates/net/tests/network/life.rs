@@ -6,7 +6,10 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::time::{Duration, Instant};
 
 use crate::support::traffic::{Place, TcpServer, ask_tcp, connect};
-use crate::support::{World, attach, in_world, inside, instances, namespace_address, run, service_address};
+use crate::support::{
+    World, attach, await_that, in_world, inside, instances, lasting_devices, namespace_address, run,
+    service_address,
+};
 use oak_net::{Attach, NetworkError, NodeNetwork, Service, ServiceTable, teardown};
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
@@ -20,6 +23,8 @@ fn table(backends: &[u8]) -> ServiceTable {
         }],
         instances: instances(backends),
         ports: vec![],
+        elsewhere: vec![],
+        untold: vec![],
     }
 }
 
@@ -177,12 +182,12 @@ fn opening_again_interrupts_nothing() {
             assert_eq!(&buffer, b"pong");
         };
         exchange();
-        let devices = run("ip", "-j link");
+        let devices = lasting_devices();
         drop(network);
         exchange();
 
         let network = world.open().await;
-        assert_eq!(run("ip", "-j link"), devices);
+        assert_eq!(lasting_devices(), devices);
         assert_eq!(network.attached().await.unwrap(), [a.clone(), b.clone()]);
         exchange();
         drop(listener);
@@ -200,7 +205,7 @@ fn opening_again_interrupts_nothing() {
 fn remains_of_a_crash_are_removed_or_completed() {
     in_world(async |world| {
         let network = world.open().await;
-        let devices = run("ip", "-j link");
+        let devices = lasting_devices();
         let (half, whole) = (attach(&network, 2).await, attach(&network, 3).await);
         let lost = attach(&network, 4).await;
         drop(network);
@@ -217,7 +222,7 @@ fn remains_of_a_crash_are_removed_or_completed() {
         let _server = TcpServer::start(Place::Namespace(&half.namespace), ANY, 80, "half");
         assert!(ask_tcp(Place::Host, half.address, 80).is_ok());
         network.detach(&half.id).await.unwrap();
-        assert_eq!(run("ip", "-j link"), devices);
+        assert_eq!(lasting_devices(), devices);
     });
 }
 
@@ -283,6 +288,7 @@ fn a_worker_with_other_names_in_the_same_namespace_is_left_alone() {
         let network = world.open().await;
         attach(&network, 2).await;
         drop(network);
+        await_that("the agent's own device goes", || !run("ip", "link").contains("oak0u"));
         let before = traces();
         let mut config = world.config.clone();
         config.state_directory.set_file_name("other");

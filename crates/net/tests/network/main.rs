@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "in a test, a failure is a panic and is seen")]
 
 mod life;
+mod peers;
 mod ports;
 mod services;
 mod support;
+mod unknown;

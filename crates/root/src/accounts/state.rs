@@ -86,6 +86,10 @@ impl Accounts {
                 | Table::Token
                 | Table::Worker
                 | Table::Placement
+                | Table::Call
+                | Table::KnownService
+                | Table::Backend
+                | Table::Peer
                 | Table::Workload
                 | Table::Departure
                 | Table::Event

@@ -419,6 +419,7 @@ impl World {
             detail: detail.into(),
             worker: Some(worker_id()),
             host_address: "192.0.2.31".into(),
+            address: None,
             ended: false,
         };
         self.message(cluster, ClusterToRoot::Instances(vec![report])).await;
@@ -569,6 +570,7 @@ fn hello(name: &str) -> ClusterHello {
         host_ports: Vec::new(),
         availability: oak_model::Availability::Open,
         round_trip_us: None,
+        subnet: None,
     };
     ClusterHello {
         name: name.into(),

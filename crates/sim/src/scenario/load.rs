@@ -142,6 +142,8 @@ pub struct Churn {
     pub update: u64,
     /// A service is updated to an image that does not run.
     pub break_service: u64,
+    /// A running instance calls a service.
+    pub call: u64,
     /// No instance is added while there are this many.
     pub most_instances: usize,
     /// Largest memory of a random service, MiB.
@@ -177,6 +179,8 @@ pub(super) struct ChurnEntry {
     update: u64,
     #[serde(default, rename = "break")]
     break_service: u64,
+    #[serde(default)]
+    call: u64,
     #[serde(default = "no_limit")]
     most_instances: usize,
     #[serde(default = "Memory::none")]
@@ -203,10 +207,11 @@ impl ChurnEntry {
             self.scale,
             self.update,
             self.break_service,
+            self.call,
         ];
         if weights.iter().all(|weight| *weight == 0) || weights.iter().any(|weight| *weight > 1_000_000) {
             return Err("give at least one of `deploy`, `undeploy`, `create`, `delete-service`, \
-                        `delete-application`, `deploy-locally`, `scale`, `update` and `break` a weight from 1 to 1000000"
+                        `delete-application`, `deploy-locally`, `scale`, `update`, `break` and `call` a weight from 1 to 1000000"
                 .to_owned());
         }
         if self.every.ms == 0 {
@@ -228,6 +233,7 @@ impl ChurnEntry {
             scale: self.scale,
             update: self.update,
             break_service: self.break_service,
+            call: self.call,
             most_instances: self.most_instances,
             memory_mib: self.memory.mib(),
             cpu_millis: millis(self.cpu),

@@ -13,7 +13,7 @@ use anyhow::{Context as _, ensure};
 use oak_e2e::{Host, Machines, Microservice, Watch, World, application, eventually, get, let_pass, soon};
 use rustix::process::Signal;
 
-use site::{PORT, SERVICE, SERVICE_ADDRESS, Site, never_stopped, replaced};
+use site::{PORT, SERVICE, SERVICE_ADDRESS, Site, never_stopped, replaced, silent_at_most};
 
 /// A link that ended is given 3 s to come back; placing, starting and the first answer have a second.
 const AFTER_LINK_END: Duration = Duration::from_secs(3 + 1);
@@ -66,7 +66,8 @@ fn a_silent_worker_is_replaced_and_stops_what_it_lost_when_it_returns() -> anyho
         silent.cable()?.cut();
         replaced("link cut silently", &outside, lost.number, start, AFTER_SILENCE)?;
         never_stopped("service address on the other worker", &elsewhere)?;
-        never_stopped("service address on the worker that is cut off", &cut_off)?;
+        // Until it notices that it is cut off, some of its calls go to instances that are out of reach.
+        silent_at_most(Duration::from_secs(2), "service address on the worker that is cut off", &cut_off)?;
         drop(cut_off);
         ensure!(site.running()?.len() == 3, "the worker that is cut off stopped working");
 
@@ -139,6 +140,8 @@ fn a_frozen_agent_loses_its_instances_only_after_a_while() -> anyhow::Result<()>
         let lost = site.instance_on(frozen)?;
         let before = site.running()?;
         let outside = site.watch_from_outside(others)?;
+        // The first call of a service needs the agent.
+        answers(frozen, &format!("http://{SERVICE_ADDRESS}/"))?;
         let here = Watch::start(frozen, SERVICE_ADDRESS, 80)?;
 
         site.tiers.workers[0].signal(Signal::STOP)?;

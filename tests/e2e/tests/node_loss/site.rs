@@ -138,10 +138,15 @@ pub(crate) fn replaced(
 }
 
 /// Fails if a watch had no answer for longer than a second.
-#[allow(clippy::print_stderr, reason = "the measured time is worth seeing")]
 pub(crate) fn never_stopped(what: &str, watch: &Watch) -> anyhow::Result<()> {
+    silent_at_most(Duration::from_secs(1), what, watch)
+}
+
+/// Fails if a watch had no answer for longer than that.
+#[allow(clippy::print_stderr, reason = "the measured time is worth seeing")]
+pub(crate) fn silent_at_most(limit: Duration, what: &str, watch: &Watch) -> anyhow::Result<()> {
     let silence = watch.longest_silence();
     eprintln!("{what}: longest time without an answer {:.2} s", silence.as_secs_f64());
-    ensure!(silence <= Duration::from_secs(1), "{what}: nobody answered for {silence:?}");
+    ensure!(silence <= limit, "{what}: nobody answered for {silence:?}");
     Ok(())
 }

@@ -2,12 +2,14 @@
 //! and an "outside" machine behind an uplink. Everything ends with the thread.
 #![allow(unsafe_code, reason = "unshare is unsafe in rustix because of flags not used here")]
 
+pub(crate) mod node;
 pub(crate) mod traffic;
 
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use oak_net::{Attach, Attached, InstanceAddress, NetworkConfig, NodeNetwork};
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
@@ -56,15 +58,7 @@ impl World {
     /// Makes the uplink; returns the namespace of the machine outside. It has no route to our
     /// instances, so it can only answer what looks like the host.
     pub(crate) fn outside(&self) -> PathBuf {
-        let path = self.directory.path().join("outside");
-        fs::write(&path, "").unwrap();
-        let target = path.clone();
-        let make = std::thread::spawn(move || {
-            // SAFETY: as above.
-            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
-            mount_bind("/proc/thread-self/ns/net", &target).unwrap();
-        });
-        make.join().unwrap();
+        let path = self.machine("outside");
         let place = path.display();
         run("ip", &format!("link add up0 type veth peer name eth0 netns {place}"));
         run("ip", &format!("addr add {HOST}/24 dev up0"));
@@ -73,8 +67,31 @@ impl World {
             run("ip", &format!("addr add {OUTSIDE}/24 dev eth0"));
             run("ip", "link set lo up");
             run("ip", "link set eth0 up");
+            await_up("eth0");
         });
+        await_up("up0");
         path
+    }
+}
+
+impl World {
+    /// A network namespace of its own, without any device.
+    pub(crate) fn machine(&self, name: &str) -> PathBuf {
+        let path = self.directory.path().join(name);
+        fs::write(&path, "").unwrap();
+        let target = path.clone();
+        let make = std::thread::spawn(move || {
+            // SAFETY: as above.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+            mount_bind("/proc/thread-self/ns/net", &target).unwrap();
+        });
+        make.join().unwrap();
+        path
+    }
+
+    /// Where a node may keep its state.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 }
 
@@ -118,6 +135,26 @@ pub(crate) fn service_address(n: u8) -> Ipv4Addr {
 /// Runs `work` in a namespace and passes its panics on.
 pub(crate) fn inside<T: Send>(namespace: &Path, work: impl FnOnce() -> T + Send) -> T {
     oak_net::run_in(namespace, work).unwrap()
+}
+
+/// Waits until a device works: packets before that are lost without a word.
+pub(crate) fn await_up(device: &str) {
+    await_that(device, || run("ip", &format!("link show {device}")).contains("state UP"));
+}
+
+/// Waits until something is so.
+pub(crate) fn await_that(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + traffic::SOON;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}: not in time");
+    }
+}
+
+/// All devices but the one that lives and dies with an agent.
+pub(crate) fn lasting_devices() -> String {
+    let devices = run("ip", "-o link");
+    let lasting = devices.lines().filter(|line| !line.contains(": oak0u:"));
+    lasting.map(|line| format!("{line}\n")).collect()
 }
 
 /// Runs a command in the current namespace and returns what it prints.

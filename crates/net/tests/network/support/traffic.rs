@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSo
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{JoinHandle, spawn};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketType, ipproto};
 
@@ -42,7 +42,7 @@ pub(crate) struct TcpServer {
 
 impl TcpServer {
     pub(crate) fn start(place: Place<'_>, address: Ipv4Addr, port: u16, name: &str) -> Self {
-        let listener = place.open(|| TcpListener::bind((address, port)).unwrap());
+        let listener = place.open(|| listen(address, port));
         let port = listener.local_addr().unwrap().port();
         let listener = Arc::new(listener);
         let name = name.to_owned();
@@ -53,6 +53,17 @@ impl TcpServer {
             }
         });
         Self { listener, thread: Some(thread), port }
+    }
+}
+
+/// A port that was given up may be held for a moment by a program that another test is starting.
+fn listen(address: Ipv4Addr, port: u16) -> TcpListener {
+    let deadline = Instant::now() + SOON;
+    loop {
+        match TcpListener::bind((address, port)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {}
+            outcome => return outcome.unwrap(),
+        }
     }
 }
 

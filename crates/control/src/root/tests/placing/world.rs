@@ -156,7 +156,7 @@ impl World {
     pub(super) fn open_worker(&mut self, site: usize, id: WorkerId) {
         let own = &mut self.sites[site];
         let facts = own.workers.iter().find(|worker| worker.id == id).unwrap().facts.clone();
-        let hello = WorkerHello { facts, workloads: Vec::new() };
+        let hello = WorkerHello { facts, workloads: Vec::new(), calls: Vec::new() };
         own.cluster.worker_opened(at(0), id, 1, "192.0.2.7", hello);
         self.settle();
     }
@@ -244,6 +244,9 @@ fn obey(message: ClusterToWorker) -> Option<WorkerToCluster> {
             ended: false,
         })),
         ClusterToWorker::Remove { key, incarnation } => Some(WorkerToCluster::Removed { key, incarnation }),
-        ClusterToWorker::ReportUsage | ClusterToWorker::Leases { .. } => None,
+        ClusterToWorker::ReportUsage
+        | ClusterToWorker::Leases { .. }
+        | ClusterToWorker::Overlay(_)
+        | ClusterToWorker::NotFound(_) => None,
     }
 }

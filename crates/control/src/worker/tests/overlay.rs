@@ -1,0 +1,210 @@
+//! What is elsewhere.
+
+use oak_model::message::{LocalCall, WorkerToCluster};
+use oak_model::overlay::{Backend, KnownService, Peer, Readiness, Target};
+use oak_model::{WorkerFacts, WorkerId};
+
+use super::*;
+use crate::worker::Answer;
+
+const DB: Ipv4Addr = Ipv4Addr::new(10, 30, 0, 9);
+const THERE: Ipv4Addr = Ipv4Addr::new(10, 18, 7, 2);
+const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 18, 0, 99);
+
+fn db() -> ServiceId {
+    ServiceId::from_parts(1, 9)
+}
+
+fn other_worker() -> WorkerId {
+    WorkerId::from_parts(1, 7)
+}
+
+fn service() -> KnownService {
+    let name = |text: &str| text.parse().unwrap();
+    KnownService {
+        id: db(),
+        application: ApplicationId::from_parts(1, 1),
+        job_name: JobName {
+            application: name("app"),
+            application_namespace: name("test"),
+            service: name("db"),
+            service_namespace: name("test"),
+        },
+        addresses: vec![DB],
+        ports: Vec::new(),
+    }
+}
+
+fn backend(number: u32, readiness: Readiness) -> Backend {
+    let last = u8::try_from(number).unwrap();
+    Backend {
+        key: InstanceKey { service: db(), number },
+        worker: other_worker(),
+        instance_address: Ipv4Addr::new(10, 30, 2, last),
+        node_address: Ipv4Addr::new(10, 18, 7, 2 + last),
+        readiness,
+    }
+}
+
+fn news() -> OverlayChange {
+    let subnet = "10.18.7.0/25".parse().unwrap();
+    OverlayChange {
+        services: vec![service()],
+        backends: vec![backend(0, Readiness::Ready), backend(1, Readiness::Closed)],
+        peers: vec![Peer { worker: other_worker(), subnet, underlay: Ipv4Addr::new(192, 0, 2, 7) }],
+        ..OverlayChange::default()
+    }
+}
+
+impl Fixture {
+    fn asked(&mut self) -> Vec<(Option<ServiceId>, Target)> {
+        let asked = self.effects.drain(..).filter_map(|effect| match effect {
+            Effect::ToCluster(WorkerToCluster::Ask { caller, target }) => Some((caller, target)),
+            _ => None,
+        });
+        asked.collect()
+    }
+
+    fn ask(&mut self, ms: u64, source: Ipv4Addr, target: Target) {
+        self.worker.ask(at(ms), source, target);
+        self.commit();
+    }
+
+    fn noticing() -> Self {
+        let mut fixture = Self::new(vec![assignment(1, 1)]);
+        fixture.worker.settings.asks = true;
+        fixture
+    }
+
+    fn table(&self) -> NetworkTable {
+        self.worker.present_network()
+    }
+}
+
+#[test]
+fn a_call_is_asked_for_once_and_the_answer_is_followed_and_remembered() {
+    let mut fixture = Fixture::noticing();
+    let source = fixture.worker.workload(key(1)).unwrap().address().unwrap();
+    fixture.asked();
+    let target = Target::Address(DB);
+    fixture.ask(0, source, target.clone());
+    fixture.ask(1, source, target.clone());
+    assert_eq!(fixture.asked(), [(Some(key(1).service), target.clone())]);
+    assert_eq!(fixture.worker.answer(&target, None), Answer::Pending);
+
+    fixture.message(ClusterToWorker::Overlay(news()));
+    assert_eq!(fixture.worker.answer(&target, None), Answer::Service(db()));
+    let expect = |table: &NetworkTable| {
+        assert_eq!(table.services.get(&DB), Some(&vec![THERE]), "who takes no new connections gets none");
+        assert_eq!(table.instances.get(&Ipv4Addr::new(10, 30, 2, 0)), Some(&THERE));
+        assert!(table.elsewhere.contains(&Ipv4Addr::new(10, 18, 7, 3)), "but keeps those it has");
+        assert_eq!(table.peers.len(), 1);
+    };
+    expect(&fixture.table());
+    fixture.restart(&[(1, Found::Running)]);
+    expect(&fixture.table());
+    let facts = WorkerFacts { name: "one".into(), ..facts() };
+    let calls = fixture.worker.hello(facts).calls;
+    assert_eq!(calls, [LocalCall { caller: Some(key(1).service), callee: db() }]);
+}
+
+fn facts() -> WorkerFacts {
+    WorkerFacts {
+        name: String::new(),
+        address: String::new(),
+        architecture: oak_model::Architecture::Amd64,
+        capacity: oak_model::Resources::ZERO,
+        virtualization: Vec::new(),
+        version: String::new(),
+        labels: Vec::new(),
+        addons: Vec::new(),
+        position: None,
+        csi_drivers: Vec::new(),
+    }
+}
+
+#[test]
+fn the_machine_itself_calls_as_well_and_names_work_like_addresses() {
+    let mut fixture = Fixture::noticing();
+    fixture.asked();
+    let target = Target::Name("db.test.app.test".into());
+    fixture.ask(0, NOBODY, target.clone());
+    assert_eq!(fixture.asked(), [(None, target.clone())]);
+    fixture.message(ClusterToWorker::Overlay(news()));
+    assert_eq!(fixture.worker.answer(&target, None), Answer::Service(db()));
+}
+
+#[test]
+fn suspects_are_the_last_resort() {
+    let mut fixture = Fixture::noticing();
+    let mut change = news();
+    change.backends = vec![backend(0, Readiness::Suspect), backend(1, Readiness::Closed)];
+    fixture.message(ClusterToWorker::Overlay(change));
+    assert_eq!(fixture.table().services.get(&DB), Some(&vec![THERE]));
+    let ready = OverlayChange { backends: vec![backend(1, Readiness::Ready)], ..OverlayChange::default() };
+    fixture.message(ClusterToWorker::Overlay(ready));
+    assert_eq!(fixture.table().services.get(&DB), Some(&vec![Ipv4Addr::new(10, 18, 7, 3)]));
+}
+
+#[test]
+fn what_does_not_exist_is_refused_for_a_while() {
+    let mut fixture = Fixture::noticing();
+    let target = Target::Address(DB);
+    fixture.ask(0, NOBODY, target.clone());
+    fixture.message_at(10, ClusterToWorker::NotFound(target.clone()));
+    assert_eq!(fixture.worker.answer(&target, None), Answer::NotFound);
+    assert_eq!(fixture.table().services.get(&DB), Some(&Vec::new()), "refused at once");
+    fixture.asked();
+    fixture.ask(20, NOBODY, target.clone());
+    assert!(fixture.asked().is_empty(), "not asked again at once");
+    let due = fixture.tick();
+    assert!(due >= Moment(5_000), "{due:?}");
+    assert_eq!(fixture.table().services.get(&DB), None);
+}
+
+#[test]
+fn without_an_answer_only_what_is_here_is_reached() {
+    let mut fixture = Fixture::noticing();
+    let here = Ipv4Addr::new(10, 30, 0, 1);
+    assert_eq!(fixture.table().services.get(&here), None, "nothing of it runs here, perhaps elsewhere");
+    fixture.ask(0, NOBODY, Target::Address(here));
+    fixture.ask(0, NOBODY, Target::Address(DB));
+    assert_eq!(fixture.tick(), Moment(1_000));
+    assert!(fixture.table().services.contains_key(&here));
+    assert_eq!(fixture.table().services.get(&DB), Some(&Vec::new()));
+}
+
+#[test]
+fn a_complete_list_replaces_what_was_known() {
+    let mut fixture = Fixture::noticing();
+    fixture.message(ClusterToWorker::Overlay(news()));
+    fixture.message(ClusterToWorker::Overlay(OverlayChange { complete: true, ..OverlayChange::default() }));
+    let table = fixture.table();
+    assert!(table.elsewhere.is_empty() && table.peers.is_empty());
+    let left: Vec<_> = fixture.disk.keys().filter(|(table, _)| *table as u8 >= 40).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn what_runs_here_is_reached_at_once_and_others_when_somebody_has_called() {
+    let mut fixture = Fixture::noticing();
+    fixture.run(1);
+    let here = Ipv4Addr::new(10, 30, 0, 1);
+    let own = fixture.worker.workload(key(1)).unwrap().address().unwrap();
+    let table = fixture.table();
+    assert_eq!(table.services.get(&here), Some(&vec![own]));
+    assert!(table.untold.contains(&here), "and somebody wants to know of the first call");
+    fixture.ask(0, NOBODY, Target::Address(here));
+    let there = Backend { key: key(2), ..backend(0, Readiness::Ready) };
+    let known = KnownService { id: key(1).service, addresses: vec![here], ..service() };
+    let change = OverlayChange { services: vec![known], backends: vec![there], ..OverlayChange::default() };
+    fixture.message(ClusterToWorker::Overlay(change));
+    let table = fixture.table();
+    assert_eq!(table.services.get(&here), Some(&vec![own, THERE]));
+    assert!(table.untold.is_empty());
+    // Cut off, nobody knows whether the others can be reached; those that are connected to them stay so.
+    fixture.worker.cluster_closed();
+    let table = fixture.table();
+    assert_eq!(table.services.get(&here), Some(&vec![own]));
+    assert!(table.elsewhere.contains(&THERE));
+}

@@ -1,0 +1,160 @@
+//! What nodes have to know of each other so that instances find services wherever they run.
+//!
+//! A node knows a service from the first call on: an instance *calls* an address or a name, its node asks its parent, and
+//! from then on the node is told of every change of that service. The nodes of the called service are told of the
+//! caller's instances, so that they know whose packets these are and where the answers go.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use crate::{ApplicationId, InstanceKey, JobName, PortMapping, ServiceId, WorkerId};
+
+/// UDP port of the tunnel between nodes, as in the original.
+pub const TUNNEL_PORT: u16 = 50103;
+
+/// A node as others reach it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Which worker.
+    pub worker: WorkerId,
+    /// Addresses of its instances; the first one is its own.
+    pub subnet: Ipv4Net,
+    /// Where the packets for them are sent to.
+    pub underlay: Ipv4Addr,
+}
+
+/// A service as those who call it know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownService {
+    /// Which service.
+    pub id: ServiceId,
+    /// Application it belongs to.
+    pub application: ApplicationId,
+    /// Its name.
+    pub job_name: JobName,
+    /// Addresses that are balanced over its instances.
+    pub addresses: Vec<Ipv4Addr>,
+    /// Its ports, for names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortMapping>,
+}
+
+/// Whether an instance gets new connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Readiness {
+    /// It takes none; those it has go on.
+    Closed,
+    /// Its node does not answer its cluster: only if no other instance is ready.
+    Suspect,
+    /// It takes them.
+    Ready,
+}
+
+/// An instance, or one of its places while it moves, as others reach it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    /// Which instance.
+    pub key: InstanceKey,
+    /// The worker that has it.
+    pub worker: WorkerId,
+    /// Its stable address.
+    pub instance_address: Ipv4Addr,
+    /// Its address in the subnet of that worker.
+    pub node_address: Ipv4Addr,
+    /// Whether it gets new connections.
+    pub readiness: Readiness,
+}
+
+/// Which place of which instance.
+pub type BackendKey = (InstanceKey, WorkerId);
+
+impl Backend {
+    /// What tells it from others.
+    #[must_use]
+    pub const fn id(&self) -> BackendKey {
+        (self.key, self.worker)
+    }
+}
+
+/// Who calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Caller {
+    /// Instances of this service.
+    Service(ServiceId),
+    /// The machine of this worker itself.
+    Node(WorkerId),
+}
+
+/// Who calls whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Call {
+    /// Who.
+    pub caller: Caller,
+    /// Whom.
+    pub callee: ServiceId,
+}
+
+/// What somebody calls without knowing what it is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// Address of a service or of an instance.
+    Address(Ipv4Addr),
+    /// `service.ns.application.ns` in lower case.
+    Name(String),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// News of services, instances and nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OverlayChange {
+    /// This is everything: what is not listed is gone. Otherwise it is added to what was told before.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub complete: bool,
+    /// New or changed services.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<KnownService>,
+    /// New or changed backends.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub backends: Vec<Backend>,
+    /// New or changed nodes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<Peer>,
+    /// Who calls what is here; for clusters only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<Call>,
+    /// Services that are nobody's business here any more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gone_services: Vec<ServiceId>,
+    /// Backends that are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gone_backends: Vec<BackendKey>,
+    /// Nodes that are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gone_peers: Vec<WorkerId>,
+    /// Who does not call any more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gone_calls: Vec<Call>,
+}
+
+impl OverlayChange {
+    /// Whether it says nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}

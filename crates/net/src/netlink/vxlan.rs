@@ -1,0 +1,115 @@
+//! The device between nodes: VXLAN, whose forwarding table is filled by us and learns nothing.
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use super::Socket;
+use super::link::{CREATE, OAK_GROUP, body};
+use super::route::PERMANENT;
+use super::socket::is_absent;
+use super::wire::{Request, address, attribute, attributes, u16_at, u16_be, u32_at};
+
+/// Name of the kind of device.
+pub(crate) const KIND: &str = "vxlan";
+const ACK: u16 = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
+const REPLACE: u16 = ACK | (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
+const DUMP: u16 = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
+/// `IFLA_VXLAN_*` of `linux/if_link.h`.
+const ID: u16 = 1;
+const LEARNING: u16 = 7;
+const PORT: u16 = 15;
+const BRIDGE: u8 = libc::AF_BRIDGE as u8;
+
+/// What tells one VXLAN network from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Vxlan {
+    /// Network identifier, 24 bits.
+    pub(crate) id: u32,
+    /// UDP port.
+    pub(crate) port: u16,
+}
+
+/// Where packets to a MAC address are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Forwarding {
+    pub(crate) mac: [u8; 6],
+    pub(crate) underlay: Ipv4Addr,
+}
+
+/// Makes a VXLAN device that is still down and leads nowhere.
+pub(crate) fn create(
+    socket: &mut Socket,
+    name: &str,
+    mac: [u8; 6],
+    mtu: u32,
+    vxlan: Vxlan,
+) -> io::Result<()> {
+    let data =
+        |data: Request| data.put_u32(ID, vxlan.id).put(LEARNING, &[0]).put(PORT, &vxlan.port.to_be_bytes());
+    let request = Request::new(libc::RTM_NEWLINK, CREATE, &body(0, 0, 0))
+        .put_text(libc::IFLA_IFNAME, name)
+        .put_u32(libc::IFLA_GROUP, OAK_GROUP)
+        .put_u32(libc::IFLA_MTU, mtu)
+        .put(libc::IFLA_ADDRESS, &mac)
+        .nest(libc::IFLA_LINKINFO, |info| {
+            info.put_text(libc::IFLA_INFO_KIND, KIND).nest(libc::IFLA_INFO_DATA, data)
+        });
+    socket.change(request)
+}
+
+/// Reads the data part of a device's description.
+pub(super) fn parse(data: &[u8]) -> Option<Vxlan> {
+    let id = attribute(data, ID).and_then(|value| u32_at(value, 0))?;
+    Some(Vxlan { id, port: attribute(data, PORT).and_then(u16_be)? })
+}
+
+/// The permanent forwarding entries of a device.
+pub(crate) fn forwardings(socket: &mut Socket, device: u32) -> io::Result<Vec<Forwarding>> {
+    socket.dump(
+        || Request::new(libc::RTM_GETNEIGH, DUMP, &entry_body(0)),
+        |answer| {
+            if u32_at(answer.payload, 4)? != device || u16_at(answer.payload, 8)? & PERMANENT == 0 {
+                return None;
+            }
+            let attributes = attributes(answer.payload.get(12..)?);
+            let (mut mac, mut underlay) = (None, None);
+            for (kind, value) in attributes {
+                match kind {
+                    libc::NDA_LLADDR => mac = value.try_into().ok(),
+                    libc::NDA_DST => underlay = address(value),
+                    _ => {}
+                }
+            }
+            Some(Forwarding { mac: mac?, underlay: underlay? })
+        },
+    )
+}
+
+/// Makes a forwarding entry, or replaces the one for the same MAC address.
+pub(crate) fn replace_forwarding(socket: &mut Socket, device: u32, entry: Forwarding) -> io::Result<()> {
+    let request = Request::new(libc::RTM_NEWNEIGH, REPLACE, &entry_body(device))
+        .put(libc::NDA_LLADDR, &entry.mac)
+        .put_address(libc::NDA_DST, entry.underlay);
+    socket.change(request)
+}
+
+/// Removes a forwarding entry; succeeds if there is none.
+pub(crate) fn delete_forwarding(socket: &mut Socket, device: u32, entry: Forwarding) -> io::Result<()> {
+    let request = Request::new(libc::RTM_DELNEIGH, ACK, &entry_body(device))
+        .put(libc::NDA_LLADDR, &entry.mac)
+        .put_address(libc::NDA_DST, entry.underlay);
+    match socket.change(request) {
+        Err(error) if is_absent(&error) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// `struct ndmsg`: an entry of the device itself (`NTF_SELF`), not of a bridge above it.
+fn entry_body(device: u32) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    bytes[0] = BRIDGE;
+    bytes[4..8].copy_from_slice(&device.to_ne_bytes());
+    bytes[8..10].copy_from_slice(&PERMANENT.to_ne_bytes());
+    bytes[10] = libc::NTF_SELF;
+    bytes
+}

@@ -1,0 +1,256 @@
+//! The way to other nodes: one VXLAN device without a learning or asking layer 2. Every node has an address
+//! there, its gateway's, and a MAC address that follows from it; so a subnet and the address of its node
+//! are all there is to know:
+//!
+//! ```text
+//! route      10.18.0.128/25 via 10.18.0.129 dev oak0t onlink src 10.18.0.1
+//! neighbour  10.18.0.129 is at 02:6f:0a:12:00:81
+//! forwarding 02:6f:0a:12:00:81 is behind 192.0.2.12
+//! ```
+//!
+//! Nothing of it is remembered: what is wanted is compared with what the kernel has.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use tracing::debug;
+
+use crate::config::{NetworkConfig, first_host, overlap};
+use crate::error::{NetworkError, Tried};
+use crate::names::{mac, tunnel_name};
+use crate::netlink::Socket;
+use crate::netlink::link;
+use crate::netlink::route::{self, Neighbour, Route};
+use crate::netlink::vxlan::{self, Forwarding, Vxlan};
+use crate::sysctl;
+
+/// VXLAN network identifier of all nodes ("oak" in ASCII).
+const NETWORK_ID: u32 = 0x006f_616b;
+
+/// Another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Addresses of its namespaces.
+    pub subnet: Ipv4Net,
+    /// Where packets for it are sent to, on the tunnel's UDP port.
+    pub underlay: Ipv4Addr,
+}
+
+/// A peer that was left out, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PeerProblem {
+    /// A subnet must be a network of at most /30 in the range of all nodes.
+    #[error("{subnet} is not a network of a node in {node_range}")]
+    NotNodeSubnet {
+        /// The peer's subnet.
+        subnet: Ipv4Net,
+        /// Where it should lie.
+        node_range: Ipv4Net,
+    },
+    /// The addresses have another use. Of two peers the first counts.
+    #[error("subnet {subnet} of another node overlaps {taken}")]
+    Overlap {
+        /// The peer's subnet.
+        subnet: Ipv4Net,
+        /// This node's or another peer's subnet, or the service addresses.
+        taken: Ipv4Net,
+    },
+    /// No packet can be sent to that address, or only through the tunnel itself.
+    #[error("the node with subnet {subnet} cannot be reached at {underlay}")]
+    Underlay {
+        /// The peer's subnet.
+        subnet: Ipv4Net,
+        /// The useless address.
+        underlay: Ipv4Addr,
+    },
+    /// This host has a route of its own to exactly this network; it stays.
+    #[error(
+        "this host has a route to {subnet} that leads elsewhere; remove it or give the node another subnet"
+    )]
+    ForeignRoute {
+        /// The peer's subnet.
+        subnet: Ipv4Net,
+    },
+}
+
+/// Brings the kernel to `peers`, in steps that leave flows to peers that stay alone.
+pub(crate) fn set(
+    socket: &mut Socket,
+    config: &NetworkConfig,
+    peers: &[Peer],
+) -> Result<Vec<PeerProblem>, NetworkError> {
+    let name = tunnel_name(&config.bridge);
+    let (mut peers, mut problems) = check(config, peers);
+    let known = link::find(socket, &name).tried(|| format!("look for device {name}"))?;
+    let own = known.filter(|link| link.is_ours(vxlan::KIND)).map(|link| link.index);
+    let routes = route::routes(socket).tried(|| "list routes".to_owned())?;
+    peers.retain(|peer| {
+        let subnet = peer.subnet;
+        let is_foreign = routes.iter().any(|r| r.destination == subnet && Some(r.device) != own);
+        if is_foreign {
+            problems.push(PeerProblem::ForeignRoute { subnet });
+        }
+        !is_foreign
+    });
+    if !peers.is_empty() {
+        let device = ensure_device(socket, config, &name)?;
+        let wanted = Wanted::new(config, device, &peers);
+        wanted.bring(socket, device).tried(|| format!("configure device {name}"))?;
+    } else if let Some(device) = own {
+        link::delete(socket, device).tried(|| format!("remove device {name}"))?;
+    }
+    Ok(problems)
+}
+
+/// Separates the peers that can be connected from those that cannot.
+fn check(config: &NetworkConfig, peers: &[Peer]) -> (Vec<Peer>, Vec<PeerProblem>) {
+    let (mut accepted, mut problems) = (Vec::new(), Vec::new());
+    let mut taken = vec![config.subnet, config.service_range];
+    for peer in peers {
+        match check_subnet(config, peer.subnet, &taken) {
+            Err(problem) => problems.push(problem),
+            Ok(()) => {
+                taken.push(peer.subnet);
+                accepted.push(*peer);
+            }
+        }
+    }
+    accepted.retain(|Peer { subnet, underlay }| {
+        let is_host = !(underlay.is_unspecified()
+            || underlay.is_loopback()
+            || underlay.is_multicast()
+            || underlay.is_broadcast());
+        let is_reached = is_host && !taken.iter().any(|network| network.contains(underlay));
+        if !is_reached {
+            problems.push(PeerProblem::Underlay { subnet: *subnet, underlay: *underlay });
+        }
+        is_reached
+    });
+    (accepted, problems)
+}
+
+fn check_subnet(config: &NetworkConfig, subnet: Ipv4Net, taken: &[Ipv4Net]) -> Result<(), PeerProblem> {
+    let node_range = config.node_range;
+    if subnet != subnet.trunc() || subnet.prefix_len() > 30 || !node_range.contains(&subnet) {
+        return Err(PeerProblem::NotNodeSubnet { subnet, node_range });
+    }
+    match taken.iter().find(|network| overlap(**network, subnet)) {
+        Some(taken) => Err(PeerProblem::Overlap { subnet, taken: *taken }),
+        None => Ok(()),
+    }
+}
+
+/// The index of the tunnel device, which is made anew if it is not as it should be.
+fn ensure_device(socket: &mut Socket, config: &NetworkConfig, name: &str) -> Result<u32, NetworkError> {
+    let what = || format!("make device {name}");
+    let vxlan = Vxlan { id: NETWORK_ID, port: config.tunnel_port };
+    let mac = mac(config.gateway());
+    let foreign = || NetworkError::ForeignDevice { device: name.to_owned() };
+    if let Some(link) = link::find(socket, name).tried(what)? {
+        if !link.is_ours(vxlan::KIND) {
+            return Err(foreign());
+        }
+        if link.vxlan != Some(vxlan) || link.mac != mac {
+            link::delete(socket, link.index).tried(|| format!("remove device {name}"))?;
+        }
+    }
+    if link::find(socket, name).tried(what)?.is_none() {
+        vxlan::create(socket, name, mac, config.mtu, vxlan).tried(what)?;
+    }
+    let tunnel = link::find(socket, name).tried(what)?.filter(|link| link.is_ours(vxlan::KIND));
+    let tunnel = tunnel.ok_or_else(foreign)?;
+    if tunnel.mtu != config.mtu {
+        link::set_mtu(socket, tunnel.index, config.mtu).tried(what)?;
+    }
+    if !tunnel.is_up {
+        let _ = link::forbid_link_local(socket, tunnel.index);
+        sysctl::write(&format!("ipv4/conf/{name}/forwarding"), "1")?;
+        link::set_up_without_arp(socket, tunnel.index).tried(what)?;
+    }
+    Ok(tunnel.index)
+}
+
+/// All entries of the tunnel device.
+#[derive(Debug, Default)]
+struct Wanted {
+    forwardings: Vec<Forwarding>,
+    neighbours: Vec<Neighbour>,
+    routes: Vec<Route>,
+}
+
+impl Wanted {
+    fn new(config: &NetworkConfig, device: u32, peers: &[Peer]) -> Self {
+        let mut wanted = Self::default();
+        for Peer { subnet, underlay } in peers {
+            let gateway = first_host(*subnet);
+            let mac = mac(gateway);
+            wanted.forwardings.push(Forwarding { mac, underlay: *underlay });
+            wanted.neighbours.push(Neighbour { address: gateway, mac });
+            let (gateway, source) = (Some(gateway), Some(config.gateway()));
+            wanted.routes.push(Route { destination: *subnet, device, gateway, source, metric: 0 });
+        }
+        wanted
+    }
+
+    /// Routes go first and come last, so that no packet is routed to a neighbour that is not known.
+    fn bring(&self, socket: &mut Socket, device: u32) -> std::io::Result<()> {
+        let mut routes = route::routes(socket)?;
+        routes.retain(|route| route.device == device);
+        let neighbours = route::neighbours(socket, device)?;
+        let forwardings = vxlan::forwardings(socket, device)?;
+        let is_wanted = |destination| self.routes.iter().any(|route| route.destination == destination);
+        for route in routes.iter().filter(|route| !is_wanted(route.destination)) {
+            debug!(subnet = %route.destination, "disconnecting from another node");
+            route::delete_route(socket, route)?;
+        }
+        for neighbour in neighbours.iter().filter(|entry| !self.neighbours.contains(entry)) {
+            route::delete_neighbour(socket, device, neighbour.address)?;
+        }
+        let macs: Vec<_> = self.forwardings.iter().map(|entry| entry.mac).collect();
+        for entry in forwardings.iter().filter(|entry| !macs.contains(&entry.mac)) {
+            vxlan::delete_forwarding(socket, device, *entry)?;
+        }
+        for entry in self.forwardings.iter().filter(|entry| !forwardings.contains(entry)) {
+            vxlan::replace_forwarding(socket, device, *entry)?;
+        }
+        for neighbour in self.neighbours.iter().filter(|entry| !neighbours.contains(entry)) {
+            route::replace_neighbour(socket, device, neighbour.address, neighbour.mac)?;
+        }
+        for route in self.routes.iter().filter(|route| !routes.contains(route)) {
+            debug!(subnet = %route.destination, "connecting to another node");
+            route::replace_route(socket, route)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(subnet: &str, underlay: &str) -> Peer {
+        Peer { subnet: subnet.parse().unwrap(), underlay: underlay.parse().unwrap() }
+    }
+
+    #[test]
+    fn one_bad_peer_does_not_spoil_the_others() {
+        let config = NetworkConfig::new("/var/lib/oak/net", "10.18.0.0/25".parse().unwrap());
+        let good = [peer("10.18.0.128/25", "192.0.2.2"), peer("10.18.1.0/24", "192.0.2.3")];
+        let bad = [
+            peer("10.18.0.0/24", "192.0.2.9"),
+            peer("10.18.1.128/25", "192.0.2.9"),
+            peer("10.18.1.0/24", "192.0.2.9"),
+            peer("10.30.7.0/24", "192.0.2.9"),
+            peer("10.40.0.0/24", "192.0.2.9"),
+            peer("10.18.3.1/24", "192.0.2.9"),
+            peer("10.18.3.0/31", "192.0.2.9"),
+            peer("10.19.0.0/24", "10.18.1.7"),
+            peer("10.19.1.0/24", "0.0.0.0"),
+            peer("10.19.2.0/24", "10.30.0.1"),
+        ];
+        let all: Vec<Peer> = good.into_iter().chain(bad).collect();
+        let (accepted, problems) = check(&config, &all);
+        assert_eq!(accepted, good);
+        assert_eq!(problems.len(), bad.len(), "{problems:?}");
+    }
+}

@@ -1,0 +1,93 @@
+//! Instances that call services: in the end every node that has a caller knows where the called ones are, and their
+//! nodes know the caller.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use oak_control::worker::Workload;
+use oak_model::ServiceId;
+use oak_model::overlay::Target;
+
+use crate::settled::{Settled, require};
+use crate::world::{WorkerSide, World};
+
+impl World {
+    /// A running instance calls a service at random, by its address.
+    pub(crate) fn call_something(&mut self) {
+        let (services, workers) = (self.client.open_services.len(), self.workers.len());
+        if services == 0 || workers == 0 {
+            return;
+        }
+        let (callee, index) = (self.agenda.pick(services), self.agenda.pick(workers));
+        let Some(callee) = self.client.open_services.get(callee) else { return };
+        let service = self.root.machine.as_ref().and_then(|root| root.service(callee));
+        let Some(address) = service.map(|service| service.address) else { return };
+        let Some(side) = self.workers.get_mut(index) else { return };
+        let callers = side.node.machine.iter().flat_map(|machine| machine.workloads());
+        let callers: Vec<Ipv4Addr> =
+            callers.filter(|workload| workload.serves()).filter_map(Workload::address).collect();
+        if callers.is_empty() {
+            return;
+        }
+        let caller = self.agenda.pick(callers.len());
+        let Some(source) = callers.get(caller).copied() else { return };
+        side.node.call(&mut self.agenda, |worker, now, _| {
+            worker.ask(now, source, Target::Address(address));
+            None
+        });
+    }
+
+    /// Who has called something reaches every instance of it, and is known there.
+    pub(crate) fn tables_agree(&self) -> Settled {
+        for side in self.workers.iter().filter(|side| !side.gone) {
+            let Some(machine) = &side.node.machine else { continue };
+            for call in machine.hello(side.facts.clone()).calls {
+                self.is_reached(side, call.callee)?;
+                if let Some(caller) = call.caller {
+                    self.is_known(side, caller, call.callee)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn running(&self, service: ServiceId) -> impl Iterator<Item = (&WorkerSide, &Workload)> {
+        let sides = self.workers.iter().filter(|side| !side.gone);
+        let workloads = sides.flat_map(|side| {
+            side.node.machine.iter().flat_map(|machine| machine.workloads()).map(move |w| (side, w))
+        });
+        workloads.filter(move |(_, workload)| workload.key().service == service && workload.serves())
+    }
+
+    fn is_reached(&self, side: &WorkerSide, callee: ServiceId) -> Settled {
+        let all: Vec<_> = self.running(callee).collect();
+        let Some((_, first)) = all.first() else { return Ok(()) };
+        let expected: BTreeSet<_> = all.iter().filter_map(|(_, workload)| workload.address()).collect();
+        for address in &first.assignment().desired.service_addresses {
+            let reached = side.network.services.get(address);
+            let reached: BTreeSet<_> = reached.into_iter().flatten().copied().collect();
+            require(reached == expected, || {
+                format!("{}: {address} leads to {reached:?} instead of {expected:?}", side.facts.name)
+            })?;
+        }
+        for (there, _) in all.iter().filter(|(there, _)| there.id != side.id) {
+            let subnet = there.node.machine.as_ref().and_then(|machine| machine.subnet());
+            let is_known = subnet.is_some_and(|subnet| side.network.peers.contains_key(&subnet));
+            require(is_known, || format!("{} does not know {}", side.facts.name, there.facts.name))?;
+        }
+        Ok(())
+    }
+
+    fn is_known(&self, side: &WorkerSide, caller: ServiceId, callee: ServiceId) -> Settled {
+        let callers = self.running(caller).filter(|(at, _)| at.id == side.id);
+        for (_, workload) in callers {
+            let address = workload.assignment().desired.instance_address;
+            for (there, _) in self.running(callee) {
+                require(there.network.instances.get(&address).copied() == workload.address(), || {
+                    format!("{} does not know whose {address} is", there.facts.name)
+                })?;
+            }
+        }
+        Ok(())
+    }
+}

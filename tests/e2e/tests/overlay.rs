@@ -1,0 +1,170 @@
+//! Instances find services on other workers and in other clusters, by name and by address, and go on finding them while
+//! things fail.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use oak_e2e::{Api, CLUSTER, Host, Machines, Microservice, Tiers, World, application, eventually, soon};
+use serde_json::{Value, json};
+
+const IDLE: &str = "trap 'exit 0' TERM; sleep 10000 & wait";
+const WEB: &str = "10.30.50.1";
+
+fn on(worker: &str) -> Value {
+    json!([{ "type": "direct", "node": worker }])
+}
+
+/// The page of the service as an instance of the client gets it, with the time it took.
+fn page(world: &World, root: &Host, client: &str, url: &str) -> anyhow::Result<(String, Duration)> {
+    let began = Instant::now();
+    let command = format!("curl -sS --max-time 5 {url}");
+    let output = world.command(root, &["exec", client, "--", "sh", "-c", &command])?;
+    ensure!(output.code == Some(0), "{client}: {url}: {output:?}");
+    Ok((output.stdout, began.elapsed()))
+}
+
+fn welcomes(world: &World, root: &Host, client: &str, url: &str) -> anyhow::Result<()> {
+    let (page, _) = page(world, root, client, url)?;
+    ensure!(page.contains("Welcome to nginx"), "{client}: {url}: {page}");
+    Ok(())
+}
+
+fn shop(web: &str, client: &str) -> String {
+    application(
+        "shop",
+        [
+            Microservice::nginx("web").set("constraints", on(web)).set("addresses", json!({ "rr_ip": WEB })),
+            Microservice::shell("client", IDLE).set("constraints", on(client)),
+        ],
+    )
+}
+
+#[test]
+fn services_are_reached_on_other_workers() -> anyhow::Result<()> {
+    World::run("overlay", |world| {
+        let machines = Machines::create(world, 2)?;
+        let mut tiers = Tiers::start(world, &machines)?;
+        let root = &machines.root;
+        tiers.api.create(&shop("worker-a", "worker-b"))?;
+        for service in ["web", "client"] {
+            tiers.api.deploy(service)?;
+            tiers.api.wait_running(service, 1)?;
+        }
+        // By address first: nobody has asked for the name, so the first packet has to wait.
+        let (first, _) = page(world, root, "client", &format!("http://{WEB}/"))?;
+        ensure!(first.contains("Welcome to nginx"), "{first}");
+        welcomes(world, root, "client", "http://web/")?;
+        welcomes(world, root, "client", "http://0.web.test.shop.test.oak/")?;
+        let seen = world.command(root, &["logs", "web"])?.stdout;
+        ensure!(seen.contains("10.30.") && !seen.contains("10.18."), "who calls is not seen: {seen}");
+        // The machine itself.
+        let from_host =
+            machines.workers[1].check(&["curl", "-sS", "--max-time", "5", &format!("http://{WEB}/")])?;
+        ensure!(from_host.contains("Welcome to nginx"), "{from_host}");
+        what_does_not_exist_is_refused(world, root)?;
+
+        // An agent that is killed takes nothing from anybody.
+        tiers.workers[1].kill()?;
+        let hosted =
+            machines.workers[1].check(&["curl", "-sS", "--max-time", "5", &format!("http://{WEB}/")])?;
+        ensure!(hosted.contains("Welcome to nginx"), "{hosted}");
+        // Everything that was known is known after a start, although nobody can be reached.
+        tiers.cluster.kill()?;
+        tiers.root.kill()?;
+        tiers.workers[1].start_until("worker ready")?;
+        let again =
+            || machines.workers[1].check(&["curl", "-sS", "--max-time", "5", &format!("http://{WEB}/")]);
+        eventually("the service is reached without a cluster", soon(), || {
+            ensure!(again()?.contains("Welcome to nginx"));
+            Ok(())
+        })?;
+        tiers.root.start_until("root ready")?;
+        tiers.cluster.start_until("cluster ready")?;
+        eventually("the client reaches the service", soon(), || {
+            welcomes(world, root, "client", "http://web/")
+        })?;
+        more_instances_share_the_load(world, root, &tiers.api)
+    })
+}
+
+fn what_does_not_exist_is_refused(world: &World, root: &Host) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let command = "curl -sS --max-time 5 http://10.30.77.7/; echo $?";
+    let output = world.command(root, &["exec", "client", "--", "sh", "-c", command])?;
+    ensure!(output.stdout.trim() == "7", "not refused: {output:?}");
+    ensure!(began.elapsed() < Duration::from_secs(4), "refused after {:?}", began.elapsed());
+    Ok(())
+}
+
+/// An instance more on the other worker serves, too; when it goes nobody notices.
+fn more_instances_share_the_load(world: &World, root: &Host, api: &Api<'_>) -> anyhow::Result<()> {
+    api.create(&application(
+        "more",
+        [Microservice::nginx("pages").set("addresses", json!({ "rr_ip": "10.30.50.2" }))],
+    ))?;
+    for _ in 0..4 {
+        api.deploy("pages")?;
+    }
+    api.wait_running("pages", 4)?;
+    let requests =
+        "for i in $(seq 40); do curl -sS --max-time 5 -o /dev/null http://10.30.50.2/ || echo failed; done";
+    let output = world.command(root, &["exec", "client", "--", "sh", "-c", requests])?;
+    ensure!(output.code == Some(0) && !output.stdout.contains("failed"), "{output:?}");
+    for number in 0..4 {
+        let served = world.command(root, &["logs", &format!("pages/{number}")])?.stdout;
+        ensure!(served.contains("GET /"), "instance {number} got nothing");
+    }
+    for number in 0..3 {
+        api.undeploy("pages", number)?;
+    }
+    let output = world.command(root, &["exec", "client", "--", "sh", "-c", requests])?;
+    ensure!(output.code == Some(0) && !output.stdout.contains("failed"), "{output:?}");
+    Ok(())
+}
+
+#[test]
+fn services_are_reached_in_other_clusters() -> anyhow::Result<()> {
+    World::run("overlay_clusters", |world| {
+        let machines = Machines::create(world, 1)?;
+        let mut tiers = Tiers::start(world, &machines)?;
+        let (site, device) = (world.host("garage", 40)?, world.host("pi", 41)?);
+        let root_address = machines.root.address().to_string();
+        let token = tiers.api.token("cluster", None, 600)?;
+        let words = ["cluster", "--root", &root_address, "--name", "garage", "--token", &token];
+        let mut garage = world.oak(&site, &words)?;
+        garage.start_until("cluster ready")?;
+        garage.wait_for_log("connected to the root")?;
+        let token = tiers.api.token("worker", Some("garage"), 600)?;
+        let garage_address = site.address().to_string();
+        let words = ["worker", "--cluster", &garage_address, "--name", "pi", "--token", &token];
+        let mut pi = world.oak(&device, &words)?;
+        pi.start_until("worker ready")?;
+        pi.wait_for_log("connected to the cluster")?;
+
+        let root = &machines.root;
+        tiers.api.create(&shop("pi", "worker-a"))?;
+        for service in ["web", "client"] {
+            tiers.api.deploy(service)?;
+            tiers.api.wait_running(service, 1)?;
+        }
+        let places = [tiers.api.instances("web")?, tiers.api.instances("client")?].concat();
+        ensure!(places[0].worker == "pi" && places[1].worker == "worker-a", "{places:?} {CLUSTER}");
+        welcomes(world, root, "client", &format!("http://{WEB}/"))?;
+        welcomes(world, root, "client", "http://web/")?;
+
+        // Neither the root nor a cluster is needed for what is known.
+        tiers.root.kill()?;
+        tiers.cluster.kill()?;
+        garage.kill()?;
+        let curl = ["curl", "-sS", "--max-time", "5", &format!("http://{WEB}/")];
+        tiers.root.start_until("root ready")?;
+        tiers.cluster.start_until("cluster ready")?;
+        garage.start_until("cluster ready")?;
+        eventually("the client reaches the service", soon(), || {
+            welcomes(world, root, "client", "http://web/")
+        })?;
+        let from_host = machines.workers[0].check(&curl)?;
+        ensure!(from_host.contains("Welcome to nginx"), "{from_host}");
+        Ok(())
+    })
+}
