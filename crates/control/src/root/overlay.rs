@@ -65,6 +65,8 @@ impl Root {
 
     fn resolve(&self, target: &Target, application: Option<ApplicationId>) -> Option<ServiceId> {
         match target {
+            // Programs that try all addresses must not cost much.
+            Target::Address(address) if !self.addresses.is_used(*address) => None,
             Target::Address(address) => {
                 let service = self.services.values().find(|service| service.address == *address);
                 let instance = || self.instances.values().find(|instance| instance.address == *address);

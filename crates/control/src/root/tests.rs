@@ -1,6 +1,7 @@
 //! The rules of the root, one by one.
 
 mod elsewhere;
+mod overlay;
 mod placing;
 mod removal;
 mod restored;

@@ -19,6 +19,9 @@ const REFUSED_FOR: Duration = Duration::from_secs(5);
 /// The same when nobody answered.
 const UNANSWERED_FOR: Duration = Duration::from_secs(2);
 
+/// Services that are called from one node: one that calls everything shall not be told of everything.
+const CALLED: usize = 4_096;
+
 /// Questions and refusals that are remembered: a program that tries all addresses shall not fill the memory.
 const REMEMBERED: usize = 1_024;
 
@@ -50,7 +53,7 @@ impl Worker {
                 return;
             }
             self.remember_call(caller, callee);
-        } else if self.overlay.refused.contains_key(&target) {
+        } else if self.overlay.refused.contains_key(&target) || self.overlay.calls.len() >= CALLED {
             return;
         } else if let Some(question) = self.overlay.questions.get_mut(&target) {
             if !question.callers.insert(caller) {
