@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use oak_e2e::{Api, CLUSTER, Host, Machines, Microservice, Tiers, World, application, eventually, soon};
 use serde_json::{Value, json};
 
@@ -83,7 +83,8 @@ fn services_are_reached_on_other_workers() -> anyhow::Result<()> {
         eventually("the client reaches the service", soon(), || {
             welcomes(world, root, "client", "http://web/")
         })?;
-        more_instances_share_the_load(world, root, &tiers.api)
+        more_instances_share_the_load(world, root, &tiers.api)?;
+        an_update_is_not_noticed(world, root, &tiers.api, "worker-a", "worker-b")
     })
 }
 
@@ -165,6 +166,66 @@ fn services_are_reached_in_other_clusters() -> anyhow::Result<()> {
         })?;
         let from_host = machines.workers[0].check(&curl)?;
         ensure!(from_host.contains("Welcome to nginx"), "{from_host}");
+        an_update_is_not_noticed(world, root, &tiers.api, "pi", "worker-a")
+    })
+}
+
+/// A service that is called from elsewhere is scaled and updated, and no request fails.
+fn an_update_is_not_noticed(
+    world: &World,
+    root: &Host,
+    api: &Api<'_>,
+    there: &str,
+    here: &str,
+) -> anyhow::Result<()> {
+    let busy = |change: Value| {
+        Microservice::nginx("busy")
+            .set("constraints", on(there))
+            .set("addresses", json!({ "rr_ip": "10.30.50.3" }))
+            .set("replicas", json!(1))
+            .set("update", json!({ "min_ready_s": 1, "deadline_s": 60 }))
+            .set("environment", change)
+    };
+    let script = "trap 'exit 0' TERM; n=0; f=0; while :; do curl -s -f -o /dev/null -m 5 http://10.30.50.3/ \
+                  || { f=$((f+1)); echo \"curl says $?\"; }; n=$((n+1)); \
+                  [ $((n%20)) = 0 ] && echo \"asked $n failed $f\"; done";
+    let caller = Microservice::shell("caller", script).set("constraints", on(here));
+    api.create(&application("load", [busy(json!(["VERSION=1"])), caller]))?;
+    api.wait_running("busy", 1)?;
+    api.deploy("caller")?;
+    api.wait_running("caller", 1)?;
+    let asked = || -> anyhow::Result<u64> {
+        let output = world.command(root, &["logs", "caller/0", "--tail", "20"])?.stdout;
+        let last = output.lines().rev().find_map(|line| line.strip_prefix("asked "));
+        let (asked, failed) = last.and_then(|last| last.split_once(" failed ")).context("no count")?;
+        ensure!(failed.trim() == "0", "{failed} of {asked} requests failed: {output}");
+        Ok(asked.parse()?)
+    };
+    eventually("requests are made", soon(), || asked().map(drop))?;
+    let id = api.service("busy")?["microserviceID"].as_str().unwrap_or_default().to_owned();
+    for replicas in [5, 2] {
+        api.call("PUT", &format!("/api/service/{id}/scale"), Some(&json!({ "replicas": replicas })))?;
+        eventually("the number is as wanted", soon(), || {
+            ensure!(api.wait_running("busy", replicas)?.len() == replicas);
+            Ok(())
+        })?;
+        let before = asked()?;
+        eventually("more requests are made", soon(), || {
+            ensure!(asked()? > before + 40);
+            Ok(())
+        })?;
+    }
+    let changed = busy(json!(["VERSION=2"])).set("replicas", json!(2));
+    let descriptor: Value = serde_json::from_str(&application("load", [changed]))?;
+    api.call("PUT", &format!("/api/service/{id}"), Some(&descriptor))?;
+    eventually("the update comes to its end", Duration::from_secs(60), || {
+        let rollout = &api.service("busy")?["rollout"];
+        ensure!(rollout["state"] == "done", "{rollout}");
+        Ok(())
+    })?;
+    let before = asked()?;
+    eventually("more requests are made", soon(), || {
+        ensure!(asked()? > before + 40);
         Ok(())
     })
 }
