@@ -94,6 +94,8 @@ pub(crate) fn facts(number: u64) -> WorkerFacts {
         addons: Vec::new(),
         position: None,
         csi_drivers: Vec::new(),
+        tunnel: None,
+        plain: true,
     }
 }
 

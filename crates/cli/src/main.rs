@@ -6,6 +6,7 @@ mod config;
 mod demo;
 mod output;
 mod roles;
+mod tunnel;
 
 use std::io;
 use std::path::PathBuf;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
     match arguments.next() {
         Some(first) if first == oak_runtime::SHIM_COMMAND => return oak_runtime::shim_main(arguments),
         Some(first) if first == oak_worker::DEMO_COMMAND => return demo::serve(),
+        Some(first) if first == oak_worker::TUNNEL_COMMAND => return tunnel::run(arguments),
         _ => {}
     }
     if rustls::crypto::ring::default_provider().install_default().is_err() {

@@ -206,9 +206,11 @@ impl<C: Copy + Ord + std::hash::Hash> Hub<C> {
 
     /// How a node is reached.
     pub(crate) fn set_peer(&mut self, peer: Peer, by: Option<C>) {
-        let former = self.peers.insert(peer.worker, Held { what: peer, by });
-        if former.is_none_or(|former| former.what != peer || former.by != by) {
-            self.changed.peers.insert(peer.worker);
+        let worker = peer.worker;
+        let known = self.peers.get(&worker);
+        if known.is_none_or(|known| known.what != peer || known.by != by) {
+            self.peers.insert(worker, Held { what: peer, by });
+            self.changed.peers.insert(worker);
         }
     }
 

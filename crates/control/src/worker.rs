@@ -39,6 +39,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use oak_model::message::{Assignment, WorkerToCluster, WorkloadReport};
+use oak_model::overlay::Peer;
 use oak_model::{Incarnation, InstanceKey, Moment, PortMapping, Probe, WallTime};
 use serde::{Deserialize, Serialize};
 
@@ -196,8 +197,8 @@ pub struct NetworkTable {
     pub untold: BTreeSet<Ipv4Addr>,
     /// Addresses of instances on other nodes; connections to others are cut.
     pub elsewhere: BTreeSet<Ipv4Addr>,
-    /// Other nodes: their subnets, and where packets for them are sent to.
-    pub peers: BTreeMap<Ipv4Net, Ipv4Addr>,
+    /// Other nodes by their subnets, and how they are reached.
+    pub peers: BTreeMap<Ipv4Net, Peer>,
 }
 
 /// A workload as it is stored.

@@ -37,6 +37,8 @@ fn worker(number: u64, connected: bool) -> WorkerSummary {
         addons: Vec::new(),
         position: None,
         csi_drivers: Vec::new(),
+        tunnel: None,
+        plain: true,
     };
     WorkerSummary {
         id: worker_id(number),

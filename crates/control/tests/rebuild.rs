@@ -249,6 +249,8 @@ fn worker_hello() -> WorkerHello {
         addons: Vec::new(),
         position: None,
         csi_drivers: Vec::new(),
+        tunnel: None,
+        plain: true,
     };
     WorkerHello { facts, workloads: Vec::new(), calls: Vec::new() }
 }

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::overlay::{TunnelEnd, takes_plain};
 use crate::{Position, Resources};
 
 /// Processor architecture in the names used by images (`amd64`, `arm64`, …).
@@ -155,4 +156,10 @@ pub struct WorkerFacts {
     /// Volume drivers it offers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub csi_drivers: Vec<String>,
+    /// Where it takes encrypted packets of other workers; none if it cannot or shall not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<TunnelEnd>,
+    /// Whether it takes plain packets of other workers.
+    #[serde(default = "takes_plain")]
+    pub plain: bool,
 }

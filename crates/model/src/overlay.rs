@@ -12,11 +12,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ApplicationId, InstanceKey, JobName, PortMapping, ServiceId, WorkerId};
 
-/// UDP port of the tunnel between nodes, as in the original.
+/// UDP port of the encrypted tunnel between nodes; the number is that of the original's tunnel.
 pub const TUNNEL_PORT: u16 = 50103;
+/// UDP port of plain packets between nodes that trust their network.
+pub const PLAIN_PORT: u16 = 50104;
+
+/// Where a node takes encrypted packets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelEnd {
+    /// Its public key (Curve25519), base64.
+    pub public_key: String,
+    /// Its UDP port.
+    pub port: u16,
+}
+
+/// What is not said otherwise: releases that could not say it took plain packets.
+pub(crate) const fn takes_plain() -> bool {
+    true
+}
 
 /// A node as others reach it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
     /// Which worker.
     pub worker: WorkerId,
@@ -24,6 +40,12 @@ pub struct Peer {
     pub subnet: Ipv4Net,
     /// Where the packets for them are sent to.
     pub underlay: Ipv4Addr,
+    /// Where it takes encrypted packets; none if it cannot or shall not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<TunnelEnd>,
+    /// Whether it takes plain packets.
+    #[serde(default = "takes_plain")]
+    pub plain: bool,
 }
 
 /// A service as those who call it know it.

@@ -27,13 +27,21 @@ pub struct NetworkConfig {
     pub mtu: u32,
     /// Name of the only nftables table this crate writes.
     pub table: String,
-    /// UDP port on which nodes send each other packets of instances; the same on all nodes.
+    /// UDP port on which nodes send each other plain packets of instances; the same on all nodes.
     #[serde(default = "usual_tunnel_port")]
     pub tunnel_port: u16,
+    /// UDP port on which this node takes encrypted packets of instances, from whoever encrypts.
+    #[serde(default = "usual_encrypted_port")]
+    pub encrypted_port: u16,
 }
 
 /// Also for records of versions that did not connect nodes.
 fn usual_tunnel_port() -> u16 {
+    50_104
+}
+
+/// The same.
+fn usual_encrypted_port() -> u16 {
     50_103
 }
 
@@ -50,6 +58,7 @@ impl NetworkConfig {
             mtu: 1450,
             table: "oakestra".to_owned(),
             tunnel_port: usual_tunnel_port(),
+            encrypted_port: usual_encrypted_port(),
         }
     }
 
@@ -91,8 +100,9 @@ impl NetworkConfig {
                 self.subnet, self.service_range
             ));
         }
-        if self.tunnel_port == 0 {
-            return refuse("tunnel port 0 is no port".to_owned());
+        let (plain, encrypted) = (self.tunnel_port, self.encrypted_port);
+        if plain == 0 || encrypted == 0 || plain == encrypted {
+            return refuse(format!("tunnel ports {plain} and {encrypted} are not two ports"));
         }
         if !(576..=65_535).contains(&self.mtu) {
             return refuse(format!("mtu {} is not between 576 and 65535", self.mtu));
@@ -173,7 +183,9 @@ mod tests {
     #[test]
     fn records_of_earlier_versions_can_be_read() {
         let mut record = serde_json::to_value(config()).unwrap();
-        record.as_object_mut().unwrap().remove("tunnel_port");
+        for field in ["tunnel_port", "encrypted_port"] {
+            record.as_object_mut().unwrap().remove(field);
+        }
         assert_eq!(serde_json::from_value::<NetworkConfig>(record).unwrap(), config());
     }
 

@@ -13,9 +13,12 @@
 //!                      ┌──────────────┐  TUN of the agent
 //!                      │ oak0u        ├──── calls to unknown addresses wait
 //!                      └──────────────┘  route 10.30.0.0/16 while the agent runs
-//!                      ┌──────────────┐  VXLAN, UDP port 50103
-//!                      │ oak0t        ├──── node 192.0.2.12, subnet 10.18.0.128/25
-//!                      └──────────────┘  route 10.18.0.128/25 via 10.18.0.129
+//!                      ┌──────────────┐  TUN of whoever encrypts
+//!                      │ oak0e        ├──── a node that encrypts, subnet 10.18.0.128/25
+//!                      └──────────────┘  route 10.18.0.128/25
+//!                      ┌──────────────┐  VXLAN, UDP port 50104
+//!                      │ oak0t        ├──── a node that does not: 192.0.2.13, subnet 10.18.1.0/25
+//!                      └──────────────┘  route 10.18.1.0/25 via 10.18.1.1
 //! ```
 //!
 //! The bridge `oak0` has no ports: it is the gateway's address and the route to service addresses. Each
@@ -29,7 +32,7 @@
 //!                   raw      @services  10.30.0.1 → turn  refuse if to oak0   instance → its 10.30 address
 //!                   forged   @instances 10.30.1.2 → 1:1   from_instances      host → 10.18.0.1
 //!                   127/8    @tcp_ports, @udp_ports       to_parking          egress → masquerade
-//!                   IPv6     (local addresses only)       from_tunnel         others to oak0t → 10.18.0.1
+//!                   IPv6     (local addresses only)       from_tunnel         others to oak0e, oak0t → 10.18.0.1
 //!                                                         to_instances        strays: unconnected nodes
 //!                                                         else refuse
 //!  from the host ─► output (same maps) ─► host: refuse what is still 10.30 and not for oak0u
@@ -51,10 +54,11 @@
 //! * Backends may be on other nodes ([`NodeNetwork::set_peers`]). The client's node chooses the backend;
 //!   between nodes packets carry namespace addresses, and the server's node shows its instance the
 //!   client's instance address (its namespace address, if nobody told of it). The host is seen as its node's
-//!   gateway. From the tunnel only packets from a subnet that is routed there pass, and only to
+//!   gateway. From a tunnel only packets from a subnet that is routed there pass, and only to
 //!   instances of this node: another node reaches neither the host nor its name server, ports or
-//!   networks. Instances cannot send to the tunnel's port. The tunnel is not encrypted and believes the
-//!   underlay network: who can send UDP packets to that port can speak as any known node.
+//!   networks. Instances cannot send to the tunnels' ports. To a node that encrypts ([`Way::Encrypted`]) packets go to
+//!   a device that somebody else made, and that lets in only what it has decrypted. VXLAN ([`Way::Plain`]) believes the
+//!   underlay network: who can send UDP packets to its port can speak as any node that is reached by it.
 //! * An address that is not in the table at all is unknown: calls by instances and the host go to the
 //!   device `oak0u`, which is the agent's, and wait there for up to 2 s while [`NodeNetwork::next_unknown`]
 //!   tells of them. [`NodeNetwork::apply`] with the address sends them on, or has them refused if it has no
@@ -97,9 +101,10 @@ pub use error::{ErrorList, NetworkError};
 pub use firewall::Applied;
 pub use holder::{PortHolder, port_holder};
 pub use links::Attached;
+pub use names::encrypted_name;
 pub use namespace::run_in;
 pub use node::{Attach, NodeNetwork};
 pub use park::Unknown;
-pub use peers::{Peer, PeerProblem};
+pub use peers::{Peer, PeerProblem, Way};
 pub use table::{Balancing, InstanceAddress, PortMapping, PortProtocol, Service, ServiceTable, TableProblem};
 pub use teardown::teardown;

@@ -49,7 +49,14 @@ pub(crate) fn device_name(bridge: &str, short_id: &str) -> String {
     name
 }
 
-/// Name of the device that leads to other nodes. Not one of [`device_prefix`]'s: rules tell them apart.
+/// Name of the device to nodes that encrypt; whoever encrypts makes it. Not one of [`device_prefix`]'s: rules
+/// tell them apart.
+#[must_use]
+pub fn encrypted_name(bridge: &str) -> String {
+    format!("{bridge}e")
+}
+
+/// Name of the device to nodes that are sent plain packets.
 pub(crate) fn tunnel_name(bridge: &str) -> String {
     format!("{bridge}t")
 }
@@ -82,7 +89,7 @@ mod tests {
 
     #[test]
     fn devices_of_the_node_are_not_taken_for_an_instance() {
-        for name in [tunnel_name, parking_name] {
+        for name in [tunnel_name, encrypted_name, parking_name] {
             assert!(!name("oak0").starts_with(&device_prefix("oak0")));
             assert!(name("oakest").len() <= MAX_DEVICE_NAME);
         }

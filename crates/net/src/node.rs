@@ -118,7 +118,8 @@ impl NodeNetwork {
     }
 
     /// Makes `peers` the whole truth about other nodes; flows to peers that stay go on, also if a peer's
-    /// underlay address changes. Without peers there is no tunnel device.
+    /// underlay address or way changes. Without plain peers there is no VXLAN device. The device for encrypted ones
+    /// must be there before ([`encrypted_name`](crate::encrypted_name)).
     ///
     /// # Errors
     /// The device cannot be made or the kernel refuses an entry; call again. Single peers that cannot

@@ -1,11 +1,13 @@
-//! The way to other nodes: one VXLAN device without a learning or asking layer 2. Every node has an address
-//! there, its gateway's, and a MAC address that follows from it; so a subnet and the address of its node
-//! are all there is to know:
+//! The ways to other nodes. To those that encrypt: a route to a device that somebody else made. To others: one VXLAN
+//! device without a learning or asking layer 2. Every node has an address there, its gateway's, and a MAC address that
+//! follows from it; so a subnet and the address of its node are all there is to know:
 //!
 //! ```text
-//! route      10.18.0.128/25 via 10.18.0.129 dev oak0t onlink src 10.18.0.1
-//! neighbour  10.18.0.129 is at 02:6f:0a:12:00:81
-//! forwarding 02:6f:0a:12:00:81 is behind 192.0.2.12
+//! route      10.18.0.128/25 dev oak0e scope link src 10.18.0.1         a node that encrypts
+//!
+//! route      10.18.1.0/25 via 10.18.1.1 dev oak0t onlink src 10.18.0.1
+//! neighbour  10.18.1.1 is at 02:6f:0a:12:01:01
+//! forwarding 02:6f:0a:12:01:01 is behind 192.0.2.12
 //! ```
 //!
 //! Nothing of it is remembered: what is wanted is compared with what the kernel has.
@@ -17,9 +19,9 @@ use tracing::debug;
 
 use crate::config::{NetworkConfig, first_host, overlap};
 use crate::error::{NetworkError, Tried};
-use crate::names::{mac, tunnel_name};
+use crate::names::{encrypted_name, mac, tunnel_name};
 use crate::netlink::Socket;
-use crate::netlink::link;
+use crate::netlink::link::{self, Link, OAK_GROUP};
 use crate::netlink::route::{self, Neighbour, Route};
 use crate::netlink::vxlan::{self, Forwarding, Vxlan};
 use crate::sysctl;
@@ -32,8 +34,20 @@ const NETWORK_ID: u32 = 0x006f_616b;
 pub struct Peer {
     /// Addresses of its namespaces.
     pub subnet: Ipv4Net,
-    /// Where packets for it are sent to, on the tunnel's UDP port.
-    pub underlay: Ipv4Addr,
+    /// How it is reached.
+    pub way: Way,
+}
+
+/// How packets get to another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Not encrypted, in VXLAN.
+    Plain {
+        /// Where packets for it are sent to, on the UDP port of VXLAN.
+        underlay: Ipv4Addr,
+    },
+    /// Through the device of [`encrypted_name`], whose owner knows where the node is.
+    Encrypted,
 }
 
 /// A peer that was left out, and why.
@@ -63,6 +77,14 @@ pub enum PeerProblem {
         /// The useless address.
         underlay: Ipv4Addr,
     },
+    /// Nobody has made the device yet, or something else has its name.
+    #[error("the node with subnet {subnet} is reached encrypted, and there is no device {device} for that")]
+    NotEncrypting {
+        /// The peer's subnet.
+        subnet: Ipv4Net,
+        /// The device.
+        device: String,
+    },
     /// This host has a route of its own to exactly this network; it stays.
     #[error(
         "this host has a route to {subnet} that leads elsewhere; remove it or give the node another subnet"
@@ -79,26 +101,36 @@ pub(crate) fn set(
     config: &NetworkConfig,
     peers: &[Peer],
 ) -> Result<Vec<PeerProblem>, NetworkError> {
-    let name = tunnel_name(&config.bridge);
+    let (plain, encrypted) = (tunnel_name(&config.bridge), encrypted_name(&config.bridge));
     let (mut peers, mut problems) = check(config, peers);
-    let known = link::find(socket, &name).tried(|| format!("look for device {name}"))?;
-    let own = known.filter(|link| link.is_ours(vxlan::KIND)).map(|link| link.index);
+    let mut find = |name: &str| link::find(socket, name).tried(|| format!("look for device {name}"));
+    let own_plain = find(&plain)?.filter(|link| link.is_ours(vxlan::KIND)).map(|link| link.index);
+    let own_encrypted = find(&encrypted)?.filter(|link| link.kind == "tun");
+    let own = [own_plain, own_encrypted.as_ref().map(|link| link.index)];
     let routes = route::routes(socket).tried(|| "list routes".to_owned())?;
     peers.retain(|peer| {
         let subnet = peer.subnet;
-        let is_foreign = routes.iter().any(|r| r.destination == subnet && Some(r.device) != own);
+        let is_foreign = routes.iter().any(|r| r.destination == subnet && !own.contains(&Some(r.device)));
+        let lacks_device = peer.way == Way::Encrypted && own_encrypted.is_none();
         if is_foreign {
             problems.push(PeerProblem::ForeignRoute { subnet });
+        } else if lacks_device {
+            problems.push(PeerProblem::NotEncrypting { subnet, device: encrypted.clone() });
         }
-        !is_foreign
+        !is_foreign && !lacks_device
     });
-    if !peers.is_empty() {
-        let device = ensure_device(socket, config, &name)?;
+    // A peer that changes its way is never without a route: the new one takes the place of the old one, which therefore
+    // goes last.
+    let ways = Encrypted::new(config, own_encrypted.as_ref(), &peers);
+    ways.add(socket, &encrypted).tried(|| format!("configure device {encrypted}"))?;
+    if peers.iter().any(|peer| peer.way != Way::Encrypted) {
+        let device = ensure_device(socket, config, &plain)?;
         let wanted = Wanted::new(config, device, &peers);
-        wanted.bring(socket, device).tried(|| format!("configure device {name}"))?;
-    } else if let Some(device) = own {
-        link::delete(socket, device).tried(|| format!("remove device {name}"))?;
+        wanted.bring(socket, device).tried(|| format!("configure device {plain}"))?;
+    } else if let Some(device) = own_plain {
+        link::delete(socket, device).tried(|| format!("remove device {plain}"))?;
     }
+    ways.remove_others(socket).tried(|| format!("configure device {encrypted}"))?;
     Ok(problems)
 }
 
@@ -115,7 +147,8 @@ fn check(config: &NetworkConfig, peers: &[Peer]) -> (Vec<Peer>, Vec<PeerProblem>
             }
         }
     }
-    accepted.retain(|Peer { subnet, underlay }| {
+    accepted.retain(|Peer { subnet, way }| {
+        let Way::Plain { underlay } = way else { return true };
         let is_host = !(underlay.is_unspecified()
             || underlay.is_loopback()
             || underlay.is_multicast()
@@ -140,7 +173,7 @@ fn check_subnet(config: &NetworkConfig, subnet: Ipv4Net, taken: &[Ipv4Net]) -> R
     }
 }
 
-/// The index of the tunnel device, which is made anew if it is not as it should be.
+/// The index of the VXLAN device, which is made anew if it is not as it should be.
 fn ensure_device(socket: &mut Socket, config: &NetworkConfig, name: &str) -> Result<u32, NetworkError> {
     let what = || format!("make device {name}");
     let vxlan = Vxlan { id: NETWORK_ID, port: config.tunnel_port };
@@ -170,7 +203,57 @@ fn ensure_device(socket: &mut Socket, config: &NetworkConfig, name: &str) -> Res
     Ok(tunnel.index)
 }
 
-/// All entries of the tunnel device.
+/// Routes to the device of who encrypts.
+#[derive(Debug, Default)]
+struct Encrypted {
+    device: Option<u32>,
+    /// Whether `teardown` knows the device as one of this node.
+    is_marked: bool,
+    routes: Vec<Route>,
+}
+
+impl Encrypted {
+    fn new(config: &NetworkConfig, link: Option<&Link>, peers: &[Peer]) -> Self {
+        let Some(link) = link else { return Self::default() };
+        let route = |peer: &Peer| Route {
+            destination: peer.subnet,
+            device: link.index,
+            gateway: None,
+            source: Some(config.gateway()),
+            metric: 0,
+        };
+        let routes = peers.iter().filter(|peer| peer.way == Way::Encrypted).map(route).collect();
+        Self { device: Some(link.index), is_marked: link.group == OAK_GROUP, routes }
+    }
+
+    fn add(&self, socket: &mut Socket, name: &str) -> std::io::Result<()> {
+        let Some(device) = self.device.filter(|_| !self.routes.is_empty()) else { return Ok(()) };
+        if !self.is_marked {
+            link::take_into_group(socket, device)?;
+            sysctl::write(&format!("ipv4/conf/{name}/forwarding"), "1").map_err(std::io::Error::other)?;
+        }
+        let there = route::routes(socket)?;
+        for route in self.routes.iter().filter(|route| !there.contains(route)) {
+            debug!(subnet = %route.destination, "connecting to another node, encrypted");
+            route::replace_route(socket, route)?;
+        }
+        Ok(())
+    }
+
+    fn remove_others(&self, socket: &mut Socket) -> std::io::Result<()> {
+        let Some(device) = self.device else { return Ok(()) };
+        let is_wanted = |destination| self.routes.iter().any(|route| route.destination == destination);
+        for route in route::routes(socket)?.iter().filter(|route| route.device == device) {
+            if !is_wanted(route.destination) {
+                debug!(subnet = %route.destination, "disconnecting from another node");
+                route::delete_route(socket, route)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All entries of the VXLAN device.
 #[derive(Debug, Default)]
 struct Wanted {
     forwardings: Vec<Forwarding>,
@@ -181,7 +264,8 @@ struct Wanted {
 impl Wanted {
     fn new(config: &NetworkConfig, device: u32, peers: &[Peer]) -> Self {
         let mut wanted = Self::default();
-        for Peer { subnet, underlay } in peers {
+        for Peer { subnet, way } in peers {
+            let Way::Plain { underlay } = way else { continue };
             let gateway = first_host(*subnet);
             let mac = mac(gateway);
             wanted.forwardings.push(Forwarding { mac, underlay: *underlay });
@@ -229,7 +313,7 @@ mod tests {
     use super::*;
 
     fn peer(subnet: &str, underlay: &str) -> Peer {
-        Peer { subnet: subnet.parse().unwrap(), underlay: underlay.parse().unwrap() }
+        Peer { subnet: subnet.parse().unwrap(), way: Way::Plain { underlay: underlay.parse().unwrap() } }
     }
 
     #[test]

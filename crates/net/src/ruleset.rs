@@ -6,12 +6,12 @@ use std::fmt::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use crate::config::NetworkConfig;
-use crate::names::{device_prefix, parking_name, tunnel_name};
+use crate::names::{device_prefix, encrypted_name, parking_name, tunnel_name};
 use crate::table::{Balancing, CheckedService, CheckedTable, PortProtocol};
 
 /// To be counted up with every change of the chains below: rules of an earlier agent with another number are
 /// replaced at once, because what it did not know (the tunnel) would not be guarded.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Renders one transaction that replaces our table whatever its state; nothing else is touched.
 ///
@@ -149,9 +149,10 @@ fn numbered(values: impl Iterator<Item = impl fmt::Display>) -> String {
 fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
     let ports = format!("\"{}*\"", device_prefix(&config.bridge));
     let bridge = format!("\"{}\"", config.bridge);
-    let tunnel = format!("\"{}\"", tunnel_name(&config.bridge));
+    let tunnels =
+        format!("{{ \"{}\", \"{}\" }}", encrypted_name(&config.bridge), tunnel_name(&config.bridge));
     let parking = format!("\"{}\"", parking_name(&config.bridge));
-    let tunnel_port = config.tunnel_port;
+    let tunnel_ports = format!("{{ {}, {} }}", config.encrypted_port, config.tunnel_port);
     let (subnet, gateway) = (config.subnet, config.gateway());
     let (nodes, services) = (config.node_range, config.service_range);
     // Reasons, in the order of the rules:
@@ -162,7 +163,7 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
     //   The gateway's name server stays reachable even when an application has the host port 53.
     //   Other nodes have translated what they send.
     // input: the name server is for this node only; other nodes only answer the host.
-    //   An instance that sends to the tunnel's port would speak as another node, here or elsewhere.
+    //   An instance that sends to a tunnel's port would speak as another node, here or elsewhere.
     // postrouting: an instance, also of another node, is seen as its instance address, else (and the host)
     //   as the gateway, so that answers return here to be translated back; outside, instances look
     //   like the host. Other nodes accept only addresses of this node.
@@ -182,8 +183,8 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 		reject with icmpx type port-unreachable
 	}}
 	chain from_instances {{
-		oifname != {ports} oifname != {tunnel} ct direction original ip daddr {nodes} goto refuse
-		oifname != {ports} oifname != {tunnel} udp dport {tunnel_port} goto refuse
+		oifname != {ports} oifname != {tunnels} ct direction original ip daddr {nodes} goto refuse
+		oifname != {ports} oifname != {tunnels} udp dport {tunnel_ports} goto refuse
 		ct state established,related accept
 		ct state invalid drop
 		ct status dnat accept
@@ -212,13 +213,13 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 		iifname {ports} meta nfproto ipv6 drop
 		iifname {ports} ip daddr 127.0.0.0/8 drop
 		iifname {ports} fib saddr . iif oif 0 drop
-		iifname {tunnel} meta nfproto ipv6 drop
-		iifname {tunnel} ip daddr != {subnet} drop
-		iifname {tunnel} fib saddr . iif oif 0 drop
+		iifname {tunnels} meta nfproto ipv6 drop
+		iifname {tunnels} ip daddr != {subnet} drop
+		iifname {tunnels} fib saddr . iif oif 0 drop
 	}}
 	chain prerouting {{
 		type nat hook prerouting priority -100; policy accept;
-		iifname {tunnel} accept
+		iifname {tunnels} accept
 		iifname {ports} ip daddr @untold fib daddr oifname {parking} accept
 		iifname {ports} ip daddr vmap @services
 		iifname {ports} dnat ip to ip daddr map @instances
@@ -229,9 +230,9 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 	}}
 	chain input {{
 		type filter hook input priority 0; policy accept;
-		iifname {tunnel} ct state established,related accept
-		iifname {tunnel} drop
-		iifname {ports} udp dport {tunnel_port} drop
+		iifname {tunnels} ct state established,related accept
+		iifname {tunnels} drop
+		iifname {ports} udp dport {tunnel_ports} drop
 		iifname {ports} accept
 		iif lo accept
 		ip daddr {gateway} udp dport 53 drop
@@ -253,13 +254,13 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 		oifname {ports} snat ip to ip saddr map @identities
 		oifname {ports} ip saddr {subnet} snat ip to {gateway}
 		oifname {ports} meta nfproto ipv4 fib saddr type local snat ip to {gateway}
-		oifname {tunnel} ip saddr != {subnet} snat ip to {gateway}
+		oifname {tunnels} ip saddr != {subnet} snat ip to {gateway}
 		oifname != {ports} oifname != {bridge} ip saddr {subnet} ip daddr != {nodes} ip daddr != {services} masquerade
 	}}
 	chain strays {{
 		type filter hook postrouting priority 90; policy accept;
 		oifname {ports} accept
-		oifname {tunnel} accept
+		oifname {tunnels} accept
 		oifname {bridge} accept
 		ip saddr {subnet} ip daddr {nodes} ct status dnat ct direction original drop
 	}}
@@ -268,9 +269,9 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 		oifname {bridge} goto refuse
 		oifname {parking} goto to_parking
 		iifname {ports} jump from_instances
-		iifname {tunnel} goto from_tunnel
+		iifname {tunnels} goto from_tunnel
 		oifname {ports} jump to_instances
-		oifname {tunnel} jump to_instances
+		oifname {tunnels} jump to_instances
 	}}
 	chain host {{
 		type filter hook output priority 0; policy accept;

@@ -265,7 +265,8 @@ impl Checking<'_> {
             self.problems.push(TableProblem::PortZero { protocol });
             return;
         }
-        if protocol == PortProtocol::Udp && host_port == self.config.tunnel_port {
+        let tunnels = [self.config.tunnel_port, self.config.encrypted_port];
+        if protocol == PortProtocol::Udp && tunnels.contains(&host_port) {
             self.problems.push(TableProblem::TunnelPort { host_port });
             return;
         }

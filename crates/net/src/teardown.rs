@@ -10,7 +10,7 @@ use tracing::debug;
 use crate::config::{check_bridge, check_table};
 use crate::error::{ErrorList, NetworkError, Tried};
 use crate::links::is_instance_device;
-use crate::names::{parking_name, tunnel_name};
+use crate::names::{encrypted_name, parking_name, tunnel_name};
 use crate::namespace;
 use crate::netlink::link::{Link, OAK_GROUP};
 use crate::netlink::{Socket, conntrack, link, route, rules, vxlan};
@@ -20,7 +20,7 @@ use crate::ruleset;
 use crate::sysctl;
 use crate::thread::StateThread;
 
-/// Removes namespaces, devices, the tunnel, the gateway device, the nftables table and state files, and puts
+/// Removes namespaces, devices, the tunnels, the gateway device, the nftables table and state files, and puts
 /// host settings back that were changed in this boot. Succeeds if there is nothing to remove.
 ///
 /// Works from what it finds as well as from what was recorded, so it also cleans after crashes and
@@ -68,7 +68,7 @@ fn remove_all(state_directory: &Path, bridge: &str, table: &str) -> Result<(), N
     errors.into_result()
 }
 
-/// Removes instances' devices, the tunnel and the gateway device with their routes, and notes which subnets it had.
+/// Removes instances' devices, the tunnels and the gateway device with their routes, and notes which subnets it had.
 fn remove_devices(socket: &mut Socket, bridge: &str, subnets: &mut Vec<Ipv4Net>, errors: &mut ErrorList) {
     let is_gateway = |link: &Link| link.is_ours("bridge") && link.name == bridge;
     let mut links = match link::all(socket).tried(|| "list network devices".to_owned()) {
@@ -79,6 +79,9 @@ fn remove_devices(socket: &mut Socket, bridge: &str, subnets: &mut Vec<Ipv4Net>,
     let is_tunnel = |link: &Link| link.is_ours(vxlan::KIND) && link.name == tunnel_name(bridge);
     // The kernel removes it with its agent, but may still be about to.
     let is_parking = |link: &Link| link.is_ours("tun") && link.name == parking_name(bridge);
+    // Left by who encrypts if that was killed.
+    let is_encrypted = |link: &Link| link.is_ours("tun") && link.name == encrypted_name(bridge);
+    let is_tunnel = |link: &Link| is_tunnel(link) || is_encrypted(link);
     let is_ours = |link: &Link| {
         is_gateway(link) || is_parking(link) || is_tunnel(link) || is_instance_device(link, bridge)
     };

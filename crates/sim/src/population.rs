@@ -123,6 +123,8 @@ impl World {
                 addons: Vec::new(),
                 position: None,
                 csi_drivers: Vec::new(),
+                tunnel: None,
+                plain: true,
             },
             node: Node::new(who, machine, self.scenario.disks.worker),
             link: Link::new(who, self.scenario.links.worker),

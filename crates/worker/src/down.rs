@@ -28,6 +28,9 @@ pub async fn take_down(directory: &Path, bridge: &str, table: &str) -> Result<()
         problems.push(chain(&error));
     }
     crate::secrets::remove_all(directory);
+    if let Err(problem) = crate::tunnel::take_down(directory, bridge).await {
+        problems.push(problem);
+    }
     match oak_net::teardown(&directory.join("network"), bridge, table).await {
         Ok(()) => {}
         Err(error @ NetworkError::Busy { .. }) => {

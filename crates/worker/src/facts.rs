@@ -8,9 +8,10 @@ use oak_model::container::HOSTPATH_DRIVER;
 use oak_model::{Architecture, Resources, WorkerFacts};
 
 use crate::WorkerConfig;
+use crate::ways::OwnEnd;
 
 /// Facts for the hello.
-pub(crate) fn worker_facts(config: &WorkerConfig, gpus: u32) -> WorkerFacts {
+pub(crate) fn worker_facts(config: &WorkerConfig, gpus: u32, own_end: &OwnEnd) -> WorkerFacts {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let cpu = u32::try_from(cores).unwrap_or(u32::MAX).saturating_mul(1000);
     let memory = memory_total_mib().unwrap_or(0);
@@ -36,6 +37,8 @@ pub(crate) fn worker_facts(config: &WorkerConfig, gpus: u32) -> WorkerFacts {
         addons: config.addons.clone(),
         position: config.position,
         csi_drivers: config.volumes_root.iter().map(|_| HOSTPATH_DRIVER.to_owned()).collect(),
+        tunnel: own_end.tunnel.clone(),
+        plain: own_end.encryption.allows_plain(),
     }
 }
 
@@ -51,6 +54,11 @@ fn own_address(cluster: &str) -> Option<IpAddr> {
         Some(socket.local_addr().ok()?.ip())
     };
     [cluster, ELSEWHERE].into_iter().filter_map(towards).find(|ip| !ip.is_loopback())
+}
+
+/// Whether no device of this machine has the address: somebody else passes on what is sent there.
+pub(crate) fn is_elsewhere(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_err()
 }
 
 fn memory_total_mib() -> Option<u32> {

@@ -27,8 +27,10 @@ mod probe;
 mod rejoin;
 mod secrets;
 mod start;
+mod tunnel;
 mod uplink;
 mod usage;
+mod ways;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -44,6 +46,8 @@ use tokio::sync::watch;
 pub use demo::DEMO_COMMAND;
 pub use down::{DownError, take_down};
 pub use start::BoundWorker;
+pub use tunnel::TUNNEL_COMMAND;
+pub use ways::Encryption;
 
 /// What a worker needs to start.
 #[derive(Debug)]
@@ -78,6 +82,8 @@ pub struct WorkerConfig {
     pub mtu: u32,
     /// The nftables table this worker owns.
     pub table: String,
+    /// Whether packets to other workers are encrypted.
+    pub encryption: Encryption,
     /// Registries and limits of the image store; its directory is set by the worker.
     pub images: ImageStoreConfig,
     /// Settings of the decisions.
@@ -95,6 +101,14 @@ pub enum WorkerError {
     /// Its certificates are not usable.
     #[error("cannot use the certificates of this worker")]
     Pki(#[from] oak_link::PkiError),
+    /// The key for packets between workers is not usable.
+    #[error("cannot read or make the key for encryption in {path}")]
+    NetworkKey {
+        /// Directory of the key.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The key of secrets is not usable.
     #[error("cannot use the key of secrets")]
     Secrets(#[from] oak_store::SealError),

@@ -1,5 +1,6 @@
 //! The network of this node: opened when the subnet is known, kept in step with the state machine.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,17 +8,20 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use oak_control::worker::{NetworkTable, TableVersion};
-use oak_model::Protocol;
-use oak_model::overlay::Target;
+use oak_model::overlay::{PLAIN_PORT, TUNNEL_PORT, Target};
+use oak_model::{Protocol, chain};
 use oak_net::{
-    Balancing, InstanceAddress, NetworkConfig, NetworkError, NodeNetwork, Peer, PortMapping, PortProtocol,
-    Service, ServiceTable,
+    Balancing, InstanceAddress, NetworkConfig, NetworkError, NodeNetwork, PortMapping, PortProtocol, Service,
+    ServiceTable,
 };
 use oak_store::StoreError;
 use tokio::sync::{Mutex, watch};
+use tokio::time::MissedTickBehavior;
 use tracing::{debug, error, warn};
 
 use crate::operations::Operations;
+use crate::tunnel::{LOOK, Tunnel, TunnelSettings};
+use crate::ways::{OwnEnd, Ways};
 
 /// A table that takes longer to apply is reported as a problem instead of waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,6 +36,8 @@ pub(crate) struct NetworkSettings {
     pub(crate) bridge: String,
     pub(crate) mtu: u32,
     pub(crate) table: String,
+    pub(crate) own_end: OwnEnd,
+    pub(crate) tunnel: TunnelSettings,
 }
 
 /// The network of this node, made on first use.
@@ -54,6 +60,11 @@ impl Network {
             table: watch::Sender::default(),
             reached: watch::Sender::default(),
         }
+    }
+
+    /// How other workers reach this one.
+    pub(crate) const fn own_end(&self) -> &OwnEnd {
+        &self.settings.own_end
     }
 
     /// Sets what shall be reachable; the newest wish wins, in whatever order they come.
@@ -103,6 +114,8 @@ impl Network {
             bridge: self.settings.bridge.clone(),
             mtu: self.settings.mtu,
             table: self.settings.table.clone(),
+            tunnel_port: PLAIN_PORT,
+            encrypted_port: TUNNEL_PORT,
             ..NetworkConfig::new(&self.settings.directory, subnet)
         };
         let network = Arc::new(NodeNetwork::open(config).await?);
@@ -123,16 +136,23 @@ impl Network {
     pub(crate) async fn follow(operations: Arc<Operations>) -> Result<(), StoreError> {
         let mut tables = operations.network.table.subscribe();
         tables.mark_changed();
-        while tables.changed().await.is_ok() {
+        let mut ways = Keeper::new(Tunnel::new(operations.network.settings.tunnel.clone()));
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // Both branches can be dropped at any point without losing anything.
+            tokio::select! {
+                changed = tables.changed() => if changed.is_err() { return Ok(()) },
+                _ = look.tick(), if ways.tunnel.is_watched() => if ways.tunnel.look().await { continue },
+            }
             let (version, table) = tables.borrow_and_update().clone();
-            let problem = operations.network.apply(&table).await.err();
+            let problem = operations.network.apply(&table, &mut ways).await.err();
             if let Some(problem) = &problem {
                 error!(problem, "the network is not as it should be");
             }
             operations.network.reached.send_replace(version);
             operations.post(move |worker, _, _| worker.network_applied(version, problem.as_deref())).await;
         }
-        Ok(())
     }
 
     /// Asks for every address that somebody here calls and nobody has told this node about, for ever.
@@ -169,34 +189,63 @@ impl Network {
         }
     }
 
-    async fn apply(&self, table: &NetworkTable) -> Result<(), String> {
+    async fn apply(&self, table: &NetworkTable, keeper: &mut Keeper) -> Result<(), String> {
         let Some(network) = self.opened().await else {
             // Nothing runs yet; the table of the first start comes after the network was opened.
             return Ok(());
         };
-        let peers =
-            table.peers.iter().map(|(subnet, underlay)| Peer { subnet: *subnet, underlay: *underlay });
-        let peers = peers.collect();
+        let config = network.config();
+        let inner = [config.subnet, config.service_range];
+        let Ways { routes, tunnels, mut problems } =
+            Ways::choose(&self.settings.own_end, &inner, table.peers.values());
+        // First the ways, then what leads there.
+        if let Err(problem) = keeper.tunnel.add(&tunnels).await {
+            problems.push(format!("no worker is reached that encrypts: {problem}"));
+        }
         let apply = async {
-            // First the ways, then what leads there.
-            let unreachable = network.set_peers(peers).await?;
+            let unreachable = network.set_peers(routes).await?;
             Ok((unreachable, network.apply(service_table(table)).await?))
         };
         let (unreachable, applied) = tokio::time::timeout(PATIENCE, apply)
             .await
             .map_err(|_| format!("the kernel took no network table within {} s", PATIENCE.as_secs()))?
             .map_err(|problem: NetworkError| {
-                format!("cannot apply the network table: {}", oak_model::chain(&problem))
+                format!("cannot apply the network table: {}", chain(&problem))
             })?;
-        debug!(changed = applied.changed, "network table applied");
-        for problem in &unreachable {
-            warn!(%problem, "a node is not reached");
+        if !keeper.tunnel.has_failed()
+            && let Err(problem) = keeper.tunnel.set(tunnels).await
+        {
+            problems.push(format!("the tunnel engine still knows workers that are gone: {problem}"));
         }
+        debug!(changed = applied.changed, "network table applied");
+        problems.extend(unreachable.iter().map(ToString::to_string));
+        keeper.report(problems);
         if applied.problems.is_empty() {
             return Ok(());
         }
         let problems: Vec<_> = applied.problems.iter().map(ToString::to_string).collect();
         Err(format!("left out of the network table: {}", problems.join("; ")))
+    }
+}
+
+/// What has to be looked after for ways to other workers.
+struct Keeper {
+    tunnel: Tunnel,
+    /// What was said already.
+    reported: BTreeSet<String>,
+}
+
+impl Keeper {
+    const fn new(tunnel: Tunnel) -> Self {
+        Self { tunnel, reported: BTreeSet::new() }
+    }
+
+    fn report(&mut self, problems: Vec<String>) {
+        let problems: BTreeSet<String> = problems.into_iter().collect();
+        for problem in problems.difference(&self.reported) {
+            warn!(problem, "a node is not reached");
+        }
+        self.reported = problems;
     }
 }
 

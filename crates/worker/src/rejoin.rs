@@ -19,7 +19,7 @@ use crate::{WorkerConfig, WorkerError, take_down};
 const NEXT: &str = "identity-next";
 
 /// What belongs to the former worker, below the directory.
-const OF_THE_FORMER: [&str; 4] = ["workloads", "state", "logs", "files"];
+const OF_THE_FORMER: [&str; 5] = ["workloads", "state", "logs", "files", "network-tunnel"];
 
 /// Makes the worker another one if it was removed and has a token that it has not joined with. Otherwise nothing
 /// happens.
@@ -79,6 +79,7 @@ fn replace(directory: &Path, present: &Path, next: &Path) -> io::Result<()> {
             Ok(()) | Err(_) => {}
         }
     }
+    crate::tunnel::forget_key(directory)?;
     fs::rename(next, present)?;
     fs::File::open(directory)?.sync_all()
 }

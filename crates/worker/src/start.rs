@@ -24,7 +24,9 @@ use crate::network::{Network, NetworkSettings};
 use crate::operations::{Leases, Operations, PROBES, exit};
 use crate::ports::HostPorts;
 use crate::secrets::Secrets;
-use crate::{WorkerConfig, WorkerError, encode, facts, garbage, rejoin, uplink, usage};
+use crate::tunnel::TunnelSettings;
+use crate::ways::{Encryption, OwnEnd};
+use crate::{WorkerConfig, WorkerError, encode, facts, garbage, rejoin, tunnel, uplink, usage};
 
 /// A worker that has joined but does nothing yet.
 pub struct BoundWorker {
@@ -97,7 +99,7 @@ impl BoundWorker {
         tasks.spawn(Names::follow(Arc::clone(&operations)));
         tasks.spawn(garbage::run(Arc::clone(&operations), engine.clone()));
         tasks.spawn(usage::run(Arc::clone(&operations), engine.clone()));
-        let facts = facts::worker_facts(&self.config, operations.gpus.count());
+        let facts = facts::worker_facts(&self.config, operations.gpus.count(), operations.network.own_end());
         info!(name = facts.name, identity = %self.credentials.identity(), capacity = %facts.capacity, "worker ready");
         let uplink =
             uplink::start(&mut tasks, &self.config.cluster, &self.credentials, facts, engine, &operations)?;
@@ -126,12 +128,7 @@ impl BoundWorker {
             to_cluster: OnceLock::new(),
             runtime: Arc::new(runtime),
             images: ImageStore::open(images)?,
-            network: Arc::new(Network::new(NetworkSettings {
-                directory: directory.join("network"),
-                bridge: self.config.bridge.clone(),
-                mtu: self.config.mtu,
-                table: self.config.table.clone(),
-            })),
+            network: Arc::new(Network::new(self.network_settings()?)),
             names: Names::new(),
             gpus: Gpus::find(Path::new("/"), &self.config.gpus),
             leases: Leases::default(),
@@ -146,6 +143,25 @@ impl BoundWorker {
             answered: Notify::new(),
             pulled: Notify::new(),
             probes: Semaphore::new(PROBES),
+        })
+    }
+
+    fn network_settings(&self) -> Result<NetworkSettings, WorkerError> {
+        let WorkerConfig { directory, bridge, mtu, table, encryption, .. } = &self.config;
+        let key = tunnel::open_key(directory)
+            .map_err(|source| WorkerError::NetworkKey { path: directory.clone(), source })?;
+        let own_end = OwnEnd {
+            encryption: *encryption,
+            tunnel: if *encryption == Encryption::Off { None } else { tunnel::own_end(&key) },
+            is_behind_nat: self.config.address.is_some_and(facts::is_elsewhere),
+        };
+        Ok(NetworkSettings {
+            directory: directory.join("network"),
+            bridge: bridge.clone(),
+            mtu: *mtu,
+            table: table.clone(),
+            own_end,
+            tunnel: TunnelSettings::new(directory, bridge, *mtu, key),
         })
     }
 }

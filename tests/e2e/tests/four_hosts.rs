@@ -185,6 +185,8 @@ fn speak_as(identity: &std::path::Path, cluster: &str, key: InstanceKey) -> anyh
         addons: Vec::new(),
         position: None,
         csi_drivers: Vec::new(),
+        tunnel: None,
+        plain: true,
     };
     let hello = WorkerHello { facts, workloads: (0..5).map(report).collect(), calls: Vec::new() };
     let hello = bytes_of(&hello)?;

@@ -325,6 +325,40 @@ impl fmt::Display for MailSecurity {
     }
 }
 
+/// Whether packets between workers are encrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Encryption {
+    /// Always.
+    Required,
+    /// With every worker that can.
+    #[default]
+    Preferred,
+    /// Never.
+    Off,
+}
+
+impl FromStr for Encryption {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "required" => Ok(Self::Required),
+            "preferred" => Ok(Self::Preferred),
+            "off" => Ok(Self::Off),
+            _ => Err("must be required, preferred or off".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Encryption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Required => "required",
+            Self::Preferred => "preferred",
+            Self::Off => "off",
+        })
+    }
+}
+
 /// A TCP port of another machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Port(u16);

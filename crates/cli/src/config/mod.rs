@@ -16,6 +16,6 @@ mod types;
 mod value;
 
 pub(crate) use error::ConfigErrors;
-pub(crate) use kinds::{LogFormat, MailSecurity, Port, Secret};
+pub(crate) use kinds::{Encryption, LogFormat, MailSecurity, Port, Secret};
 pub(crate) use load::{Loaded, Override, Sources, load};
 pub(crate) use types::{BackupConfig, Config};

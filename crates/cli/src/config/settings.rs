@@ -103,6 +103,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     setting!(network.bridge, "bridge that connects the instances"),
     setting!(network.mtu, "largest packet inside the overlay, bytes"),
     setting!(network.table, "nftables table owned by this program"),
+    setting!(network.encryption, "packets to other workers: required, preferred or off"),
     setting!(images.mirrors, "registry = addresses that are tried before it"),
     setting!(images.plain_http, "registries and mirrors that speak plain HTTP"),
     setting!(images.size_limit, "size above which unused images are removed"),

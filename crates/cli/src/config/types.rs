@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use super::kinds::{
-    ByteSize, Endpoint, Identifier, Interval, LogFormat, MailSecurity, Mtu, PlaceName, Port, PublicUrl,
-    Secret,
+    ByteSize, Encryption, Endpoint, Identifier, Interval, LogFormat, MailSecurity, Mtu, PlaceName, Port,
+    PublicUrl, Secret,
 };
 use super::machine::{DeviceNodes, Labels, Place};
 
@@ -150,6 +150,8 @@ pub(crate) struct NetworkConfig {
     pub(crate) mtu: Mtu,
     /// The nftables table this program owns.
     pub(crate) table: Identifier<15>,
+    /// Whether packets between workers are encrypted.
+    pub(crate) encryption: Encryption,
 }
 
 /// Images of a worker.
@@ -209,6 +211,7 @@ impl Default for Config {
                 bridge: Identifier::literal("oak0"),
                 mtu: Mtu::OVERLAY,
                 table: Identifier::literal("oakestra"),
+                encryption: Encryption::default(),
             },
             images: ImagesConfig {
                 mirrors: BTreeMap::new(),

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use super::kinds::{
-    ByteSize, Endpoint, Identifier, Interval, LogFormat, MailSecurity, Mtu, PlaceName, Port, PublicUrl,
-    Secret,
+    ByteSize, Encryption, Endpoint, Identifier, Interval, LogFormat, MailSecurity, Mtu, PlaceName, Port,
+    PublicUrl, Secret,
 };
 
 /// A kind of value. Errors are sentences that say what is allowed.
@@ -209,6 +209,7 @@ macro_rules! text_values {
 text_values!(
     [] LogFormat,
     [] MailSecurity,
+    [] Encryption,
     [] Port,
     [] PublicUrl,
     [] PlaceName,

@@ -8,7 +8,7 @@ use oak_image::ImageStoreConfig;
 use oak_link::JoinToken;
 use oak_root::RootConfig;
 use oak_root::mail::{MailConfig, MailSecurity};
-use oak_worker::WorkerConfig;
+use oak_worker::{Encryption, WorkerConfig};
 use tokio::sync::watch;
 
 use crate::commands::Failure;
@@ -125,6 +125,11 @@ pub(super) fn worker(config: &Config, claimed: &ClaimedPorts) -> Result<WorkerCo
         bridge: config.network.bridge.as_str().to_owned(),
         mtu: u32::from(config.network.mtu.bytes()),
         table: config.network.table.as_str().to_owned(),
+        encryption: match config.network.encryption {
+            config::Encryption::Required => Encryption::Required,
+            config::Encryption::Preferred => Encryption::Preferred,
+            config::Encryption::Off => Encryption::Off,
+        },
         images,
         settings: oak_control::worker::Settings::default(),
         claimed_ports: claimed.clone(),

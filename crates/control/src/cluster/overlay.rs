@@ -184,7 +184,8 @@ impl Cluster {
     pub(super) fn overlay_peer(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id) else { return };
         if let (Some(subnet), Ok(underlay)) = (worker.subnet, worker.facts.address.parse()) {
-            self.overlay.hub.set_peer(Peer { worker: id, subnet, underlay }, Some(id));
+            let (tunnel, plain) = (worker.facts.tunnel.clone(), worker.facts.plain);
+            self.overlay.hub.set_peer(Peer { worker: id, subnet, underlay, tunnel, plain }, Some(id));
         }
     }
 

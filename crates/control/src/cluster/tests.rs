@@ -155,6 +155,8 @@ impl Fixture {
             addons: Vec::new(),
             position: None,
             csi_drivers: Vec::new(),
+            tunnel: None,
+            plain: true,
         };
         self.cluster.worker_opened(
             now,

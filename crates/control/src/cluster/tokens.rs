@@ -82,6 +82,8 @@ impl Cluster {
                 addons: Vec::new(),
                 position: None,
                 csi_drivers: Vec::new(),
+                tunnel: None,
+                plain: true,
             },
             subnet: None,
             availability: Availability::Open,

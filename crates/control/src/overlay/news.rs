@@ -216,7 +216,7 @@ impl<C: Copy + Ord + std::hash::Hash> Hub<C> {
         match held.filter(|_| told.is_using(worker)) {
             Some(held) => {
                 told.peers.insert(worker);
-                news.peers.push(held.what);
+                news.peers.push(held.what.clone());
             }
             None => {
                 if told.peers.remove(&worker) || was_gone {

@@ -164,7 +164,9 @@ impl Root {
     /// How a worker is reached.
     pub(super) fn overlay_worker(&mut self, cluster: ClusterId, worker: &WorkerSummary) {
         if let (Some(subnet), Ok(underlay)) = (worker.subnet, worker.facts.address.parse()) {
-            self.overlay.hub.set_peer(Peer { worker: worker.id, subnet, underlay }, Some(cluster));
+            let (tunnel, plain) = (worker.facts.tunnel.clone(), worker.facts.plain);
+            let peer = Peer { worker: worker.id, subnet, underlay, tunnel, plain };
+            self.overlay.hub.set_peer(peer, Some(cluster));
         }
     }
 

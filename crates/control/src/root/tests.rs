@@ -194,6 +194,8 @@ fn summary(number: u64, memory_mib: u32) -> WorkerSummary {
             addons: Vec::new(),
             position: None,
             csi_drivers: Vec::new(),
+            tunnel: None,
+            plain: true,
         },
         reserved: Resources::ZERO,
         instances: 0,

@@ -248,7 +248,7 @@ impl Worker {
                 table.services.entry(*address).or_default();
             }
         }
-        table.peers = self.overlay.peers.values().map(|peer| (peer.subnet, peer.underlay)).collect();
+        table.peers = self.overlay.peers.values().map(|peer| (peer.subnet, peer.clone())).collect();
     }
 
     /// Reads a row of what is remembered of others; false if it is another kind of row.

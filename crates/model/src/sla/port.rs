@@ -1,11 +1,12 @@
 //! The `port` text: `host[:container][/tcp|/udp]`, several joined by `;` (network reference, 8.5).
 
+use crate::overlay::{PLAIN_PORT, TUNNEL_PORT};
 use crate::{PortMapping, Protocol};
 
 /// Most mappings of one service.
 const MAX_MAPPINGS: usize = 1000;
-/// The overlay tunnel of the worker listens here; a mapping would cut the worker off.
-const OVERLAY_UDP_PORT: u16 = 50103;
+/// The overlay of the worker listens here; a mapping would cut the worker off.
+const OVERLAY_UDP_PORTS: [u16; 2] = [TUNNEL_PORT, PLAIN_PORT];
 
 /// Reads the mappings, or tells everything that is wrong with them, one text per wrong entry.
 pub(super) fn parse(text: &str) -> Result<Vec<PortMapping>, Vec<String>> {
@@ -52,8 +53,8 @@ fn parse_entry(entry: &str) -> Result<PortMapping, String> {
             "`{shown}` is not a port mapping: write host[:container][/tcp|/udp] with ports from 1 to 65535"
         ));
     };
-    if (host, protocol) == (OVERLAY_UDP_PORT, Protocol::Udp) {
-        return Err(format!("host port {OVERLAY_UDP_PORT}/udp belongs to the overlay network of the worker"));
+    if protocol == Protocol::Udp && OVERLAY_UDP_PORTS.contains(&host) {
+        return Err(format!("host port {host}/udp belongs to the overlay network of the worker"));
     }
     Ok(PortMapping { host, container, protocol })
 }
@@ -103,7 +104,9 @@ mod tests {
             assert!(problems.iter().all(|problem| problem.contains(bad)), "{problems:?}");
         }
         assert!(parse("80/sctp").is_err_and(|problems| problems[0].contains("tcp or udp")));
-        assert!(parse("50103/udp").is_err_and(|problems| problems[0].contains("overlay")));
+        for port in ["50103/udp", "50104/udp"] {
+            assert!(parse(port).is_err_and(|problems| problems[0].contains("overlay")), "{port}");
+        }
         assert!(parse("80:1;80:2").is_err_and(|problems| problems[0].contains("80/tcp is mapped twice")));
         assert_eq!(parse("x;80;y").expect_err("two wrong").len(), 2);
     }

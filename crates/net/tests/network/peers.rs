@@ -9,7 +9,7 @@ use crate::support::traffic::{
     AT_ONCE, Place, SOON, TcpServer, UdpClient, UdpServer, arrives, ask_tcp, connect, is_refused_tcp, ping,
 };
 use crate::support::{in_world, inside, lasting_devices, run, service_address};
-use oak_net::{Attached, NodeNetwork, Peer, PeerProblem, PortMapping, PortProtocol, teardown};
+use oak_net::{Attached, NodeNetwork, Peer, PeerProblem, PortMapping, PortProtocol, Way, teardown};
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 const CLIENT: Somebody = Somebody { node: 1, n: 2 };
@@ -153,7 +153,8 @@ fn much_is_transferred_while_the_agents_restart_and_a_node_moves() {
         // The second node gets another underlay address; the old one vanishes.
         nodes[1].run("ip", "addr flush dev eth0");
         nodes[1].run("ip", "addr add 192.0.2.77/24 dev eth0");
-        let moved = Peer { underlay: Ipv4Addr::new(192, 0, 2, 77), ..peer(2) };
+        let way = Way::Plain { underlay: Ipv4Addr::new(192, 0, 2, 77) };
+        let moved = Peer { way, ..peer(2) };
         assert_eq!(networks[0].set_peers(vec![moved]).await.unwrap(), []);
         exchange();
         assert_eq!(nodes[0].run("ip", "route"), before[0][1]);
@@ -279,7 +280,7 @@ impl Liar {
         inside(&place, || {
             run(
                 "ip",
-                "link add oak0t address 02:6f:0a:12:03:01 type vxlan id 7299435 dstport 50103 nolearning",
+                "link add oak0t address 02:6f:0a:12:03:01 type vxlan id 7299435 dstport 50104 nolearning",
             );
             run("ip", "link set oak0t mtu 1450 up");
             run("bridge", "fdb append 02:6f:0a:12:02:01 dev oak0t dst 192.0.2.2");
@@ -333,7 +334,7 @@ fn another_node_cannot_lie() {
         assert!(connect(from_liar, SERVER.namespace(), 80, AT_ONCE).is_ok());
         // An instance that speaks the nodes' protocol itself reaches neither node.
         let wrapped = inside(&pair.client.namespace, || UdpSocket::bind((ANY, 0)).unwrap());
-        let tunnel = |n| std::net::SocketAddr::from((underlay(n), 50_103));
+        let tunnel = |n| std::net::SocketAddr::from((underlay(n), 50_104));
         pair.nodes.iter().for_each(watch);
         for n in [1, 2] {
             wrapped.send_to(&[0; 64], tunnel(n)).ok();
@@ -353,5 +354,5 @@ fn another_node_cannot_lie() {
 fn watch(node: &Node) {
     node.run("nft", "add table inet watch");
     node.run("nft", "add chain inet watch input { type filter hook input priority 10 ; }");
-    node.run("nft", "add rule inet watch input udp dport 50103 udp length 72 counter");
+    node.run("nft", "add rule inet watch input udp dport 50104 udp length 72 counter");
 }

@@ -560,6 +560,8 @@ fn hello(name: &str) -> ClusterHello {
         addons: Vec::new(),
         position: None,
         csi_drivers: vec!["csi.oakestra.io/hostpath".into()],
+        tunnel: None,
+        plain: true,
     };
     let worker = WorkerSummary {
         id: worker_id(),

@@ -224,8 +224,13 @@ fn abroad(worker: WorkerId) -> OverlayChange {
         node_address: Ipv4Addr::new(10, 19, 0, 2),
         readiness: Readiness::Ready,
     };
-    let peer =
-        Peer { worker, subnet: "10.19.0.0/25".parse().unwrap(), underlay: Ipv4Addr::new(198, 51, 100, 7) };
+    let peer = Peer {
+        worker,
+        subnet: "10.19.0.0/25".parse().unwrap(),
+        underlay: Ipv4Addr::new(198, 51, 100, 7),
+        tunnel: None,
+        plain: true,
+    };
     OverlayChange {
         services: vec![service],
         backends: vec![backend],

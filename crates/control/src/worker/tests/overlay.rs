@@ -51,7 +51,13 @@ fn news() -> OverlayChange {
     OverlayChange {
         services: vec![service()],
         backends: vec![backend(0, Readiness::Ready), backend(1, Readiness::Closed)],
-        peers: vec![Peer { worker: other_worker(), subnet, underlay: Ipv4Addr::new(192, 0, 2, 7) }],
+        peers: vec![Peer {
+            worker: other_worker(),
+            subnet,
+            underlay: Ipv4Addr::new(192, 0, 2, 7),
+            tunnel: None,
+            plain: true,
+        }],
         ..OverlayChange::default()
     }
 }
@@ -120,6 +126,8 @@ fn facts() -> WorkerFacts {
         addons: Vec::new(),
         position: None,
         csi_drivers: Vec::new(),
+        tunnel: None,
+        plain: true,
     }
 }
 

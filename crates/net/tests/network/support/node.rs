@@ -3,7 +3,9 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use oak_net::{Attach, Attached, InstanceAddress, NetworkConfig, NodeNetwork, Peer, Service, ServiceTable};
+use oak_net::{
+    Attach, Attached, InstanceAddress, NetworkConfig, NodeNetwork, Peer, Service, ServiceTable, Way,
+};
 
 use super::{World, await_up, inside, run, service_address};
 
@@ -89,7 +91,7 @@ pub(crate) fn underlay(number: u8) -> Ipv4Addr {
 }
 
 pub(crate) fn peer(number: u8) -> Peer {
-    Peer { subnet: subnet(number), underlay: underlay(number) }
+    Peer { subnet: subnet(number), way: Way::Plain { underlay: underlay(number) } }
 }
 
 pub(crate) async fn attach(network: &NodeNetwork, who: Somebody) -> Attached {

@@ -61,6 +61,8 @@ impl Dice {
                 .into_iter()
                 .filter(|_| !self.one_in(3))
                 .collect(),
+            tunnel: None,
+            plain: true,
         }
     }
 
