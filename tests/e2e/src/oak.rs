@@ -62,6 +62,11 @@ impl<'host> Oak<'host> {
         }
     }
 
+    /// Sets a variable of the environment for the next start.
+    pub fn set(&mut self, variable: &str, value: &str) {
+        self.environment.push((variable.to_owned(), value.to_owned()));
+    }
+
     /// Starts the process and returns without waiting for it to be ready.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use oak_e2e::{Api, CLUSTER, Host, Machines, Microservice, Tiers, World, application, eventually, soon};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socket_with};
 use serde_json::{Value, json};
 
 const IDLE: &str = "trap 'exit 0' TERM; sleep 10000 & wait";
@@ -61,6 +62,7 @@ fn services_are_reached_on_other_workers() -> anyhow::Result<()> {
         let from_host =
             machines.workers[1].check(&["curl", "-sS", "--max-time", "5", &format!("http://{WEB}/")])?;
         ensure!(from_host.contains("Welcome to nginx"), "{from_host}");
+        nobody_in_between_reads(world, &machines)?;
         what_does_not_exist_is_refused(world, root)?;
 
         // An agent that is killed takes nothing from anybody.
@@ -85,6 +87,142 @@ fn services_are_reached_on_other_workers() -> anyhow::Result<()> {
         })?;
         more_instances_share_the_load(world, root, &tiers.api)?;
         an_update_is_not_noticed(world, root, &tiers.api, "worker-a", "worker-b")
+    })
+}
+
+/// Frames that pass the switch while `work` goes on.
+fn frames_during(world: &World, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Vec<Vec<u8>>> {
+    let open = || {
+        let (family, all) = (AddressFamily::PACKET, rustix::net::eth::ALL);
+        socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, Some(all))
+    };
+    let socket = world.switch().within(open)??;
+    work()?;
+    let (mut frames, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
+    while let Ok((length, _)) = recv(&socket, buffer.as_mut_slice(), RecvFlags::DONTWAIT) {
+        frames.push(buffer[..length].to_vec());
+    }
+    Ok(frames)
+}
+
+/// Port to which a frame with a datagram of IPv4 goes.
+fn udp_port(frame: &[u8]) -> Option<u16> {
+    let is_udp = frame.get(12..14)? == [8, 0] && *frame.get(14)? == 0x45 && *frame.get(23)? == 17;
+    is_udp.then(|| u16::from_be_bytes([frame[36], frame[37]]))
+}
+
+fn contains(frame: &[u8], text: &str) -> bool {
+    frame.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+fn nobody_in_between_reads(world: &World, machines: &Machines) -> anyhow::Result<()> {
+    let frames = frames_during(world, || {
+        let curl = ["curl", "-sS", "--max-time", "5", &format!("http://{WEB}/")];
+        let page = machines.workers[1].check(&curl)?;
+        ensure!(page.contains("Welcome to nginx"), "{page}");
+        Ok(())
+    })?;
+    let to = |port| frames.iter().filter(|frame| udp_port(frame) == Some(port)).count();
+    ensure!(to(50103) >= 4 && to(50104) == 0, "{} encrypted, {} plain", to(50103), to(50104));
+    ensure!(!frames.iter().any(|frame| contains(frame, "nginx")), "the page can be read");
+    Ok(())
+}
+
+/// The machine fetches 60 MB within about six seconds, and its agent and that of the other side are killed meanwhile.
+#[test]
+fn a_killed_agent_breaks_no_transfer() -> anyhow::Result<()> {
+    World::run("overlay_kill", |world| {
+        let machines = Machines::create(world, 2)?;
+        let mut tiers = Tiers::start(world, &machines)?;
+        tiers.api.create(&shop("worker-a", "worker-b"))?;
+        for service in ["web", "client"] {
+            tiers.api.deploy(service)?;
+            tiers.api.wait_running(service, 1)?;
+        }
+        let make = "dd if=/dev/zero of=/usr/share/nginx/html/big bs=1M count=60";
+        let made = world.command(&machines.root, &["exec", "web", "--", "sh", "-c", make])?;
+        ensure!(made.code == Some(0), "{made:?}");
+        let url = format!("http://{WEB}/big");
+        let words = ["curl", "-sS", "--max-time", "30", "--limit-rate", "10M", "-o", "/dev/null"];
+        let words = [&words[..], &["-w", "%{http_code} %{size_download}", &url]].concat();
+        let fetched = std::thread::scope(|scope| {
+            let fetch = scope.spawn(|| machines.workers[1].check(&words));
+            eventually("the transfer has begun", soon(), || {
+                let devices = machines.workers[1].check(&["cat", "/proc/net/dev"])?;
+                let line = devices.lines().find(|line| line.trim_start().starts_with("oak0e:"));
+                let received = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+                ensure!(received.is_some_and(|bytes| bytes > 1 << 20), "{devices}");
+                Ok(())
+            })?;
+            for worker in &mut tiers.workers {
+                worker.kill()?;
+            }
+            for worker in &mut tiers.workers {
+                worker.start_until("worker ready")?;
+            }
+            ensure!(!fetch.is_finished(), "the transfer was too short to show anything");
+            fetch.join().unwrap_or_else(|_| anyhow::bail!("curl was not waited for"))
+        })?;
+        ensure!(fetched == "200 62914560", "{fetched}");
+
+        // An engine that is killed is started again, and `down` leaves none.
+        let engines = || machines.workers[0].run(&["pgrep", "-f", "[_]_tunnel"]);
+        let before = engines()?.stdout;
+        machines.workers[0].check(&["pkill", "-KILL", "-f", "[_]_tunnel"])?;
+        eventually("a new engine runs", soon(), || {
+            let now = engines()?.stdout;
+            ensure!(!now.trim().is_empty() && now != before, "{now}");
+            let curl = ["curl", "-sS", "--max-time", "5", &format!("http://{WEB}/")];
+            ensure!(machines.workers[1].check(&curl)?.contains("Welcome to nginx"));
+            Ok(())
+        })?;
+        let down = world.command(&machines.workers[0], &["down"])?;
+        ensure!(down.code == Some(0), "{down:?}");
+        ensure!(engines()?.stdout.trim().is_empty(), "an engine still runs");
+        let devices = machines.workers[0].check(&["cat", "/proc/net/dev"])?;
+        ensure!(!devices.contains("oak0"), "{devices}");
+        Ok(())
+    })
+}
+
+#[test]
+fn plain_packets_are_sent_only_where_both_allow_them() -> anyhow::Result<()> {
+    World::run("overlay_plain", |world| {
+        let machines = Machines::create(world, 2)?;
+        let mut tiers = Tiers::start(world, &machines)?;
+        let restart = |tiers: &mut Tiers<'_>, index: usize, encryption: &str| {
+            let worker: &mut oak_e2e::Oak<'_> = &mut tiers.workers[index];
+            worker.kill()?;
+            worker.set("OAK_NETWORK_ENCRYPTION", encryption);
+            worker.start_until("worker ready")?;
+            worker.wait_for_log("connected to the cluster")
+        };
+        restart(&mut tiers, 0, "off")?;
+        tiers.api.create(&shop("worker-a", "worker-b"))?;
+        for service in ["web", "client"] {
+            tiers.api.deploy(service)?;
+            tiers.api.wait_running(service, 1)?;
+        }
+        let curl = ["curl", "-sS", "--max-time", "5", &format!("http://{WEB}/")];
+        let frames = frames_during(world, || {
+            let page = machines.workers[1].check(&curl)?;
+            ensure!(page.contains("Welcome to nginx"), "{page}");
+            Ok(())
+        })?;
+        let plain = frames.iter().any(|frame| udp_port(frame) == Some(50104) && contains(frame, "nginx"));
+        ensure!(plain, "not plain");
+
+        restart(&mut tiers, 1, "required")?;
+        tiers.workers[1].wait_for_log("this worker only encrypts (network.encryption is required)")?;
+        ensure!(machines.workers[1].check(&curl).is_err(), "a plain worker is reached");
+
+        restart(&mut tiers, 0, "preferred")?;
+        eventually("both encrypt", soon(), || {
+            let page = machines.workers[1].check(&curl)?;
+            ensure!(page.contains("Welcome to nginx"), "{page}");
+            Ok(())
+        })?;
+        nobody_in_between_reads(world, &machines)
     })
 }
 
