@@ -52,7 +52,7 @@ impl World {
             Some(Reply::Client(answer)) => self.answered(answer),
             Some(Reply::Hello { session, frame }) => {
                 if let Some((agenda, link)) = self.agenda_and_link(who) {
-                    link.hello(agenda, session, frame);
+                    link.hello(agenda, session, *frame);
                 }
             }
         }

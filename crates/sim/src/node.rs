@@ -19,7 +19,7 @@ pub(crate) enum Reply {
     /// The user gets an answer.
     Client(Answer),
     /// The child says hello in this session.
-    Hello { session: u64, frame: UpFrame },
+    Hello { session: u64, frame: Box<UpFrame> },
 }
 
 pub(crate) struct Step<E> {

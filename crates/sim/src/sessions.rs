@@ -31,7 +31,8 @@ impl World {
                 let Some(side) = self.clusters.get_mut(index) else { return };
                 let session = side.link.dial(&mut self.agenda);
                 side.node.call(&mut self.agenda, |machine, _, _| {
-                    Some(Reply::Hello { session, frame: UpFrame::ClusterHello(machine.hello()) })
+                    let frame = Box::new(UpFrame::ClusterHello(machine.hello()));
+                    Some(Reply::Hello { session, frame })
                 });
             }
             Who::Worker(index) => {
@@ -52,7 +53,8 @@ impl World {
                 let session = side.link.dial(&mut self.agenda);
                 let facts = side.facts.clone();
                 side.node.call(&mut self.agenda, |machine, _, _| {
-                    Some(Reply::Hello { session, frame: UpFrame::WorkerHello(machine.hello(facts)) })
+                    let frame = Box::new(UpFrame::WorkerHello(machine.hello(facts)));
+                    Some(Reply::Hello { session, frame })
                 });
             }
             Who::Root => {}
