@@ -356,3 +356,39 @@ fn watch(node: &Node) {
     node.run("nft", "add chain inet watch input { type filter hook input priority 10 ; }");
     node.run("nft", "add rule inet watch input udp dport 50104 udp length 72 counter");
 }
+
+#[test]
+fn a_peer_changes_its_way_without_being_without_one() {
+    in_world(async |world| {
+        let node = Node::new(&world, 1);
+        let network = node.open_with(&[2, 3]).await;
+        let encrypted = Peer { way: Way::Encrypted, ..peer(2) };
+        let route = |number: u8| node.run("ip", &format!("route show {}", subnet(number)));
+        // Who encrypts has not made the device: nothing is sent plain instead, and others stay.
+        let problems = network.set_peers(vec![encrypted, peer(3)]).await.unwrap();
+        assert!(matches!(problems[..], [PeerProblem::NotEncrypting { .. }]), "{problems:?}");
+        assert!(route(2).is_empty() && route(3).contains("dev oak0t"));
+
+        node.run("ip", "tuntap add oak0e mode tun");
+        node.run("ip", "link set oak0e up");
+        assert_eq!(network.set_peers(vec![encrypted, peer(3)]).await.unwrap(), []);
+        assert!(route(2).contains("dev oak0e") && route(2).contains("src 10.18.1.1"), "{}", route(2));
+        assert!(route(3).contains("dev oak0t"));
+        for (way, device) in [(peer(2), "oak0t"), (encrypted, "oak0e"), (peer(2), "oak0t")] {
+            assert_eq!(network.set_peers(vec![way, peer(3)]).await.unwrap(), []);
+            assert!(route(2).contains(device) && route(2).lines().count() == 1, "{}", route(2));
+        }
+        // Without plain peers there is no device for them, and without peers there are no routes.
+        assert_eq!(network.set_peers(vec![encrypted]).await.unwrap(), []);
+        assert!(!node.run("ip", "-br link").contains("oak0t") && route(2).contains("oak0e"));
+        assert_eq!(network.set_peers(Vec::new()).await.unwrap(), []);
+        assert!(route(2).is_empty());
+        drop(network);
+        inside(&node.place, || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let config = &node.config;
+            runtime.block_on(teardown(&config.state_directory, &config.bridge, &config.table)).unwrap();
+        });
+        assert!(!node.run("ip", "-br link").contains("oak0"));
+    });
+}
