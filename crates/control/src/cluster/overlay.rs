@@ -9,7 +9,7 @@ use oak_model::overlay::{
 };
 use oak_model::{Incarnation, InstanceKey, Moment, Now, ServiceId, Status, WorkerId};
 
-use super::{Cluster, Effect, Placement};
+use super::{Cluster, Effect, Placed, Placement};
 use crate::overlay::Hub;
 
 /// The overlay as a cluster knows it.
@@ -108,7 +108,11 @@ impl Cluster {
 
     /// A worker tells of a workload; true if its address is news.
     pub(super) fn overlay_reported(&mut self, worker: WorkerId, report: &WorkloadReport) -> bool {
+        let is_here = |placed: &Placed| placed.places().any(|place| place.worker == worker);
         let Some(node_address) = report.address else { return false };
+        if !self.placed.get(&report.key).is_some_and(is_here) {
+            return false;
+        }
         let reported = Reported {
             incarnation: report.incarnation,
             node_address,
