@@ -7,7 +7,7 @@
 cd "$root"
 
 # crun, the measure for starts of containers, comes with the packages for tests.
-scripts/setup.sh build run test
+scripts/setup.sh build run test bench
 cargo build --release --quiet --package oak-cli --package oak-tunnel
 cargo build --release --quiet --package oak-bench
 as_root "$target/release/oak-bench" "$@" --oak "$oak"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing for building, running or testing. Does nothing if none is.
-# Usage: scripts/setup.sh [build] [run] [test]      (all three if none is named)
+# Usage: scripts/setup.sh [build] [run] [test] [bench]      (the first three if none is named)
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -11,7 +11,8 @@ needs() {
     run) printf '%s\n' "nft nftables" "ip iproute2" "curl curl" ;;
     test) printf '%s\n' "git git" "docker-registry docker-registry" "crun crun" "unshare util-linux" "hostname hostname" \
         "dig bind9-dnsutils" "pidof sysvinit-utils" "perl perl-base" ;;
-    *) die "unknown purpose '$1'; there are: build, run, test" ;;
+    bench) printf '%s\n' "iperf3 iperf3" "ethtool ethtool" "wireguard-go wireguard-go" "wg wireguard-tools" ;;
+    *) die "unknown purpose '$1'; there are: build, run, test, bench" ;;
     esac
 }
 
