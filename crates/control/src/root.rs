@@ -155,6 +155,9 @@ struct Meta {
     last_node_block: Option<Ipv4Net>,
     #[serde(default)]
     lineage: Option<Lineage>,
+    /// Whether this root learns from clusters what there is, and there may be some it has not heard of yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    learns: bool,
 }
 
 /// The state of the root.
@@ -181,9 +184,7 @@ pub struct Root {
     pending: Waiting,
     /// Services that need a look, and when.
     looks: Looks,
-    /// When this root last learned from a cluster what there is.
-    took_over: Option<Moment>,
-    /// Since when it waits for what its clusters hold, if it was put back to an older state.
+    /// Since when it waits for what its clusters hold, if it learns from them or was put back to an older state.
     asks_since: Moment,
     /// What clusters were asked about their workers and have not confirmed.
     asked: BTreeSet<(WorkerId, Availability)>,
@@ -215,7 +216,6 @@ impl Root {
             node_blocks: BlockPool::new(plan::NODES_FIRST, plan::NODES_LAST, plan::CLUSTER_PREFIX),
             pending: Waiting::default(),
             looks: Looks::default(),
-            took_over: None,
             asks_since: Moment(0),
             asked: BTreeSet::new(),
             history: history::History::default(),

@@ -71,6 +71,34 @@ impl Root {
             .filter(move |cluster| lineage.is_some_and(|lineage| !cluster.is_known_in(lineage)))
     }
 
+    /// A root without memory hears from a cluster what there is. Others may follow.
+    fn learns(&mut self, now: Now) {
+        if self.learning(now).is_none() {
+            self.asks_since = now.moment;
+        }
+        self.meta.learns = true;
+    }
+
+    /// What a root without memory waits for, for people; `None` if it does not. It begins to wait anew when it is started
+    /// again, because no clock says how long that took.
+    pub(super) fn learning(&self, now: Now) -> Option<String> {
+        let left = self.patience().saturating_sub(now.moment - self.asks_since);
+        (self.meta.learns && !left.is_zero()).then(|| {
+            let left = left.as_secs();
+            format!(
+                "this root had lost its memory: it waits {left} s more for clusters that may have some of it"
+            )
+        })
+    }
+
+    /// Clusters that were not heard of until now are not waited for any longer.
+    pub(super) fn stop_learning(&mut self, now: Now) {
+        if self.meta.learns && self.learning(now).is_none() {
+            self.meta.learns = false;
+            self.save_meta();
+        }
+    }
+
     /// What is waited for, for people; `None` if nothing is.
     pub(super) fn awaits(&self, now: Now, service: &Service) -> Option<String> {
         let names: Vec<_> = self.awaited(now, service).map(|cluster| cluster.name.as_str()).collect();
@@ -120,7 +148,7 @@ impl Root {
         if everything {
             cluster.taken_over = self.meta.lineage;
             cluster.known_in = self.meta.lineage;
-            self.took_over = Some(now.moment);
+            self.learns(now);
             self.import(now, id, holdings, &BTreeSet::new());
             self.save_cluster(id);
             let generation = self.next_generation();

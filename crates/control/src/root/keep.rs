@@ -57,7 +57,8 @@ impl Root {
             .instances_of(service.id)
             .find(|instance| instance.revision == revision && instance.ready_since.is_none())
             .map(|i| format!(", waiting for instance {}: {}: {}", i.key.number, i.status, i.detail));
-        let learns = || self.awaits(now, service).map(|awaits| format!(", {awaits}"));
+        let learns =
+            || self.awaits(now, service).or_else(|| self.learning(now)).map(|why| format!(", {why}"));
         let awaited = awaited.or_else(learns).unwrap_or_default();
         let order = if rollout::is_exclusive(service) {
             ", the old one first because at most one may run"
@@ -282,7 +283,7 @@ impl Root {
         match self.meta.lineage {
             Some(lineage) if lineage.restored > 0 => self.awaited(now, service).next().is_some(),
             // It knows no clusters besides those that have come back.
-            Some(_) | None => self.took_over.is_some_and(|at| now.moment - at < self.patience()),
+            Some(_) | None => self.learning(now).is_some(),
         }
     }
 

@@ -35,6 +35,7 @@ impl Root {
         if self.next_loss().is_some_and(|at| at <= now.moment) {
             self.give_up_clusters(now);
         }
+        self.stop_learning(now);
         self.look_after_services(now);
         self.settle_overlay(now);
         let Some(waiting) = self.pending.begin_pass(now.moment) else { return };

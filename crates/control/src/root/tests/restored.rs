@@ -1,5 +1,6 @@
 //! A root that was put back to an older state, and clusters that do not come back to it.
 
+use oak_model::message::{HeldInstance, Holdings};
 use oak_model::sla::ServiceRequest;
 use oak_model::{RolloutState, UpdatePolicy};
 use oak_placement::Change as Proposal;
@@ -136,4 +137,55 @@ fn a_cluster_that_joins_it_for_the_first_time_is_not_waited_for() {
     fixture.cluster("new");
     let key = fixture.root.deploy(at(0), service).unwrap();
     assert!(fixture.root.instance(key).unwrap().cluster.is_some(), "{:?}", fixture.status(key));
+}
+
+/// A root with an empty disk, and the cluster of another one that joined it with what it holds: two of three replicas.
+fn rebuilt() -> (Fixture, ServiceId) {
+    let mut former = Fixture::new();
+    former.connected("east", 1_000);
+    let service = former.service_of(ServiceRequest { replicas: Some(3), ..request("web", at_most_one()) });
+    former.pass_to(60_000);
+    let instances: Vec<_> = former.root.instances_of(service).map(|instance| instance.key).take(2).collect();
+    let report = |key: InstanceKey| running(key, former.root.instance(key).unwrap().generation);
+    let holdings = Holdings {
+        applications: former.root.applications().cloned().collect(),
+        services: vec![former.root.service(service).unwrap().clone()],
+        instances: instances
+            .iter()
+            .map(|key| HeldInstance { desired: former.root.wish(*key).unwrap(), report: report(*key) })
+            .collect(),
+    };
+    let mut fixture = Fixture::new();
+    fixture.root.begin_life(at(0), &mut fixture.entropy, false);
+    let east = fixture.cluster("east");
+    let lineage = Some(Lineage { root: 1, restored: 0 });
+    let hello = ClusterHello { lineage, ..ClusterHello::default() };
+    fixture.root.cluster_opened(at(0), east, 1, "192.0.2.1", hello).unwrap();
+    fixture.root.holdings_received(at(0), east, holdings);
+    fixture.commit();
+    (fixture, service)
+}
+
+#[test]
+fn a_root_that_lost_its_disk_waits_for_others_before_it_replaces_what_they_may_have() {
+    let (mut fixture, service) = rebuilt();
+    fixture.pass_to(PATIENCE_MS - 1);
+    assert_eq!(fixture.root.instances_of(service).count(), 2);
+    fixture.pass_to(2 * PATIENCE_MS);
+    assert_eq!(fixture.root.instances_of(service).count(), 3);
+    fixture.restart();
+    fixture.root.remove_instance(at(1), InstanceKey { service, number: 0 });
+    fixture.pass_to(PATIENCE_MS / 2);
+    assert_eq!(fixture.root.instances_of(service).count(), 3, "it does not wait once more");
+}
+
+#[test]
+fn neither_does_it_replace_anything_when_it_is_started_again_meanwhile() {
+    let (mut fixture, service) = rebuilt();
+    fixture.pass_to(PATIENCE_MS - 1);
+    fixture.restart();
+    fixture.pass_to(PATIENCE_MS - 1);
+    assert_eq!(fixture.root.instances_of(service).count(), 2);
+    fixture.pass_to(2 * PATIENCE_MS);
+    assert_eq!(fixture.root.instances_of(service).count(), 3);
 }
