@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 
@@ -34,4 +35,14 @@ pub(crate) fn load() -> String {
 
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix(':')).map(str::trim)
+}
+
+/// Time in which the processors did something since the machine was started; steps of 10 ms.
+pub(crate) fn busy() -> anyhow::Result<Duration> {
+    let text = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+    // Fields of proc_stat(5) in hundredths of a second: user, nice, system, idle, iowait, irq, softirq.
+    let fields = text.lines().next().context("no line")?.split_ascii_whitespace().skip(1);
+    let ticks: Vec<u64> = fields.take(7).filter_map(|field| field.parse().ok()).collect();
+    let [user, nice, system, _, _, irq, soft_irq] = ticks[..] else { anyhow::bail!("fields are missing") };
+    Ok(Duration::from_millis((user + nice + system + irq + soft_irq) * 10))
 }

@@ -12,14 +12,16 @@ mod fixture;
 mod http;
 mod idle;
 mod machine;
+mod measure;
 mod micro;
 mod namespace;
+mod node;
 mod oak;
+mod overlay;
 mod process;
 mod reads;
 mod start;
 mod table;
-mod tunnel;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -34,7 +36,7 @@ struct Settings {
     rounds: usize,
 }
 
-const USAGE: &str = "usage: oak-bench [all|deploy|idle|micro|reads|start|tunnel] [--rounds N] [--oak FILE]";
+const USAGE: &str = "usage: oak-bench [all|deploy|idle|micro|reads|start|overlay] [--rounds N] [--oak FILE]";
 
 fn main() -> ExitCode {
     match run() {
@@ -69,8 +71,8 @@ fn run() -> anyhow::Result<()> {
     if wanted("start") {
         start::run(&settings)?;
     }
-    if wanted("tunnel") {
-        tunnel::run(&settings)?;
+    if wanted("overlay") {
+        overlay::run(&settings)?;
     }
     println!("load at the end: {}", machine::load());
     Ok(())
@@ -85,13 +87,13 @@ fn arguments() -> anyhow::Result<(String, Settings)> {
         match argument.as_str() {
             "--rounds" => settings.rounds = arguments.next().context(USAGE)?.parse().context(USAGE)?,
             "--oak" => settings.oak = arguments.next().context(USAGE)?.into(),
-            "all" | "deploy" | "idle" | "micro" | "reads" | "start" | "tunnel" if what.is_none() => {
+            "all" | "deploy" | "idle" | "micro" | "reads" | "start" | "overlay" if what.is_none() => {
                 what = Some(argument);
             }
             _ => bail!(USAGE),
         }
     }
-    if what.as_deref() == Some("tunnel") {
+    if what.as_deref() == Some("overlay") {
         // The engine is a program of its own.
         settings.oak = settings.oak.with_file_name("oak-tunnel");
     }
