@@ -45,20 +45,24 @@ impl Reality<'_> {
         Ok(())
     }
 
-    /// Every container answers at the port of its machine, asked from outside, and its service at the service address.
+    /// Every container answers at the port of its machine, asked from outside, and every instance of a service at the
+    /// service address, asked from each machine that has one of them.
     fn all_answer(&self, record: &Record, found: &[Sighting]) -> anyhow::Result<()> {
-        let mut groups: BTreeMap<(&str, &str), BTreeSet<String>> = BTreeMap::new();
+        let mut everywhere: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+        let mut on_one: BTreeMap<(&str, &str), BTreeSet<String>> = BTreeMap::new();
         for sighting in found {
-            let group = groups.entry((&sighting.machine, &sighting.service)).or_default();
-            group.insert(format!("instance-{}", sighting.number));
+            let (machine, service) = (&*sighting.machine, &*sighting.service);
+            let name = format!("instance-{}", sighting.number);
+            everywhere.entry(service).or_default().insert(name.clone());
+            on_one.entry((machine, service)).or_default().insert(name);
         }
-        for ((machine, service), expected) in groups {
+        for ((machine, service), here) in on_one {
             let application = record.applications.get(service).context("an unknown service runs")?;
             let host =
                 self.machines.workers().find(|host| host.name() == machine).context("no such worker")?;
             let url = format!("http://{}:{}/", host.address(), application.port());
-            served_by(self.world.switch(), &url, &expected)?;
-            served_by(host, &format!("http://{}/", application.address()), &expected)?;
+            served_by(self.world.switch(), &url, &here)?;
+            served_by(host, &format!("http://{}/", application.address()), &everywhere[service])?;
         }
         Ok(())
     }
