@@ -97,8 +97,8 @@ impl<C: Copy + Ord + std::hash::Hash> Hub<C> {
         if self.services.get(&id) == Some(&service) {
             return;
         }
-        for address in &service.addresses {
-            self.addresses.insert(*address, id);
+        for (_, address) in service.all_addresses() {
+            self.addresses.insert(address, id);
         }
         self.services.insert(id, service);
         if self.watchers.contains_key(&id) {
@@ -109,8 +109,8 @@ impl<C: Copy + Ord + std::hash::Hash> Hub<C> {
     /// Nothing of a service is left.
     pub(crate) fn forget(&mut self, id: ServiceId) {
         let Some(service) = self.services.remove(&id) else { return };
-        for address in &service.addresses {
-            self.addresses.remove(address);
+        for (_, address) in service.all_addresses() {
+            self.addresses.remove(&address);
         }
         for caller in self.callers.remove(&id).unwrap_or_default() {
             self.interests_of_caller(caller);

@@ -22,6 +22,7 @@ mod removal;
 mod rollout;
 mod schedule;
 mod secrets;
+mod service_addresses;
 mod state;
 mod tenants;
 mod tokens;

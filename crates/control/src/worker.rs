@@ -21,6 +21,7 @@
 //! a deadline.
 
 mod ask;
+mod balance;
 mod ends;
 mod events;
 mod health;
@@ -40,7 +41,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use oak_model::message::{Assignment, WorkerToCluster, WorkloadReport};
 use oak_model::overlay::Peer;
-use oak_model::{Incarnation, InstanceKey, Moment, PortMapping, Probe, WallTime};
+use oak_model::{Balancing, Incarnation, InstanceKey, Load, Moment, PortMapping, Probe, WallTime, WorkerId};
 use serde::{Deserialize, Serialize};
 
 use crate::address::AddressPool;
@@ -188,6 +189,14 @@ pub struct TableVersion(pub u64);
 pub struct NetworkTable {
     /// Service addresses with the node addresses of the running instances.
     pub services: BTreeMap<Ipv4Addr, Vec<Ipv4Addr>>,
+    /// Those of them that choose otherwise than in turn. What they lead to is chosen already as far as it depends on
+    /// where instances are.
+    pub policies: BTreeMap<Ipv4Addr, Balancing>,
+    /// How many connections in a row an instance gets, compared with others, by node address; for those policies to
+    /// which it matters.
+    pub weights: BTreeMap<Ipv4Addr, u16>,
+    /// Nodes between which the round trips decide, and where to measure them; see [`Worker::round_trips`].
+    pub measured: BTreeMap<WorkerId, Ipv4Addr>,
     /// Instance address to node address.
     pub instances: BTreeMap<Ipv4Addr, Ipv4Addr>,
     /// Host ports with the node addresses of the running instances.
@@ -341,6 +350,9 @@ pub struct Worker {
     /// The newest table the kernel has.
     network_applied: TableVersion,
     overlay: overlay::Overlay,
+    distances: balance::Distances,
+    /// Of the instances here that are not idle.
+    loads: BTreeMap<InstanceKey, Load>,
     /// The cluster has welcomed it and is still there.
     connected: bool,
     outbox: Outbox<Effect>,
@@ -361,6 +373,8 @@ impl Worker {
             network_version: TableVersion::default(),
             network_applied: TableVersion::default(),
             overlay: overlay::Overlay::default(),
+            distances: balance::Distances::default(),
+            loads: BTreeMap::new(),
             connected: false,
             outbox: Outbox::default(),
         }

@@ -33,7 +33,7 @@ mod resolv;
 mod server;
 mod zone;
 
-pub use entry::{InstanceEntry, InvalidPolicyName, PolicyAddress, PolicyName, ServiceEntry, ServicePort};
+pub use entry::{InstanceEntry, PolicyAddress, ServiceEntry, ServicePort};
 pub use forward::Upstreams;
 pub use limits::Limits;
 pub use lookup::{Lookup, Nobody, Question};

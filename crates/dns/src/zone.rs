@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use hickory_proto::rr::rdata::{A, AAAA, NS, PTR, SOA, SRV};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use ipnet::IpNet;
-use oak_model::{ApplicationId, JobName, Protocol};
+use oak_model::{ApplicationId, Balancing, JobName, Protocol};
 
 use crate::entry::{InstanceEntry, ServiceEntry};
 use crate::lookup::Question;
@@ -243,7 +243,11 @@ fn names<'a>(
     for service in services {
         let Some(own) = full_name(&service.name) else { continue };
         for one in &service.addresses {
-            names.entry(one.address).or_default().push((service.application, own.clone()));
+            let name = match one.policy {
+                Balancing::RoundRobin => own.clone(),
+                policy => own.prepend_label(policy.name()).unwrap_or_else(|_| own.clone()),
+            };
+            names.entry(one.address).or_default().push((service.application, name));
         }
         for instance in &service.instances {
             let Ok(name) = own.prepend_label(instance.number.to_string()) else { continue };
@@ -282,8 +286,7 @@ fn find_in(service: &ServiceEntry, name: &Name, prefix: &[String], kind: RecordT
             Some(addresses(name, instance.addresses.iter().copied(), kind))
         }
         [policy] => {
-            let mut of_policy =
-                service.addresses.iter().filter(|one| one.policy.as_str() == policy).peekable();
+            let mut of_policy = service.addresses.iter().filter(|one| one.policy.name() == policy).peekable();
             of_policy.peek()?;
             Some(addresses(name, of_policy.map(|one| one.address), kind))
         }

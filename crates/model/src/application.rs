@@ -2,6 +2,7 @@
 //! that lost its disk can be told again.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -9,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::sla::ServiceRequest;
-use crate::{ApplicationId, JobName, Name, OrganizationId, Revision, ServiceId, ServiceSpec, Upkeep};
+use crate::{
+    ApplicationId, Balancing, JobName, Name, OrganizationId, Revision, ServiceId, ServiceSpec, Upkeep,
+};
 
 /// A set of services of one owner.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,6 +52,9 @@ pub struct Service {
     pub document: Map<String, Value>,
     /// Address balanced over its instances.
     pub address: Ipv4Addr,
+    /// Further addresses, which choose otherwise than in turn.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub policies: BTreeMap<Balancing, Ipv4Addr>,
     /// Number of the next instance.
     pub next_number: u32,
     /// Its instances, revisions and updates.
@@ -86,7 +92,7 @@ impl Service {
     /// what the system added.
     #[must_use]
     pub fn into_record(self) -> Map<String, Value> {
-        let name = &self.job_name;
+        let (name, addresses) = (&self.job_name, self.address_list());
         let mut record = self.document;
         let image = record.get("code").cloned().unwrap_or_else(|| json!(self.spec.image));
         let added = [
@@ -100,6 +106,7 @@ impl Service {
             ("service_ns", json!(name.service_namespace)),
             ("image", image),
             ("RR_ip", json!(self.address)),
+            ("service_ip_list", addresses),
             ("next_instance_progressive_number", json!(self.next_number)),
             ("revision", json!(self.upkeep.revision)),
         ];
@@ -108,6 +115,25 @@ impl Service {
             record.insert("RR_ip_v6".to_owned(), Value::Null);
         }
         record
+    }
+
+    /// Its addresses and what chooses at each; the usual one first.
+    pub fn addresses(&self) -> impl Iterator<Item = (Balancing, Ipv4Addr)> {
+        let usual = (Balancing::RoundRobin, self.address);
+        std::iter::once(usual).chain(self.policies.iter().map(|(policy, address)| (*policy, *address)))
+    }
+
+    /// Whether an address is one of its addresses.
+    #[must_use]
+    pub fn has_address(&self, address: Ipv4Addr) -> bool {
+        self.addresses().any(|(_, own)| own == address)
+    }
+
+    /// Its addresses as the API shows them (network reference, 3.1).
+    #[must_use]
+    pub fn address_list(&self) -> Value {
+        let entry = |(policy, address): (Balancing, Ipv4Addr)| json!({ "IpType": policy.ip_type(), "Address": address, "Address_v6": null });
+        self.addresses().map(entry).collect()
     }
 
     /// A new service as a descriptor asks for it, without instances.
@@ -126,6 +152,7 @@ impl Service {
             spec: Arc::new(request.spec),
             document: request.document,
             address,
+            policies: BTreeMap::new(),
             next_number: 0,
             upkeep: Upkeep::new(request.replicas, request.update),
         }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod application;
+pub mod balancing;
 pub mod bound;
 mod chain;
 pub mod confidential;
@@ -13,6 +14,7 @@ pub mod container;
 pub mod event;
 pub mod exec;
 pub mod ids;
+mod load;
 pub mod message;
 pub mod name;
 pub mod node;
@@ -26,6 +28,7 @@ pub mod time;
 pub mod upkeep;
 
 pub use application::{Application, Service};
+pub use balancing::Balancing;
 pub use bound::{Area, AreaBound, Limit, PeerBound, PeerPlace, ServiceBound, Strictness, Surroundings};
 pub use chain::chain;
 pub use confidential::{Confidential, Material, Purpose, RegistryHost, SecretName, SecretTarget, SecretUse};
@@ -35,6 +38,7 @@ pub use ids::{
     ApplicationId, ClusterId, Generation, Incarnation, InstanceKey, OrganizationId, ServiceId, UserId,
     WorkerId,
 };
+pub use load::Load;
 pub use name::{InvalidName, JobName, Name};
 pub use node::{Architecture, Availability, Removal, WorkerFacts};
 pub use position::{InvalidPosition, Position};

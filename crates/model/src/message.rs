@@ -5,6 +5,7 @@
 //! state; after that both send deltas. Frames of one session arrive in order or the session ends, therefore no
 //! message needs a number of its own.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -14,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use crate::exec::TerminalSize;
 use crate::overlay::{Call, Caller, OverlayChange, Target};
 use crate::{
-    Application, ApplicationId, Availability, ClusterId, Generation, Incarnation, InstanceKey, JobName,
-    Material, Purpose, Removal, Resources, Service, ServiceId, ServiceSpec, Status, Surroundings,
+    Application, ApplicationId, Availability, Balancing, ClusterId, Generation, Incarnation, InstanceKey,
+    JobName, Material, Purpose, Removal, Resources, Service, ServiceId, ServiceSpec, Status, Surroundings,
     WorkerFacts, WorkerId,
 };
 
@@ -34,6 +35,9 @@ pub struct DesiredInstance {
     pub spec: Arc<ServiceSpec>,
     /// Addresses of the service, balanced over its instances.
     pub service_addresses: Vec<Ipv4Addr>,
+    /// Further ones, which choose otherwise than in turn.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub policies: BTreeMap<Balancing, Ipv4Addr>,
     /// Address of this one instance.
     pub instance_address: Ipv4Addr,
     /// What its place is measured against, as the root knew it when it made this wish.
@@ -45,6 +49,11 @@ pub struct DesiredInstance {
 }
 
 impl DesiredInstance {
+    /// Addresses of the service and what chooses at each.
+    pub fn addresses(&self) -> impl Iterator<Item = (Balancing, Ipv4Addr)> {
+        with_policies(&self.service_addresses, &self.policies)
+    }
+
     /// Takes over values of an earlier wish that this one needs but its sender did not have: a root that was rebuilt does
     /// not know them any more.
     pub fn keep_material_of(&mut self, former: &[Material]) {
@@ -58,6 +67,15 @@ impl DesiredInstance {
             }
         }
     }
+}
+
+/// Addresses of a service and what chooses at each.
+pub(crate) fn with_policies<'a>(
+    in_turn: &'a [Ipv4Addr],
+    others: &'a BTreeMap<Balancing, Ipv4Addr>,
+) -> impl Iterator<Item = (Balancing, Ipv4Addr)> + use<'a> {
+    let in_turn = in_turn.iter().map(|address| (Balancing::RoundRobin, *address));
+    in_turn.chain(others.iter().map(|(policy, address)| (*policy, *address)))
 }
 
 /// An instance given to one worker.

@@ -4,13 +4,15 @@
 //! from then on the node is told of every change of that service. The nodes of the called service are told of the
 //! caller's instances, so that they know whose packets these are and where the answers go.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use crate::{ApplicationId, InstanceKey, JobName, PortMapping, ServiceId, WorkerId};
+use crate::message::with_policies;
+use crate::{ApplicationId, Balancing, InstanceKey, JobName, Load, PortMapping, ServiceId, WorkerId};
 
 /// UDP port of the encrypted tunnel between nodes; the number is that of the original's tunnel.
 pub const TUNNEL_PORT: u16 = 50103;
@@ -59,9 +61,25 @@ pub struct KnownService {
     pub job_name: JobName,
     /// Addresses that are balanced over its instances.
     pub addresses: Vec<Ipv4Addr>,
+    /// Further ones, which choose otherwise than in turn.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub policies: BTreeMap<Balancing, Ipv4Addr>,
     /// Its ports, for names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortMapping>,
+}
+
+impl KnownService {
+    /// Its addresses and what chooses at each.
+    pub fn all_addresses(&self) -> impl Iterator<Item = (Balancing, Ipv4Addr)> {
+        with_policies(&self.addresses, &self.policies)
+    }
+
+    /// Whether an address is one of its addresses.
+    #[must_use]
+    pub fn has_address(&self, address: Ipv4Addr) -> bool {
+        self.all_addresses().any(|(_, own)| own == address)
+    }
 }
 
 /// Whether an instance gets new connections.
@@ -89,6 +107,9 @@ pub struct Backend {
     pub node_address: Ipv4Addr,
     /// Whether it gets new connections.
     pub readiness: Readiness,
+    /// How much of its processor share it uses, see [`Load`].
+    #[serde(default, skip_serializing_if = "Load::is_idle")]
+    pub load: Load,
 }
 
 /// Which place of which instance.

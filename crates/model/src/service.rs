@@ -1,12 +1,13 @@
 //! What a service is asked to be: the typed part of a descriptor that the tiers act on.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::container::{AddedFile, HealthCheck, RestartPolicy, Volume};
-use crate::{Architecture, AreaBound, RegistryHost, Resources, SecretUse, ServiceBound};
+use crate::{Architecture, AreaBound, Balancing, RegistryHost, Resources, SecretUse, ServiceBound};
 
 /// Everything placement and workers need to know about a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +25,9 @@ pub struct ServiceSpec {
     pub ports: Vec<PortMapping>,
     /// Service address asked for (`addresses.rr_ip`), inside `10.30.0.0/16`.
     pub service_address: Option<Ipv4Addr>,
+    /// Addresses asked for that choose otherwise than in turn (`addresses.closest_ip` and so on); none: any address.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub policies: BTreeMap<Balancing, Option<Ipv4Addr>>,
     /// An exit with code 0 completes the instance instead of restarting it.
     pub one_shot: bool,
     /// Never two processes of one instance, not even while its worker cannot be reached: the worker runs it only as
@@ -62,6 +66,11 @@ pub struct ServiceSpec {
 }
 
 impl ServiceSpec {
+    /// The addresses that are asked for by number.
+    pub fn chosen_addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.service_address.into_iter().chain(self.policies.values().copied().flatten())
+    }
+
     /// Whether its process has an end that is meant: it is not moved to another worker, where it would begin again.
     #[must_use]
     pub fn finishes_by_itself(&self) -> bool {

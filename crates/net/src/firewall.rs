@@ -15,7 +15,7 @@ use crate::netlink::{Socket, rules};
 use crate::nft;
 use crate::park::Unknown;
 use crate::parking::Parking;
-use crate::ruleset::render;
+use crate::ruleset::{change, render};
 use crate::table::{CheckedTable, ServiceTable, TableProblem};
 
 /// What became of a service table.
@@ -100,10 +100,11 @@ impl Firewall {
     pub(crate) fn apply(&mut self, table: &ServiceTable) -> Result<Applied, NetworkError> {
         let (checked, problems) = table.check(&self.config)?;
         // Somebody may have flushed all rules of the host; then ours must come back.
-        if self.loaded.as_ref() == Some(&checked) && self.is_loaded() {
+        let is_there = self.is_loaded();
+        if self.loaded.as_ref() == Some(&checked) && is_there {
             return Ok(Applied { problems, ..Applied::default() });
         }
-        nft::run(&render(&self.config, &checked, self.turn), "replace the table")?;
+        self.load(self.loaded.as_ref().filter(|_| is_there), &checked)?;
         self.turn = self.turn.wrapping_add(1);
         let before = self.loaded.take();
         let forgotten_flows = if may_strand_flows(before.as_ref(), &checked) {
@@ -118,6 +119,21 @@ impl Firewall {
         }
         self.loaded = Some(checked);
         Ok(Applied { changed: true, problems, forgotten_flows })
+    }
+
+    /// Tells the kernel the difference, or everything if that does not work: somebody may have changed our table.
+    fn load(&self, former: Option<&CheckedTable>, checked: &CheckedTable) -> Result<(), NetworkError> {
+        if let Some(former) = former {
+            let change = change(&self.config, former, checked, self.turn);
+            if change.is_empty() {
+                return Ok(());
+            }
+            match nft::run(&change, "change the table") {
+                Ok(()) => return Ok(()),
+                Err(error) => warn!(%error, "the table is made anew"),
+            }
+        }
+        nft::run(&render(&self.config, checked, self.turn), "replace the table")
     }
 
     /// Forgets every flow of an address that is free now, so that its next owner starts clean.

@@ -1,7 +1,7 @@
 //! Which tracked flows contradict the service table. The kernel keeps sending a known flow where it
 //! was sent first; UDP and ping clients that keep their ports would never leave a dead backend.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use crate::config::NetworkConfig;
@@ -15,18 +15,18 @@ pub(crate) struct FlowJudge<'a> {
     table: &'a CheckedTable,
     known: BTreeSet<Ipv4Addr>,
     dialled: BTreeSet<Ipv4Addr>,
-    backends: BTreeMap<Ipv4Addr, &'a BTreeSet<Ipv4Addr>>,
+    /// Addresses of services that lead somewhere.
+    services: BTreeSet<Ipv4Addr>,
+    /// Backends that any address leads to.
+    ready: BTreeSet<Ipv4Addr>,
 }
 
 impl<'a> FlowJudge<'a> {
     pub(crate) fn new(config: &'a NetworkConfig, table: &'a CheckedTable) -> Self {
         let known = known_addresses(table);
-        let backends = table
-            .services
-            .values()
-            .flat_map(|service| service.addresses.iter().map(|address| (*address, &service.backends)))
-            .collect();
-        Self { config, table, known, dialled: table.known_addresses(), backends }
+        let services = table.services.values().flat_map(|service| &service.addresses).copied().collect();
+        let ready = table.services.values().flat_map(|service| service.backends.keys()).copied().collect();
+        Self { config, table, known, dialled: table.known_addresses(), services, ready }
     }
 
     /// Whether the flow should be forgotten.
@@ -55,7 +55,9 @@ impl<'a> FlowJudge<'a> {
         let dialled = flow.original.destination;
         let backend = flow.reply.source;
         if self.config.service_range.contains(&dialled) {
-            let by_service = self.backends.get(&dialled).is_some_and(|set| set.contains(&backend));
+            // An instance that takes connections keeps those it has, although the policy of the address may send new
+            // ones elsewhere by now. It is in one service, whose address was dialled.
+            let by_service = self.services.contains(&dialled) && self.ready.contains(&backend);
             return by_service || self.table.instances.get(&dialled) == Some(&backend);
         }
         let Some(protocol) = protocol(flow.protocol) else {
@@ -99,7 +101,8 @@ pub(crate) fn may_strand_flows(before: Option<&CheckedTable>, after: &CheckedTab
     };
     let lost_address = before.services.iter().any(|(first, old)| {
         after.services.get(first).is_none_or(|new| {
-            !old.addresses.is_subset(&new.addresses) || !old.backends.is_subset(&new.backends)
+            !old.addresses.is_subset(&new.addresses)
+                || old.backends.keys().any(|backend| !new.backends.contains_key(backend))
         })
     });
     let lost_instance =
@@ -110,7 +113,7 @@ pub(crate) fn may_strand_flows(before: Option<&CheckedTable>, after: &CheckedTab
 }
 
 fn known_addresses(table: &CheckedTable) -> BTreeSet<Ipv4Addr> {
-    let services = table.services.values().flat_map(|s| s.backends.iter());
+    let services = table.services.values().flat_map(|s| s.backends.keys());
     let ports = table.ports.values().flatten().map(SocketAddrV4::ip);
     services.chain(table.instances.values()).chain(&table.elsewhere).chain(ports).copied().collect()
 }
@@ -143,13 +146,12 @@ mod tests {
                 instance: "10.30.1.2".parse().unwrap(),
                 namespace: "10.18.0.2".parse().unwrap(),
             }],
-            elsewhere: Vec::new(),
-            untold: Vec::new(),
             ports: vec![PortMapping {
                 protocol: PortProtocol::Udp,
                 host_port: 53,
                 backends: vec!["10.18.0.2:5353".parse().unwrap()],
             }],
+            ..ServiceTable::default()
         };
         table.check(&config()).unwrap().0
     }

@@ -25,7 +25,8 @@
 //! instance hangs on a *routed* veth pair with permanent neighbour entries, so there is no layer 2
 //! between instances, no ARP, and no dependence on `br_netfilter` (see `links`).
 //!
-//! One nftables table holds all rules and is only ever replaced as a whole:
+//! One nftables table holds all rules. Each change is one transaction: of what differs, of everything
+//! at the start and when that fails:
 //!
 //! ```text
 //!  from a device ─► guard ─► prerouting ───────────────► forward ──────────► postrouting
@@ -74,6 +75,8 @@
 //! only.
 
 mod config;
+mod content;
+mod echo;
 mod error;
 mod firewall;
 mod flows;
@@ -90,6 +93,7 @@ mod parking;
 mod peers;
 mod record;
 mod ruleset;
+mod share;
 mod sys;
 mod sysctl;
 mod table;

@@ -2,11 +2,13 @@
 //! devices and rules.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::Receiver;
 
 use crate::config::NetworkConfig;
+use crate::echo::Echo;
 use crate::error::{NetworkError, Tried};
 use crate::firewall::{Applied, Firewall};
 use crate::holder::{PortHolder, port_holder};
@@ -34,6 +36,8 @@ pub struct NodeNetwork {
     firewall: StateThread<Firewall>,
     /// Removes devices, which is slow, so that nothing else waits for it.
     removal: StateThread<Socket>,
+    /// Listens for echoes, once somebody wants to know.
+    echo: Mutex<Option<StateThread<Echo>>>,
     notes: Vec<String>,
     notices_unknown: bool,
     unknown: Mutex<Option<Receiver<Unknown>>>,
@@ -65,7 +69,8 @@ impl NodeNetwork {
         let (removal, ()) = StateThread::start("oak-net-remove", open_removal).await?;
         let notices_unknown = unknown.is_some();
         let unknown = Mutex::new(unknown);
-        Ok(Self { config, links, firewall, removal, notes, notices_unknown, unknown })
+        let echo = Mutex::new(None);
+        Ok(Self { config, links, firewall, removal, echo, notes, notices_unknown, unknown })
     }
 
     /// The settings in force.
@@ -158,6 +163,27 @@ impl NodeNetwork {
             return pair;
         }
         std::future::pending().await
+    }
+
+    /// Asks other nodes, given by their gateway addresses, for an echo and takes `time` to listen. Returns what was found
+    /// out meanwhile, also by earlier calls: the round trip, or none if no answer came within 2 s. For calls in a row.
+    ///
+    /// # Errors
+    /// No socket for this can be had.
+    pub async fn round_trips(
+        &self,
+        nodes: Vec<Ipv4Addr>,
+        time: Duration,
+    ) -> Result<Vec<(Ipv4Addr, Option<Duration>)>, NetworkError> {
+        let mut echo = self.echo.lock().await;
+        if echo.is_none() {
+            // The thread of the devices is in the right namespace.
+            let opened = self.links.run(|_| Echo::open()).await?;
+            let opened = opened.tried(|| "open a socket for ICMP echo".to_owned())?;
+            *echo = Some(StateThread::start("oak-net-echo", move || Ok((opened, ()))).await?.0);
+        }
+        let thread = echo.as_ref().ok_or(NetworkError::Stopped)?;
+        thread.run(move |echo| echo.round(&nodes, time)).await
     }
 
     /// See [`port_holder`]; asks in the namespace of this network.

@@ -292,7 +292,7 @@ fn unreachable(packet: &Packet, gateway: Ipv4Addr) -> Option<Vec<u8>> {
 }
 
 /// Internet checksum (RFC 1071).
-fn checksum(bytes: &[u8]) -> u16 {
+pub(crate) fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| match pair {
         [high, low] => u32::from(u16::from_be_bytes([*high, *low])),
         [high] => u32::from(*high) << 8,

@@ -1,17 +1,16 @@
 //! The whole nftables table as text, from settings and service table. Pure: what the kernel is told
 //! can be read and tested without a kernel. The picture is in the crate's documentation.
 
-use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
-use std::net::{Ipv4Addr, SocketAddrV4};
 
 use crate::config::NetworkConfig;
+use crate::content::Content;
 use crate::names::{device_prefix, encrypted_name, parking_name, tunnel_name};
-use crate::table::{Balancing, CheckedService, CheckedTable, PortProtocol};
+use crate::table::CheckedTable;
 
 /// To be counted up with every change of the chains below: rules of an earlier agent with another number are
 /// replaced at once, because what it did not know (the tunnel) would not be guarded.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// Renders one transaction that replaces our table whatever its state; nothing else is touched.
 ///
@@ -24,6 +23,17 @@ pub(crate) fn render(config: &NetworkConfig, table: &CheckedTable, turn: usize) 
     text
 }
 
+/// Renders one transaction that brings our table from what [`render`] or this made of `former` to what `render` makes of
+/// `table`; nothing if it is the same. What does not change goes on without noticing, rotations included.
+pub(crate) fn change(
+    config: &NetworkConfig,
+    former: &CheckedTable,
+    table: &CheckedTable,
+    turn: usize,
+) -> String {
+    Content::new(table).difference(&Content::new(former), &config.table, turn)
+}
+
 /// Renders the removal of our table, which succeeds whether or not it exists.
 pub(crate) fn removal(table: &str) -> String {
     format!("add table inet {table}\ndelete table inet {table}\n")
@@ -31,119 +41,9 @@ pub(crate) fn removal(table: &str) -> String {
 
 fn write_table(out: &mut String, config: &NetworkConfig, table: &CheckedTable, turn: usize) -> fmt::Result {
     writeln!(out, "table inet {} {{", config.table)?;
-    write_maps(out, table)?;
-    for (first, service) in &table.services {
-        write_service(out, *first, service, turn)?;
-    }
-    for ((protocol, port), backends) in &table.ports {
-        write_port(out, *protocol, *port, &rotated(backends, turn))?;
-    }
+    Content::new(table).write(out, turn)?;
     write_chains(out, config)?;
     writeln!(out, "}}")
-}
-
-fn write_maps(out: &mut String, table: &CheckedTable) -> fmt::Result {
-    let services = table.services.iter().flat_map(|(first, service)| {
-        service.addresses.iter().map(move |address| format!("{address} : goto service-{first}"))
-    });
-    write_map(out, "services", "ipv4_addr : verdict", services)?;
-    let refused = table.refused.iter().map(ToString::to_string);
-    write_elements(out, "set", "refused", "ipv4_addr", refused)?;
-    let untold = table.untold.iter().map(ToString::to_string);
-    write_elements(out, "set", "untold", "ipv4_addr", untold)?;
-    let pairs = |(from, to): (&Ipv4Addr, &Ipv4Addr)| format!("{from} : {to}");
-    let instances = table.instances.iter().map(pairs);
-    write_map(out, "instances", "ipv4_addr : ipv4_addr", instances)?;
-    let identities = table.identities.iter().map(pairs);
-    write_map(out, "identities", "ipv4_addr : ipv4_addr", identities)?;
-    for protocol in [PortProtocol::Tcp, PortProtocol::Udp] {
-        let ports = table
-            .ports
-            .keys()
-            .filter(|(found, _)| *found == protocol)
-            .map(|(_, port)| format!("{port} : goto port-{protocol}-{port}"));
-        let name = format!("{protocol}_ports");
-        write_map(out, &name, "inet_service : verdict", ports)?;
-    }
-    Ok(())
-}
-
-fn write_map(
-    out: &mut String,
-    name: &str,
-    kind: &str,
-    elements: impl Iterator<Item = String>,
-) -> fmt::Result {
-    write_elements(out, "map", name, kind, elements)
-}
-
-/// Writes a map or a set.
-fn write_elements(
-    out: &mut String,
-    what: &str,
-    name: &str,
-    kind: &str,
-    elements: impl Iterator<Item = String>,
-) -> fmt::Result {
-    writeln!(out, "\t{what} {name} {{\n\t\ttype {kind}")?;
-    // An empty element list is a syntax error.
-    let elements: Vec<String> = elements.collect();
-    if !elements.is_empty() {
-        let list = elements.join(",\n\t\t\t");
-        writeln!(out, "\t\telements = {{\n\t\t\t{list}\n\t\t}}")?;
-    }
-    writeln!(out, "\t}}")
-}
-
-fn write_service(out: &mut String, first: Ipv4Addr, service: &CheckedService, turn: usize) -> fmt::Result {
-    let backends = rotated(&service.backends, turn);
-    writeln!(out, "\tchain service-{first} {{")?;
-    if let [only] = backends[..] {
-        writeln!(out, "\t\tdnat ip to {only}")?;
-    } else {
-        let (choice, count) = (choice(service.policy), backends.len());
-        let choices = numbered(backends.iter());
-        writeln!(out, "\t\tdnat ip to {choice} mod {count} map {{ {choices} }}")?;
-    }
-    writeln!(out, "\t}}")
-}
-
-/// One chain per backend instead of a map to address and port: understood by every nft since 0.9.
-fn write_port(out: &mut String, protocol: PortProtocol, port: u16, backends: &[SocketAddrV4]) -> fmt::Result {
-    let name = format!("port-{protocol}-{port}");
-    if let [only] = backends {
-        let rule = format!("meta l4proto {protocol} dnat ip to {only}");
-        return writeln!(out, "\tchain {name} {{\n\t\t{rule}\n\t}}");
-    }
-    for (place, backend) in backends.iter().enumerate() {
-        let rule = format!("meta l4proto {protocol} dnat ip to {backend}");
-        writeln!(out, "\tchain {name}-{place} {{\n\t\t{rule}\n\t}}")?;
-    }
-    let chains = (0..backends.len()).map(|place| format!("goto {name}-{place}"));
-    let (choice, count) = (choice(Balancing::RoundRobin), backends.len());
-    let choices = numbered(chains);
-    writeln!(out, "\tchain {name} {{")?;
-    writeln!(out, "\t\t{choice} mod {count} vmap {{ {choices} }}\n\t}}")
-}
-
-fn choice(policy: Balancing) -> &'static str {
-    match policy {
-        Balancing::RoundRobin => "numgen inc",
-        Balancing::Random => "numgen random",
-    }
-}
-
-/// The backends, beginning with another one each turn.
-fn rotated<T: Copy>(backends: &BTreeSet<T>, turn: usize) -> Vec<T> {
-    let mut backends: Vec<T> = backends.iter().copied().collect();
-    let first = turn.checked_rem(backends.len()).unwrap_or(0);
-    backends.rotate_left(first);
-    backends
-}
-
-fn numbered(values: impl Iterator<Item = impl fmt::Display>) -> String {
-    let parts: Vec<String> = values.enumerate().map(|(place, value)| format!("{place} : {value}")).collect();
-    parts.join(", ")
 }
 
 fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
@@ -162,7 +62,7 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
     // prerouting: only instances call services; ports are looked at only for addresses of this host.
     //   The gateway's name server stays reachable even when an application has the host port 53.
     //   Other nodes have translated what they send.
-    // input: the name server is for this node only; other nodes only answer the host.
+    // input: the name server is for this node only; other nodes only answer the host, and measure how far it is.
     //   An instance that sends to a tunnel's port would speak as another node, here or elsewhere.
     // postrouting: an instance, also of another node, is seen as its instance address, else (and the host)
     //   as the gateway, so that answers return here to be translated back; outside, instances look
@@ -231,6 +131,7 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 	chain input {{
 		type filter hook input priority 0; policy accept;
 		iifname {tunnels} ct state established,related accept
+		iifname {tunnels} ip daddr {gateway} icmp type echo-request limit rate 1000/second burst 100 packets accept
 		iifname {tunnels} drop
 		iifname {ports} udp dport {tunnel_ports} drop
 		iifname {ports} accept
@@ -290,68 +191,11 @@ mod tests {
         NetworkConfig::new("/var/lib/oak/net", "10.18.0.0/25".parse().unwrap())
     }
 
-    fn ip(text: &str) -> Ipv4Addr {
-        text.parse().unwrap()
-    }
-
-    fn service(policy: Balancing, backends: &[&str]) -> CheckedService {
-        CheckedService {
-            addresses: BTreeSet::from([ip("10.30.0.1"), ip("10.30.0.2")]),
-            policy,
-            backends: backends.iter().map(|text| ip(text)).collect(),
-        }
-    }
-
     #[test]
     fn the_table_is_removed_and_made_in_one_transaction() {
         let text = render(&config(), &CheckedTable::default(), 0);
         assert!(text.starts_with("add table inet oakestra\ndelete table inet oakestra\ntable inet"));
         assert!(!text.contains("elements"), "empty lists are syntax errors");
-    }
-
-    #[test]
-    fn all_addresses_of_a_service_share_one_rotation() {
-        let mut table = CheckedTable::default();
-        let three = service(Balancing::RoundRobin, &["10.18.0.2", "10.18.0.3", "10.18.0.4"]);
-        table.services.insert(ip("10.30.0.1"), three);
-        let text = render(&config(), &table, 0);
-        assert!(text.contains("10.30.0.1 : goto service-10.30.0.1,"));
-        assert!(text.contains("10.30.0.2 : goto service-10.30.0.1\n"));
-        assert!(
-            text.contains("dnat ip to numgen inc mod 3 map { 0 : 10.18.0.2, 1 : 10.18.0.3, 2 : 10.18.0.4 }")
-        );
-    }
-
-    #[test]
-    fn every_transaction_begins_with_another_backend() {
-        let mut table = CheckedTable::default();
-        let two = service(Balancing::RoundRobin, &["10.18.0.2", "10.18.0.3"]);
-        table.services.insert(ip("10.30.0.1"), two);
-        let second = render(&config(), &table, 1);
-        assert!(second.contains("numgen inc mod 2 map { 0 : 10.18.0.3, 1 : 10.18.0.2 }"));
-        assert_eq!(render(&config(), &table, 2), render(&config(), &table, 0));
-    }
-
-    #[test]
-    fn a_single_backend_needs_no_choice() {
-        let mut table = CheckedTable::default();
-        let one = service(Balancing::Random, &["10.18.0.2"]);
-        table.services.insert(ip("10.30.0.1"), one);
-        let text = render(&config(), &table, 0);
-        assert!(text.contains("dnat ip to 10.18.0.2\n") && !text.contains("numgen"));
-    }
-
-    #[test]
-    fn ports_with_several_backends_get_a_chain_each() {
-        let mut table = CheckedTable::default();
-        let backends = ["10.18.0.2:8080", "10.18.0.3:81"];
-        table
-            .ports
-            .insert((PortProtocol::Udp, 53), backends.iter().map(|text| text.parse().unwrap()).collect());
-        let text = render(&config(), &table, 0);
-        assert!(text.contains("53 : goto port-udp-53"));
-        assert!(text.contains("numgen inc mod 2 vmap { 0 : goto port-udp-53-0, 1 : goto port-udp-53-1 }"));
-        assert!(text.contains("meta l4proto udp dnat ip to 10.18.0.3:81"));
     }
 
     #[test]

@@ -22,6 +22,10 @@ pub enum Balancing {
     RoundRobin,
     /// Independently at random, per flow.
     Random,
+    /// In turn, but who has more weight more often ([`ServiceTable::weights`]).
+    Weighted,
+    /// By the address of the caller: it comes to the same backend as long as that is one.
+    Sticky,
 }
 
 /// A service: any of its addresses leads to one of its backends, for every protocol and port.
@@ -99,6 +103,8 @@ pub struct ServiceTable {
     pub untold: Vec<Ipv4Addr>,
     /// Ports of this host.
     pub ports: Vec<PortMapping>,
+    /// How many flows in a row a backend gets with [`Balancing::Weighted`], compared with others; 1 if it is not here.
+    pub weights: BTreeMap<Ipv4Addr, u16>,
 }
 
 /// An entry that was left out, and why.
@@ -150,8 +156,8 @@ pub(crate) struct CheckedService {
     /// At least one; the first names the chain.
     pub(crate) addresses: BTreeSet<Ipv4Addr>,
     pub(crate) policy: Balancing,
-    /// At least one.
-    pub(crate) backends: BTreeSet<Ipv4Addr>,
+    /// At least one, with its weight, which is 1 for policies without weights.
+    pub(crate) backends: BTreeMap<Ipv4Addr, u16>,
 }
 
 /// A table without contradictions, in an order that does not depend on the caller's.
@@ -192,7 +198,7 @@ impl ServiceTable {
         let mut checking =
             Checking { config, taken: BTreeSet::new(), problems: Vec::new(), table: CheckedTable::default() };
         for service in &self.services {
-            checking.service(service);
+            checking.service(service, &self.weights);
         }
         for instance in &self.instances {
             checking.instance(*instance);
@@ -227,17 +233,18 @@ struct Checking<'a> {
 }
 
 impl Checking<'_> {
-    fn service(&mut self, service: &Service) {
+    fn service(&mut self, service: &Service, weights: &BTreeMap<Ipv4Addr, u16>) {
         let mut addresses = BTreeSet::new();
         for address in &service.addresses {
             if self.claim(*address) {
                 addresses.insert(*address);
             }
         }
-        let mut backends = BTreeSet::new();
+        let mut backends = BTreeMap::new();
         for backend in &service.backends {
             if self.is_backend(*backend) {
-                backends.insert(*backend);
+                let weight = weights.get(backend).filter(|_| service.policy == Balancing::Weighted);
+                backends.insert(*backend, weight.copied().unwrap_or(1));
             }
         }
         let Some(first) = addresses.first().copied() else {
@@ -361,8 +368,6 @@ mod tests {
                 },
             ],
             instances: vec![InstanceAddress { instance: ip("10.30.0.1"), namespace: ip("10.18.0.2") }],
-            elsewhere: Vec::new(),
-            untold: Vec::new(),
             ports: vec![
                 PortMapping {
                     protocol: PortProtocol::Tcp,
@@ -377,11 +382,12 @@ mod tests {
                 PortMapping { protocol: PortProtocol::Udp, host_port: 0, backends: vec![] },
                 PortMapping { protocol: PortProtocol::Udp, host_port: 50_103, backends: vec![] },
             ],
+            ..ServiceTable::default()
         };
         let (checked, problems) = table.check(&config()).unwrap();
         assert_eq!(problems.len(), 8, "{problems:?}");
         let service = checked.services.get(&ip("10.30.0.1")).unwrap();
-        assert_eq!(service.backends, BTreeSet::from([ip("10.18.0.2")]));
+        assert_eq!(service.backends, BTreeMap::from([(ip("10.18.0.2"), 1)]));
         assert_eq!(checked.ports.len(), 1);
         assert!(checked.instances.is_empty());
     }

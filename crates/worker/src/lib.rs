@@ -13,6 +13,7 @@
 
 mod container;
 mod demo;
+mod distances;
 mod down;
 mod exec;
 mod facts;

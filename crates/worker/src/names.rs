@@ -11,11 +11,11 @@ use futures_util::future::BoxFuture;
 use ipnet::IpNet;
 use oak_control::worker::{Answer, NetworkTable, TableVersion, Worker, Workload};
 use oak_dns::{
-    DnsConfig, DnsServer, HostResolver, InstanceEntry, Limits, Lookup, PolicyAddress, PolicyName, Question,
-    ServiceEntry, ServicePort, Upstreams, Zone, ZoneContent, instance_resolver,
+    DnsConfig, DnsServer, HostResolver, InstanceEntry, Limits, Lookup, PolicyAddress, Question, ServiceEntry,
+    ServicePort, Upstreams, Zone, ZoneContent, instance_resolver,
 };
 use oak_model::overlay::{Readiness, Target};
-use oak_model::{JobName, chain};
+use oak_model::{Balancing, JobName, chain};
 use oak_net::NetworkConfig;
 use oak_store::StoreError;
 use tokio::sync::{SetOnce, watch};
@@ -304,7 +304,7 @@ fn entry(workload: &Workload, table: &NetworkTable) -> ServiceEntry {
     ServiceEntry {
         application: desired.application,
         name: desired.job_name.clone(),
-        addresses: desired.service_addresses.iter().map(round_robin).collect(),
+        addresses: desired.addresses().map(policy_address).collect(),
         instances: node_address.map(|_| instance).into_iter().collect(),
         ports: desired.spec.ports.iter().map(port).collect(),
     }
@@ -320,14 +320,14 @@ fn elsewhere(known: &oak_control::worker::Known<'_>) -> ServiceEntry {
     ServiceEntry {
         application: known.service.application,
         name: known.service.job_name.clone(),
-        addresses: known.service.addresses.iter().map(round_robin).collect(),
+        addresses: known.service.all_addresses().map(policy_address).collect(),
         instances: instances.collect(),
         ports: known.service.ports.iter().map(port).collect(),
     }
 }
 
-fn round_robin(address: &Ipv4Addr) -> PolicyAddress {
-    PolicyAddress { policy: PolicyName::ROUND_ROBIN, address: (*address).into() }
+fn policy_address((policy, address): (Balancing, Ipv4Addr)) -> PolicyAddress {
+    PolicyAddress { policy, address: address.into() }
 }
 
 const fn port(port: &oak_model::PortMapping) -> ServicePort {

@@ -256,7 +256,7 @@ fn service_table(table: &NetworkTable) -> ServiceTable {
             .iter()
             .map(|(address, backends)| Service {
                 addresses: vec![*address],
-                policy: Balancing::RoundRobin,
+                policy: balancing(table.policies.get(address).copied().unwrap_or_default()),
                 backends: backends.clone(),
             })
             .collect(),
@@ -282,5 +282,17 @@ fn service_table(table: &NetworkTable) -> ServiceTable {
                     .collect(),
             })
             .collect(),
+        weights: table.weights.clone(),
+    }
+}
+
+/// What is left for the kernel to choose.
+const fn balancing(policy: oak_model::Balancing) -> Balancing {
+    match policy {
+        oak_model::Balancing::RoundRobin
+        | oak_model::Balancing::Closest
+        | oak_model::Balancing::LocalFirst => Balancing::RoundRobin,
+        oak_model::Balancing::LeastLoaded => Balancing::Weighted,
+        oak_model::Balancing::Sticky => Balancing::Sticky,
     }
 }

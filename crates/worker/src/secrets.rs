@@ -232,6 +232,7 @@ mod tests {
             material: material.collect(),
             spec: Arc::new(spec),
             service_addresses: Vec::new(),
+            policies: std::collections::BTreeMap::new(),
             instance_address: Ipv4Addr::new(10, 30, 0, 1),
         }
     }

@@ -26,7 +26,7 @@ use crate::ports::HostPorts;
 use crate::secrets::Secrets;
 use crate::tunnel::TunnelSettings;
 use crate::ways::{Encryption, OwnEnd};
-use crate::{WorkerConfig, WorkerError, encode, facts, garbage, rejoin, tunnel, uplink, usage};
+use crate::{WorkerConfig, WorkerError, distances, encode, facts, garbage, rejoin, tunnel, uplink, usage};
 
 /// A worker that has joined but does nothing yet.
 pub struct BoundWorker {
@@ -96,10 +96,12 @@ impl BoundWorker {
         watch(&operations, adopted, survivors.observers);
         tasks.spawn(Network::follow(Arc::clone(&operations)));
         tasks.spawn(Network::ask(Arc::clone(&operations)));
+        tasks.spawn(distances::run(Arc::clone(&operations)));
         tasks.spawn(Names::follow(Arc::clone(&operations)));
         tasks.spawn(garbage::run(Arc::clone(&operations), engine.clone()));
-        tasks.spawn(usage::run(Arc::clone(&operations), engine.clone()));
         let facts = facts::worker_facts(&self.config, operations.gpus.count(), operations.network.own_end());
+        let millis = facts.capacity.cpu_millis;
+        tasks.spawn(usage::run(Arc::clone(&operations), engine.clone(), millis));
         info!(name = facts.name, identity = %self.credentials.identity(), capacity = %facts.capacity, "worker ready");
         let uplink =
             uplink::start(&mut tasks, &self.config.cluster, &self.credentials, facts, engine, &operations)?;

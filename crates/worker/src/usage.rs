@@ -27,8 +27,12 @@ struct Seen {
     sent: InstanceUsage,
 }
 
-/// Samples for ever.
-pub(crate) async fn run(operations: Arc<Operations>, engine: Engine<Worker>) -> Result<(), StoreError> {
+/// Samples for ever, on a machine with so many thousandths of a processor.
+pub(crate) async fn run(
+    operations: Arc<Operations>,
+    engine: Engine<Worker>,
+    machine_millis: u32,
+) -> Result<(), StoreError> {
     let mut seen: HashMap<InstanceKey, Seen> = HashMap::new();
     let mut node = NodeSampler::default();
     let mut ticks = tokio::time::interval(INTERVAL);
@@ -53,6 +57,10 @@ pub(crate) async fn run(operations: Arc<Operations>, engine: Engine<Worker>) -> 
                     worker.overfull(now, entropy, key, attempt, written);
                 };
                 operations.post(tell).await;
+            }
+            if is_news && runs {
+                let percent = usage.cpu_percent;
+                operations.post(move |worker, _, _| worker.measured(key, percent, machine_millis)).await;
             }
             report.instances.extend(is_news.then_some(usage));
         }

@@ -46,7 +46,7 @@ pub enum LocalRefusal {
     OfTheRoot(String),
     /// The descriptor asks for an address that the cluster may not give out.
     #[error(
-        "service address {0} can be given only by the root: leave `addresses.rr_ip` out, or deploy at the root"
+        "service address {0} can be given only by the root: let the system choose, or deploy at the root"
     )]
     AddressOfTheRoot(Ipv4Addr),
     /// The service needs values that only a root keeps.
@@ -125,7 +125,7 @@ impl Cluster {
             }
             let mut services = BTreeSet::new();
             for service in &request.services {
-                if let Some(address) = service.spec.service_address {
+                if let Some(address) = service.spec.chosen_addresses().next() {
                     return Err(LocalRefusal::AddressOfTheRoot(address));
                 }
                 let job_name = service.job_name(&request.name, &request.namespace);
@@ -135,7 +135,7 @@ impl Cluster {
                 if !services.insert((service.name.clone(), service.namespace.clone())) {
                     return Err(LocalRefusal::ServiceTwice(job_name));
                 }
-                needed += 1;
+                needed += 1 + service.spec.policies.len();
             }
         }
         let free = (pool.capacity() as usize).saturating_sub(pool.used());
@@ -156,9 +156,13 @@ impl Cluster {
             let job_name = service_request.job_name(&request.name, &request.namespace);
             let service_id = ServiceId::new(now.wall, entropy.next_u64());
             // There is no root to keep a number of instances; the one that takes over does.
-            let service = Service::of_request(service_id, id, job_name, service_request, address);
+            let mut service = Service::of_request(service_id, id, job_name, service_request, address);
+            for policy in service.spec.policies.keys() {
+                let address = pool.allocate().ok_or(LocalRefusal::AddressesExhausted)?;
+                service.policies.insert(*policy, address);
+            }
             services.push(service.id);
-            self.meta.local_addresses.insert(address);
+            self.meta.local_addresses.extend(service.addresses().map(|(_, address)| address));
             self.outbox.put(Table::Service, service.id, &service);
             self.services.insert(service.id, service);
         }
@@ -198,6 +202,7 @@ impl Cluster {
             job_name: found.job_name.clone(),
             spec: Arc::clone(&found.spec),
             service_addresses: vec![found.address],
+            policies: found.policies.clone(),
             instance_address: address,
             surroundings: Surroundings::default(),
             material: Vec::new(),
@@ -264,7 +269,7 @@ impl Cluster {
     fn local_pool(&self) -> Result<AddressPool, LocalRefusal> {
         let block = self.meta.local_block.ok_or(LocalRefusal::NoAddresses)?;
         let mut pool = AddressPool::hosts_of(block);
-        let services = self.services.values().map(|service| service.address);
+        let services = self.services.values().flat_map(Service::addresses).map(|(_, address)| address);
         let instances = self.placed.values().map(|placed| placed.desired.instance_address);
         for address in services.chain(instances).chain(self.meta.local_addresses.iter().copied()) {
             pool.claim(address);

@@ -7,7 +7,7 @@ use oak_model::message::{ClusterToRoot, ClusterToWorker, LocalCall, WorkloadRepo
 use oak_model::overlay::{
     Backend, BackendKey, Call, Caller, KnownService, OverlayChange, Peer, Readiness, Target,
 };
-use oak_model::{Incarnation, InstanceKey, Moment, Now, ServiceId, Status, WorkerId};
+use oak_model::{Balancing, Incarnation, InstanceKey, Load, Moment, Now, ServiceId, Status, WorkerId};
 
 use super::{Cluster, Effect, Placed, Placement};
 use crate::overlay::Hub;
@@ -31,6 +31,7 @@ pub(super) struct Reported {
     incarnation: Incarnation,
     node_address: Ipv4Addr,
     serves: bool,
+    load: Load,
 }
 
 impl Cluster {
@@ -39,7 +40,9 @@ impl Cluster {
         let Some(placed) = self.placed.get(&key) else { return };
         let desired = &placed.desired;
         let is_known = self.overlay.hub.service(key.service).is_some_and(|known| {
-            known.addresses == desired.service_addresses && known.ports == desired.spec.ports
+            known.addresses == desired.service_addresses
+                && known.policies == desired.policies
+                && known.ports == desired.spec.ports
         });
         if !is_known {
             self.overlay.hub.know(KnownService {
@@ -47,6 +50,7 @@ impl Cluster {
                 application: desired.application,
                 job_name: desired.job_name.clone(),
                 addresses: desired.service_addresses.clone(),
+                policies: desired.policies.clone(),
                 ports: desired.spec.ports.clone(),
             });
         }
@@ -117,6 +121,11 @@ impl Cluster {
             incarnation: report.incarnation,
             node_address,
             serves: report.status == Status::Running,
+            load: self
+                .overlay
+                .reported
+                .get(&(report.key, worker))
+                .map_or(Load::default(), |former| former.load),
         };
         let former = self.overlay.reported.insert((report.key, worker), reported);
         self.overlay_placed(report.key);
@@ -142,6 +151,7 @@ impl Cluster {
                 instance_address: placed.desired.instance_address,
                 node_address: reported.node_address,
                 readiness,
+                load: reported.load,
             })
         };
         let current = placed.placement.into_iter().chain(placed.successor).map(|place| (place, true));
@@ -150,6 +160,21 @@ impl Cluster {
             former.chain(current).filter_map(|(place, may)| backend(place, may)).collect();
         for backend in backends {
             self.overlay.hub.set_backend(backend, Some(backend.worker));
+        }
+    }
+
+    /// A worker has measured an instance. Who calls it is told if that matters to its service.
+    pub(super) fn overlay_measured(&mut self, worker: WorkerId, key: InstanceKey, cpu_percent: f32) {
+        let Some(placed) = self.placed.get(&key) else { return };
+        if !placed.desired.policies.contains_key(&Balancing::LeastLoaded) {
+            return;
+        }
+        let machine = self.workers.get(&worker).map_or(0, |worker| worker.facts.capacity.cpu_millis);
+        let limit = placed.desired.spec.resources.cpu_millis;
+        let Some(reported) = self.overlay.reported.get_mut(&(key, worker)) else { return };
+        let load = reported.load.after(cpu_percent, if limit > 0 { limit } else { machine });
+        if std::mem::replace(&mut reported.load, load) != load {
+            self.overlay_placed(key);
         }
     }
 

@@ -48,6 +48,7 @@ fn desired(number: u32, generation: u64, memory_mib: u32) -> DesiredInstance {
         },
         spec: Arc::new(ServiceSpec { image: "image".into(), resources, ..ServiceSpec::default() }),
         service_addresses: vec![Ipv4Addr::new(10, 30, 0, 1)],
+        policies: BTreeMap::new(),
         instance_address: Ipv4Addr::new(10, 30, high + 1, low),
         surroundings: Surroundings::default(),
         material: Vec::new(),

@@ -284,6 +284,9 @@ impl Cluster {
                 .and_then(|placed| placed.placement)
                 .is_some_and(|placement| placement.worker == id)
         });
+        for instance in &usage.instances {
+            self.overlay_measured(id, instance.key, instance.cpu_percent);
+        }
         self.outbox.emit(Effect::ToRoot(ClusterToRoot::Usage(usage)));
     }
 }

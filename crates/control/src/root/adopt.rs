@@ -300,11 +300,13 @@ impl Root {
             self.recount(service.id);
             return;
         }
-        let Some(application) = self.applications.get_mut(&service.application) else { return };
-        if !self.addresses.claim(service.address) {
-            let Some(other) = self.addresses.allocate() else { return };
-            service.address = other;
+        if !self.applications.contains_key(&service.application) {
+            return;
         }
+        if self.claim_addresses(&mut service).is_none() {
+            return;
+        }
+        let Some(application) = self.applications.get_mut(&service.application) else { return };
         service.job_name = JobName {
             application: application.name.clone(),
             application_namespace: application.namespace.clone(),

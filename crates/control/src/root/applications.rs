@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use oak_model::sla::{ApplicationRequest, ServiceRequest};
 use oak_model::{
@@ -38,9 +39,7 @@ pub enum Refusal {
     #[error("instance {0} does not exist")]
     UnknownInstance(InstanceKey),
     /// The service address asked for is in use.
-    #[error(
-        "service address {address} is in use by `{holder}`: choose another `addresses.rr_ip` or leave it out"
-    )]
+    #[error("service address {address} is in use by `{holder}`: choose another one or let the system choose")]
     AddressTaken {
         /// The address.
         address: Ipv4Addr,
@@ -75,7 +74,7 @@ pub enum Refusal {
     },
     /// The service address is what others know it by.
     #[error(
-        "the service address is {present} and cannot become {wanted}: leave `addresses.rr_ip` out, or create \
+        "the service address is {present} and cannot become {wanted}: leave it out of `addresses`, or create \
          another service"
     )]
     AddressFixed {
@@ -216,7 +215,9 @@ impl Root {
         self.linked.forget(id);
         self.forget_history_of_service(service.application, id);
         self.looks.forget(id);
-        self.addresses.release(service.address);
+        for (_, address) in service.addresses() {
+            self.addresses.release(address);
+        }
         self.outbox.delete(Table::Service, id);
         if let Some(application) = self.applications.get_mut(&service.application) {
             application.services.retain(|other| *other != id);
@@ -230,8 +231,6 @@ impl Root {
         &self,
         groups: &[(&Name, &Name, &[ServiceId], &[ServiceRequest])],
     ) -> Result<(), Refusal> {
-        let mut addresses = HashSet::new();
-        let mut wanted = 0;
         for (application, namespace, existing, requests) in groups {
             let mut names: HashSet<JobName> = existing
                 .iter()
@@ -243,34 +242,10 @@ impl Root {
                 if names.contains(&job_name) {
                     return Err(Refusal::ServiceExists(job_name));
                 }
-                if let Some(address) = request.spec.service_address
-                    && (self.addresses.is_used(address) || !addresses.insert(address))
-                {
-                    return Err(Refusal::AddressTaken { address, holder: self.holder(address) });
-                }
                 names.insert(job_name);
-                wanted += 1 + request.replicas.unwrap_or(0) as usize;
             }
         }
-        if wanted > self.addresses.free() {
-            return Err(Refusal::AddressesExhausted);
-        }
-        Ok(())
-    }
-
-    fn holder(&self, address: Ipv4Addr) -> String {
-        if self.addresses.is_in_block(address) {
-            return "a cluster, for what is deployed there while the root is away".to_owned();
-        }
-        let service = self.services.values().find(|service| service.address == address);
-        let instance = self.instances.values().find(|instance| instance.address == address);
-        match (service, instance) {
-            (Some(service), _) => service.job_name.to_string(),
-            (None, Some(instance)) => format!("instance {}", instance.key),
-            (None, None) => {
-                "another service of this descriptor or an instance that is being removed".to_owned()
-            }
-        }
+        self.check_addresses(groups.iter().flat_map(|(.., requests)| requests.iter()))
     }
 
     fn insert_services(
@@ -281,8 +256,9 @@ impl Root {
         requests: Vec<ServiceRequest>,
     ) -> Vec<ServiceId> {
         // Addresses somebody asked for are taken first, so that an automatic one cannot be in the way.
-        for address in requests.iter().filter_map(|request| request.spec.service_address) {
-            self.addresses.claim(address);
+        let chosen: Vec<_> = requests.iter().flat_map(|request| request.spec.chosen_addresses()).collect();
+        for address in &chosen {
+            self.addresses.claim(*address);
         }
         let mut created = Vec::with_capacity(requests.len());
         for request in requests {
@@ -292,7 +268,10 @@ impl Root {
             let Some(parent) = self.applications.get_mut(&application) else { continue };
             let id = ServiceId::new(now.wall, entropy.next_u64());
             let job_name = request.job_name(&parent.name, &parent.namespace);
-            let service = Service::of_request(id, application, job_name, request, address);
+            let mut service = Service::of_request(id, application, job_name, request, address);
+            let spec = Arc::clone(&service.spec);
+            self.give_addresses(&mut service, &spec);
+            let Some(parent) = self.applications.get_mut(&application) else { continue };
             parent.services.push(id);
             self.outbox.put(Table::Service, id, &service);
             self.linked.know(&service);

@@ -8,6 +8,7 @@ use oak_model::{InstanceKey, JobName, MAX_REPLICAS, Now, Rollout, RolloutState, 
 
 use super::keep::MAX_FORMER;
 use super::ledger::Promise;
+use super::service_addresses::keep_addresses;
 use super::{Refusal, Root};
 
 /// What became of a change.
@@ -139,7 +140,9 @@ impl Root {
         self.forget_unused(id);
         let Some(service) = self.services.get(&id) else { return Err(Refusal::UnknownService(id)) };
         self.check_promise(service, Promise::of_update(service, &request, total), 0)?;
+        self.check_more_addresses(service, &request.spec)?;
         self.make_room_for_former(now, id);
+        self.give_more_addresses(id, &request.spec);
         let Some(service) = self.services.get_mut(&id) else { return Err(Refusal::UnknownService(id)) };
         let stuck = service.upkeep.rollout.take_if(|rollout| rollout.state.is_active());
         service.upkeep.former.extend(stuck.and_then(|rollout| rollout.from));
@@ -233,10 +236,7 @@ fn fitted(service: &Service, mut request: ServiceRequest) -> Result<ServiceReque
             JobName { service: request.name, service_namespace: request.namespace, ..present.clone() };
         return Err(Refusal::Renamed { present: Box::new(present.clone()), wanted: Box::new(wanted) });
     }
-    if let Some(wanted) = request.spec.service_address.filter(|wanted| *wanted != service.address) {
-        return Err(Refusal::AddressFixed { present: service.address, wanted });
-    }
-    request.spec.service_address = service.spec.service_address;
+    keep_addresses(service, &mut request.spec)?;
     if request.replicas.is_none()
         && let Some(replicas) = service.upkeep.replicas
     {

@@ -320,6 +320,7 @@ impl Root {
             #[allow(clippy::cast_precision_loss, reason = "memory sizes are below 2^53 bytes")]
             let memory = usage.memory_bytes as f64;
             push_sample(&mut kept.history, HistorySample { at: now.wall, cpu: usage.cpu_percent, memory });
+            self.overlay_measured(usage.key, usage.cpu_percent);
         }
         let Some(cluster) = self.clusters.get_mut(&id) else { return };
         if report.nodes.is_empty() {

@@ -61,7 +61,9 @@ impl Root {
             }
             Table::Service => {
                 let service: Service = row.parse()?;
-                self.addresses.claim(service.address);
+                for (_, address) in service.addresses() {
+                    self.addresses.claim(address);
+                }
                 self.linked.know(&service);
                 self.services.insert(service.id, service);
             }

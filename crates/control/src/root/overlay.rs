@@ -7,7 +7,8 @@ use std::time::Duration;
 use oak_model::message::{RootToCluster, WorkerSummary};
 use oak_model::overlay::{Backend, Call, Caller, KnownService, OverlayChange, Peer, Readiness, Target};
 use oak_model::{
-    ApplicationId, ClusterId, InstanceKey, Moment, Now, OrganizationId, ServiceId, Status, WorkerId,
+    ApplicationId, Balancing, ClusterId, InstanceKey, Load, Moment, Now, OrganizationId, Service, ServiceId,
+    Status, WorkerId,
 };
 
 use super::{Effect, Root};
@@ -24,12 +25,20 @@ pub(super) struct Overlay {
     followed: BTreeSet<ServiceId>,
     /// Which cluster an instance of those was counted in.
     held: HashMap<InstanceKey, ClusterId>,
+    /// Of the instances that are not idle, as far as it matters.
+    loads: HashMap<InstanceKey, Load>,
     settles_at: Option<Moment>,
 }
 
 impl Default for Overlay {
     fn default() -> Self {
-        Self { hub: Hub::telling_calls(), followed: BTreeSet::new(), held: HashMap::new(), settles_at: None }
+        Self {
+            hub: Hub::telling_calls(),
+            followed: BTreeSet::new(),
+            held: HashMap::new(),
+            loads: HashMap::new(),
+            settles_at: None,
+        }
     }
 }
 
@@ -68,7 +77,7 @@ impl Root {
             // Programs that try all addresses must not cost much.
             Target::Address(address) if !self.addresses.is_used(*address) => None,
             Target::Address(address) => {
-                let service = self.services.values().find(|service| service.address == *address);
+                let service = self.services.values().find(|service| service.has_address(*address));
                 let instance = || self.instances.values().find(|instance| instance.address == *address);
                 service.map(|service| service.id).or_else(|| instance().map(|instance| instance.key.service))
             }
@@ -95,15 +104,37 @@ impl Root {
         if !self.overlay.followed.insert(id) {
             return;
         }
-        self.overlay.hub.know(KnownService {
-            id,
-            application: service.application,
-            job_name: service.job_name.clone(),
-            addresses: vec![service.address],
-            ports: service.spec.ports.clone(),
-        });
+        self.overlay.hub.know(known(service));
         let keys: Vec<_> = self.instances_of(id).map(|instance| instance.key).collect();
         for key in keys {
+            self.overlay_instance(key);
+        }
+    }
+
+    /// A service has further addresses.
+    pub(super) fn overlay_readdressed(&mut self, id: ServiceId) {
+        if let Some(service) = self.services.get(&id).filter(|_| self.overlay.followed.contains(&id)) {
+            self.overlay.hub.know(known(service));
+        }
+    }
+
+    /// An instance was measured. Clusters that call it are told if that matters to its service.
+    pub(super) fn overlay_measured(&mut self, key: InstanceKey, cpu_percent: f32) {
+        let Some(service) = self.services.get(&key.service) else { return };
+        let Some(instance) = self.instances.get(&key) else { return };
+        if !service.policies.contains_key(&Balancing::LeastLoaded)
+            || !self.overlay.followed.contains(&key.service)
+        {
+            return;
+        }
+        let machine = (instance.cluster.zip(instance.worker))
+            .and_then(|(cluster, worker)| self.clusters.get(&cluster)?.workers.get(&worker))
+            .map_or(0, |worker| worker.facts.capacity.cpu_millis);
+        let limit = service.spec_of(instance.revision).resources.cpu_millis;
+        let former = self.overlay.loads.get(&key).copied().unwrap_or_default();
+        let load = former.after(cpu_percent, if limit > 0 { limit } else { machine });
+        if load != former {
+            self.overlay.loads.insert(key, load);
             self.overlay_instance(key);
         }
     }
@@ -129,7 +160,8 @@ impl Root {
         let backend = match (place, address) {
             (Some((worker, node_address)), Some(instance_address)) => {
                 let readiness = if serves { Readiness::Ready } else { Readiness::Closed };
-                Some(Backend { key, worker, instance_address, node_address, readiness })
+                let load = self.overlay.loads.get(&key).copied().unwrap_or_default();
+                Some(Backend { key, worker, instance_address, node_address, readiness, load })
             }
             // It is being taken down: what it has comes to its end.
             _ if departure.is_some() => {
@@ -142,6 +174,7 @@ impl Root {
         if former != cluster {
             if let Some(former) = former {
                 self.overlay.held.remove(&key);
+                self.overlay.loads.remove(&key);
                 self.overlay.hub.release(key, former);
             }
             if let (Some(cluster), Some(address)) = (cluster, address) {
@@ -212,5 +245,16 @@ impl Root {
             let news = OverlayChange { complete: true, ..self.overlay.hub.connect(cluster) };
             self.outbox.emit(Effect::Send { cluster, session, message: RootToCluster::Overlay(news) });
         }
+    }
+}
+
+fn known(service: &Service) -> KnownService {
+    KnownService {
+        id: service.id,
+        application: service.application,
+        job_name: service.job_name.clone(),
+        addresses: vec![service.address],
+        policies: service.policies.clone(),
+        ports: service.spec.ports.clone(),
     }
 }

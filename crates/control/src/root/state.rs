@@ -324,6 +324,7 @@ pub(super) fn desired(service: &Service, instance: &Instance, surroundings: Surr
         job_name: service.job_name.clone(),
         spec: Arc::clone(service.spec_of(instance.revision)),
         service_addresses: vec![service.address],
+        policies: service.policies.clone(),
         instance_address: instance.address,
         surroundings,
         material: Vec::new(),

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use oak_model::message::{ClusterHello, ClusterToRoot, InstanceReport, RootToCluster, WorkerSummary};
 use oak_model::sla::{ApplicationRequest, ServiceRequest};
 use oak_model::{
-    Architecture, ClusterId, Generation, InstanceKey, Moment, Now, Resources, ServiceId, ServiceSpec, Status,
-    WallTime, WorkerFacts, WorkerId,
+    Architecture, Balancing, ClusterId, Generation, InstanceKey, Moment, Now, Resources, ServiceId,
+    ServiceSpec, Status, WallTime, WorkerFacts, WorkerId,
 };
 
 use super::*;
@@ -461,6 +461,42 @@ fn a_service_address_asked_for_is_given_once() {
     let outcome =
         fixture.root.add_services(at(0), &mut fixture.entropy, application, vec![request("other", spec)]);
     assert!(outcome.is_ok());
+}
+
+#[test]
+fn every_policy_that_is_asked_for_has_an_address_of_its_own() {
+    let mut fixture = Fixture::new();
+    let chosen: Ipv4Addr = "10.30.7.7".parse().unwrap();
+    let policies = BTreeMap::from([(Balancing::Closest, Some(chosen)), (Balancing::Sticky, None)]);
+    let spec = ServiceSpec { policies, ..memory(1) };
+    let id = fixture.service("web", spec.clone());
+    let service = fixture.root.service(id).unwrap().clone();
+    assert_eq!(service.policies.get(&Balancing::Closest), Some(&chosen));
+    assert_eq!((service.policies.len(), fixture.root.addresses_in_use()), (2, 3));
+    let application = service.application;
+    let again = vec![request("other", spec.clone())];
+    let outcome = fixture.root.add_services(at(0), &mut fixture.entropy, application, again);
+    assert!(matches!(outcome, Err(Refusal::AddressTaken { .. })), "{outcome:?}");
+
+    // A change may ask for more, not for others, and what it leaves out stays.
+    let change = |policies: &[(Balancing, Option<Ipv4Addr>)]| {
+        request("web", ServiceSpec { policies: policies.iter().copied().collect(), ..memory(1) })
+    };
+    let other = "10.30.7.8".parse().unwrap();
+    let outcome = fixture.root.change_service(at(1), id, change(&[(Balancing::Closest, Some(other))]));
+    assert!(matches!(outcome, Err(Refusal::AddressFixed { .. })), "{outcome:?}");
+    let more = change(&[(Balancing::LocalFirst, Some(chosen))]);
+    let outcome = fixture.root.change_service(at(1), id, more);
+    assert!(matches!(outcome, Err(Refusal::AddressTaken { .. })), "{outcome:?}");
+    fixture.root.change_service(at(1), id, change(&[(Balancing::LocalFirst, Some(other))])).unwrap();
+    let changed = fixture.root.service(id).unwrap().policies.clone();
+    assert!(service.policies.iter().all(|(policy, address)| changed.get(policy) == Some(address)));
+    assert_eq!((changed.get(&Balancing::LocalFirst), changed.len()), (Some(&other), 3));
+    fixture.commit();
+    fixture.restart();
+    assert_eq!(fixture.root.addresses_in_use(), 4, "also after a restart");
+    fixture.root.delete_service(at(2), id).unwrap();
+    assert_eq!(fixture.root.addresses_in_use(), 0);
 }
 
 #[test]

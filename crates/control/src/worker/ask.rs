@@ -105,7 +105,7 @@ impl Worker {
         let told = self.overlay.services.values().filter(|service| match target {
             Target::Address(address) => {
                 let is_instance = |backend: &Backend| backend.instance_address == *address;
-                service.addresses.contains(address) || self.overlay.backends_of(service.id).any(is_instance)
+                service.has_address(*address) || self.overlay.backends_of(service.id).any(is_instance)
             }
             Target::Name(name) => service.job_name.is_dns_name(name),
         });
@@ -118,7 +118,7 @@ impl Worker {
     fn hosted<'a>(&'a self, target: &'a Target) -> impl Iterator<Item = (ApplicationId, ServiceId)> + 'a {
         let desired = self.workloads.values().map(|workload| &workload.assignment().desired);
         let meant = desired.filter(move |desired| match target {
-            Target::Address(address) => desired.service_addresses.contains(address),
+            Target::Address(address) => desired.addresses().any(|(_, own)| own == *address),
             Target::Name(name) => desired.job_name.is_dns_name(name),
         });
         meant.map(|desired| (desired.application, desired.key.service))

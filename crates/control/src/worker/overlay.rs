@@ -221,8 +221,8 @@ impl Worker {
                     .filter(move |backend| backend.readiness == readiness)
                     .map(|backend| backend.node_address)
             };
-            for address in &service.addresses {
-                let backends = table.services.entry(*address).or_default();
+            for (policy, address) in service.all_addresses() {
+                let backends = table.know(policy, address);
                 // Without a cluster nobody knows whether the others can still be reached.
                 if self.connected || backends.is_empty() {
                     backends.extend(with(Readiness::Ready));
@@ -281,7 +281,13 @@ impl Worker {
 }
 
 impl Overlay {
-    fn all_backends(&self) -> impl Iterator<Item = &Backend> {
+    /// Addresses of some nodes themselves.
+    pub(super) fn gateways(&self, nodes: &BTreeSet<WorkerId>) -> impl Iterator<Item = (WorkerId, Ipv4Addr)> {
+        let peers = nodes.iter().filter_map(|node| self.peers.get(node));
+        peers.filter_map(|peer| Some((peer.worker, peer.subnet.hosts().next()?)))
+    }
+
+    pub(super) fn all_backends(&self) -> impl Iterator<Item = &Backend> {
         self.backends.values().flat_map(BTreeMap::values)
     }
 

@@ -1,7 +1,9 @@
 //! Telling the cluster, and deriving the network table from what runs.
 
+use std::net::Ipv4Addr;
+
 use oak_model::message::WorkerToCluster;
-use oak_model::{InstanceKey, Status};
+use oak_model::{Balancing, InstanceKey, Status};
 
 use super::{Effect, NetworkTable, Phase, TableVersion, Worker};
 
@@ -92,8 +94,8 @@ impl Worker {
             // A service that is here but does not run yet keeps its address: clients are refused at once instead
             // of being sent elsewhere.
             if self.is_open(desired.key.service) {
-                for address in &desired.service_addresses {
-                    table.services.entry(*address).or_default();
+                for (policy, address) in desired.addresses() {
+                    table.know(policy, address);
                 }
             }
             let Some(address) = workload.stored.address else { continue };
@@ -111,17 +113,28 @@ impl Worker {
             if !workload.serves() {
                 continue;
             }
-            for service_address in &desired.service_addresses {
+            for (policy, service_address) in desired.addresses() {
                 if !self.is_open(desired.key.service) {
-                    table.untold.insert(*service_address);
+                    table.untold.insert(service_address);
                 }
-                table.services.entry(*service_address).or_default().push(address);
+                table.know(policy, service_address).push(address);
             }
             for port in &desired.spec.ports {
                 table.ports.entry(*port).or_default().push(address);
             }
         }
         self.add_overlay(&mut table);
+        self.balance(&mut table);
         table
+    }
+}
+
+impl NetworkTable {
+    /// What an address of a service leads to; nothing so far if it is new.
+    pub(super) fn know(&mut self, policy: Balancing, address: Ipv4Addr) -> &mut Vec<Ipv4Addr> {
+        if policy != Balancing::RoundRobin {
+            self.policies.insert(address, policy);
+        }
+        self.services.entry(address).or_default()
     }
 }

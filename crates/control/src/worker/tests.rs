@@ -45,6 +45,7 @@ fn assignment(number: u32, incarnation: u64) -> Assignment {
             },
             spec: Arc::new(ServiceSpec { image: "image".into(), ..ServiceSpec::default() }),
             service_addresses: vec![Ipv4Addr::new(10, 30, 0, 1)],
+            policies: BTreeMap::new(),
             instance_address: Ipv4Addr::new(10, 30, 1, last),
             surroundings: Surroundings::default(),
             material: Vec::new(),

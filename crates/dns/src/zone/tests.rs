@@ -3,7 +3,7 @@ use std::net::Ipv4Addr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::entry::{PolicyAddress, PolicyName, ServicePort};
+use crate::entry::{PolicyAddress, ServicePort};
 
 pub(crate) const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 18, 0, 2));
 
@@ -18,7 +18,7 @@ pub(crate) fn ip(text: &str) -> IpAddr {
 /// `service.ns` of the application `shop.prod`.
 pub(crate) fn entry(service: &str, addresses: &[&str], instances: &[(u32, &str, bool)]) -> ServiceEntry {
     let word = |text: &str| text.parse().unwrap();
-    let round_robin = |text: &&str| PolicyAddress { policy: PolicyName::ROUND_ROBIN, address: ip(text) };
+    let round_robin = |text: &&str| PolicyAddress { policy: Balancing::RoundRobin, address: ip(text) };
     let instance = |(number, address, serves): &(u32, &str, bool)| InstanceEntry {
         number: *number,
         addresses: vec![ip(address)],
@@ -54,8 +54,7 @@ pub(crate) fn shop() -> Zone {
         &["10.30.0.1", "fdff::1"],
         &[(2, "10.30.1.2", true), (10, "10.30.1.10", false), (0, "10.30.1.1", true)],
     );
-    let closest = "closest".parse().unwrap();
-    web.addresses.push(PolicyAddress { policy: closest, address: ip("10.30.0.9") });
+    web.addresses.push(PolicyAddress { policy: Balancing::Closest, address: ip("10.30.0.9") });
     zone_of(vec![web, entry("Db", &["10.30.0.2"], &[])])
 }
 

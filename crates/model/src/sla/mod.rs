@@ -5,6 +5,7 @@
 //! as soon as its value asks for something; unknown fields are stored untouched. Pure: no network, no clock, and no
 //! knowledge of which applications exist.
 
+mod addresses;
 mod application;
 mod bounds;
 mod change;

@@ -1,7 +1,5 @@
 //! One microservice of a descriptor.
 
-use std::net::Ipv4Addr;
-
 use serde_json::{Map, Value};
 
 use crate::{Architecture, Name, Resources, ServiceSpec};
@@ -11,7 +9,9 @@ use super::errors::Findings;
 use super::fields::{Fields, whole};
 use super::path::Path;
 use super::spelling::Vocabulary;
-use super::{command, connectivity, constraints, health, port, secrets, unsupported, upkeep, volume};
+use super::{
+    addresses, command, connectivity, constraints, health, port, secrets, unsupported, upkeep, volume,
+};
 
 /// Rule for names, as it is shown to people.
 pub(super) const NAME_RULE: &str = "a text of 1 to 30 letters and digits (a-z, A-Z, 0-9)";
@@ -99,6 +99,7 @@ const SERVICE: Vocabulary = Vocabulary {
         "service_ns",
         "RR_ip",
         "RR_ip_v6",
+        "service_ip_list",
         "next_instance_progressive_number",
         "instance_list",
         "status",
@@ -109,7 +110,16 @@ const SERVICE: Vocabulary = Vocabulary {
 };
 
 const ADDRESSES: Vocabulary = Vocabulary {
-    known: &["rr_ip", "rr_ip_v6", "closest_ip", "closest_ip_v6", "instances"],
+    known: &[
+        "rr_ip",
+        "rr_ip_v6",
+        "closest_ip",
+        "closest_ip_v6",
+        "least_loaded_ip",
+        "sticky_ip",
+        "local_first_ip",
+        "instances",
+    ],
     older: &[("RR_ip", "rr_ip"), ("RR_ip_v6", "rr_ip_v6")],
     owned_by_server: &[],
 };
@@ -132,6 +142,8 @@ pub(super) fn read(value: &Value, path: Path<'_>, findings: &mut Findings) -> Op
         gpus: fields.integer("vgpus", MAX_GPUS, "GPUs", findings),
     };
     let addresses = normal_addresses(fields, findings);
+    let (service_address, policies) =
+        addresses.as_ref().map(|addresses| addresses::read(addresses, &path, findings)).unwrap_or_default();
     let (volumes, added_files) = volume::read(fields, findings);
     let spec = ServiceSpec {
         image: image.unwrap_or_default(),
@@ -139,7 +151,8 @@ pub(super) fn read(value: &Value, path: Path<'_>, findings: &mut Findings) -> Op
         environment: command::read_environment(fields, findings),
         resources,
         ports: read_ports(fields, findings),
-        service_address: addresses.as_ref().and_then(|addresses| read_address(addresses, &path, findings)),
+        service_address,
+        policies,
         one_shot: fields.flag("one_shot", findings),
         at_most_one: fields.flag("at_most_one", findings),
         privileged: fields.flag("privileged", findings),
@@ -231,28 +244,6 @@ fn normal_addresses(fields: Fields<'_>, findings: &mut Findings) -> Option<Map<S
     let path = fields.path.key("addresses");
     let sent = Fields::of(value, &path, findings)?;
     Some(ADDRESSES.normalise(sent.map, path, findings))
-}
-
-/// Reads `addresses.rr_ip`. The first and the last address of `10.30.0.0/16` name the network, not a host.
-fn read_address(
-    addresses: &Map<String, Value>,
-    service: &Path<'_>,
-    findings: &mut Findings,
-) -> Option<Ipv4Addr> {
-    let path = service.key("addresses");
-    let fields = Fields { map: addresses, path: &path };
-    unsupported::check_addresses(fields, findings);
-    let text = fields.text("rr_ip", findings).filter(|text| !text.is_empty())?;
-    let is_service_address = |address: &Ipv4Addr| {
-        let [a, b, c, d] = address.octets();
-        (a, b) == (10, 30) && (c, d) != (0, 0) && (c, d) != (255, 255)
-    };
-    let address = text.parse::<Ipv4Addr>().ok().filter(is_service_address);
-    if address.is_none() {
-        let allowed = "an address from 10.30.0.1 to 10.30.255.254, or \"\" to let the system choose";
-        findings.expected(path.key("rr_ip"), allowed, &text.into());
-    }
-    address
 }
 
 fn read_architectures(fields: Fields<'_>, findings: &mut Findings) -> Vec<Architecture> {

@@ -59,8 +59,12 @@ const ADDRESSES: &[Unsupported] = &[
         "this release gives services no IPv6 addresses",
         "remove it and use rr_ip",
     ),
-    unsupported("closest_ip", Form::Text, CLOSEST, "remove it and use rr_ip"),
-    unsupported("closest_ip_v6", Form::Text, CLOSEST, "remove it and use rr_ip"),
+    unsupported(
+        "closest_ip_v6",
+        Form::Text,
+        "this release gives services no IPv6 addresses",
+        "remove it and use closest_ip",
+    ),
     unsupported(
         "instances",
         Form::List,
@@ -70,7 +74,6 @@ const ADDRESSES: &[Unsupported] = &[
 ];
 
 const BANDWIDTH: &str = "this release neither reserves nor limits bandwidth";
-const CLOSEST: &str = "this release has no closest-instance addresses";
 
 /// Refuses fields of a microservice that ask for what is not there yet.
 pub(super) fn check_service(fields: Fields<'_>, findings: &mut Findings) {

@@ -22,9 +22,7 @@ fn table(backends: &[u8]) -> ServiceTable {
             ..Service::default()
         }],
         instances: instances(backends),
-        ports: vec![],
-        elsewhere: vec![],
-        untold: vec![],
+        ..ServiceTable::default()
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod life;
 mod peers;
+mod policies;
 mod ports;
 mod services;
 mod support;

@@ -19,7 +19,7 @@ fn mapping(protocol: PortProtocol, host_port: u16, backends: &[(u8, u16)]) -> Po
 }
 
 fn table(ports: Vec<PortMapping>) -> ServiceTable {
-    ServiceTable { services: vec![], instances: instances(&[2, 3]), elsewhere: vec![], untold: vec![], ports }
+    ServiceTable { instances: instances(&[2, 3]), ports, ..ServiceTable::default() }
 }
 
 #[test]

@@ -21,9 +21,7 @@ fn table(backends: &[u8], known: &[u8]) -> ServiceTable {
             backends: backends.iter().map(|n| namespace_address(*n)).collect(),
         }],
         instances: instances(known),
-        ports: vec![],
-        elsewhere: vec![],
-        untold: vec![],
+        ..ServiceTable::default()
     }
 }
 

@@ -28,9 +28,7 @@ fn known(backends: &[u8]) -> ServiceTable {
             ..Service::default()
         }],
         instances: instances(&[2, 3]),
-        elsewhere: vec![],
-        untold: vec![],
-        ports: vec![],
+        ..ServiceTable::default()
     }
 }
 

@@ -140,7 +140,7 @@ fn addressed<'a>(root: &'a Root, scope: &Scope, text: &str) -> Result<&'a Servic
         ApiError::bad_request("the path must end in an IP address, such as 10.30.0.1 or 10_30_0_1")
     })?;
     let IpAddr::V4(address) = address else { return Err(unknown()) };
-    let by_service = root.services().find(|service| service.address == address).map(|service| service.id);
+    let by_service = root.services().find(|service| service.has_address(address)).map(|service| service.id);
     let by_instance =
         || root.instances().find(|instance| instance.address == address).map(|instance| instance.key.service);
     let id = by_service.or_else(by_instance).ok_or_else(unknown)?;
@@ -152,7 +152,7 @@ fn full(root: &Root, service: &Service) -> Value {
     let mut record = service.clone().into_record();
     // Here the id is plain text, unlike everywhere else.
     record.insert("_id".to_owned(), json!(service.id));
-    record.insert("service_ip_list".to_owned(), addresses(service));
+    record.insert("service_ip_list".to_owned(), service.address_list());
     let instances = root.instances_of(service.id).map(|instance| {
         let mut entry = short(instance);
         entry.insert("status".to_owned(), json!(instance.status));
@@ -178,13 +178,9 @@ fn info(root: &Root, service: &Service) -> Value {
         "service_name": name.service,
         "service_ns": name.service_namespace,
         "service_job_id": service.id,
-        "service_ip_list": addresses(service),
+        "service_ip_list": service.address_list(),
         "instance_list": instances.collect::<Vec<_>>(),
     })
-}
-
-fn addresses(service: &Service) -> Value {
-    json!([{ "IpType": "RR", "Address": service.address, "Address_v6": null }])
 }
 
 fn short(instance: &Instance) -> Map<String, Value> {

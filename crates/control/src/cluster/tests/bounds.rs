@@ -140,6 +140,7 @@ fn known(fixture: &mut Fixture, number: u64, owner: (u64, &str), services: Vec<(
         }),
         document: serde_json::Map::new(),
         address: std::net::Ipv4Addr::UNSPECIFIED,
+        policies: BTreeMap::new(),
         next_number: 0,
         upkeep: Upkeep::default(),
     };

@@ -215,6 +215,7 @@ fn abroad(worker: WorkerId) -> OverlayChange {
             service_namespace: name("test"),
         },
         addresses: vec![Ipv4Addr::new(10, 30, 0, 7)],
+        policies: BTreeMap::new(),
         ports: Vec::new(),
     };
     let backend = Backend {
@@ -223,6 +224,7 @@ fn abroad(worker: WorkerId) -> OverlayChange {
         instance_address: Ipv4Addr::new(10, 30, 7, 0),
         node_address: Ipv4Addr::new(10, 19, 0, 2),
         readiness: Readiness::Ready,
+        load: oak_model::Load::default(),
     };
     let peer = Peer {
         worker,

@@ -2,7 +2,7 @@
 
 use oak_model::message::{LocalCall, WorkerToCluster};
 use oak_model::overlay::{Backend, KnownService, Peer, Readiness, Target};
-use oak_model::{WorkerFacts, WorkerId};
+use oak_model::{Balancing, Load, WorkerFacts, WorkerId};
 
 use super::*;
 use crate::worker::Answer;
@@ -31,6 +31,7 @@ fn service() -> KnownService {
             service_namespace: name("test"),
         },
         addresses: vec![DB],
+        policies: BTreeMap::new(),
         ports: Vec::new(),
     }
 }
@@ -43,6 +44,7 @@ fn backend(number: u32, readiness: Readiness) -> Backend {
         instance_address: Ipv4Addr::new(10, 30, 2, last),
         node_address: Ipv4Addr::new(10, 18, 7, 2 + last),
         readiness,
+        load: Load::default(),
     }
 }
 
@@ -215,4 +217,56 @@ fn what_runs_here_is_reached_at_once_and_others_when_somebody_has_called() {
     let table = fixture.table();
     assert_eq!(table.services.get(&here), Some(&vec![own]));
     assert!(table.elsewhere.contains(&THERE));
+}
+
+/// The client's service is called under every policy, and has instances on two nodes.
+fn with_policies(fixture: &mut Fixture) -> [Ipv4Addr; 4] {
+    use Balancing::{Closest, LeastLoaded, LocalFirst, Sticky};
+    let addresses = [1, 2, 3, 4].map(|last| Ipv4Addr::new(10, 30, 5, last));
+    let policies = [Closest, LeastLoaded, Sticky, LocalFirst].into_iter().zip(addresses).collect();
+    let mut news = news();
+    news.services = vec![KnownService { policies, ..service() }];
+    let far = WorkerId::from_parts(1, 8);
+    let elsewhere = Backend {
+        key: InstanceKey { service: db(), number: 2 },
+        worker: far,
+        instance_address: Ipv4Addr::new(10, 30, 2, 2),
+        node_address: Ipv4Addr::new(10, 18, 8, 2),
+        load: Load::from(12),
+        ..backend(0, Readiness::Ready)
+    };
+    news.backends = vec![backend(0, Readiness::Ready), elsewhere];
+    let peer = Peer { worker: far, subnet: "10.18.8.0/25".parse().unwrap(), ..news.peers[0].clone() };
+    news.peers.push(peer);
+    let source = fixture.worker.workload(key(1)).unwrap().address().unwrap();
+    fixture.ask(0, source, Target::Address(addresses[0]));
+    fixture.worker.message(at(1), ClusterToWorker::Overlay(news));
+    fixture.commit();
+    addresses
+}
+
+#[test]
+fn each_policy_leads_to_what_it_wants() {
+    let mut fixture = Fixture::noticing();
+    let [closest, least, sticky, local] = with_policies(&mut fixture);
+    let (near, far) = (THERE, Ipv4Addr::new(10, 18, 8, 2));
+    let table = fixture.table();
+    for address in [DB, closest, least, sticky, local] {
+        assert_eq!(table.services.get(&address), Some(&vec![near, far]), "{address}");
+    }
+    assert_eq!(table.policies.get(&sticky), Some(&Balancing::Sticky));
+    assert_eq!(table.weights, BTreeMap::from([(near, 16), (far, 4)]));
+    let gateways =
+        [(7, 7), (8, 8)].map(|(id, net)| (WorkerId::from_parts(1, id), Ipv4Addr::new(10, 18, net, 1)));
+    assert_eq!(table.measured, BTreeMap::from(gateways));
+
+    let measure = |fixture: &mut Fixture, one, other| {
+        let measured = [(other_worker(), Some(one)), (WorkerId::from_parts(1, 8), Some(other))];
+        fixture.worker.round_trips(&measured);
+        fixture.commit();
+        fixture.table().services.get(&closest).cloned()
+    };
+    assert_eq!(measure(&mut fixture, 5_000, 20_000), Some(vec![near]));
+    assert_eq!(measure(&mut fixture, 5_000, 2_000), Some(vec![far]));
+    assert_eq!(fixture.table().services.get(&DB), Some(&vec![near, far]));
 }

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::{document_with, merged, minimal_service, parse_service, service};
 use crate::sla::{SlaErrorKind, parse, parse_services, parse_value};
 use crate::{
-    Architecture, Area, AreaBound, Limit, PortMapping, Protocol, Resources, ServiceBound, Strictness,
+    Architecture, Area, AreaBound, Balancing, Limit, PortMapping, Protocol, Resources, ServiceBound,
+    Strictness,
 };
 
 #[test]
@@ -74,6 +75,12 @@ fn refuses_with_path_rule_and_finding() {
             json!({"addresses": {"closest_ip": ["x"]}}),
             "addresses.closest_ip",
             "must be a text, found a list of 1",
+        ),
+        (json!({"addresses": {"sticky_ip": "10.31.0.1"}}), "addresses.sticky_ip", "\"auto\""),
+        (
+            json!({"addresses": {"rr_ip": "10.30.1.1", "closest_ip": "10.30.1.1"}}),
+            "addresses",
+            "10.30.1.1 is there twice",
         ),
         (json!({"environment": {"A": "b"}}), "environment", "KEY=value"),
         (json!({"environment": ["A"]}), "environment[0]", "`KEY=value`"),
@@ -172,7 +179,12 @@ fn refuses_what_it_cannot_honour_with_reason_and_fix() {
         (json!({"target_node": "n"}), "target_node", "never evaluated", "direct"),
         (json!({"sla_violation_strategy": "x"}), "sla_violation_strategy", "strategy", "remove"),
         (json!({"addresses": {"rr_ip_v6": "fdff:2000::1"}}), "addresses.rr_ip_v6", "IPv6", "rr_ip"),
-        (json!({"addresses": {"closest_ip": "10.30.1.1"}}), "addresses.closest_ip", "closest", "rr_ip"),
+        (
+            json!({"addresses": {"closest_ip_v6": "fdff:1000::1"}}),
+            "addresses.closest_ip_v6",
+            "IPv6",
+            "closest_ip",
+        ),
         (
             json!({"addresses": {"instances": [{"from": "a"}]}}),
             "addresses.instances",
@@ -312,7 +324,7 @@ fn refuses_two_services_of_one_name() {
 fn fills_the_specification() {
     let request = service(&json!({
         "memory": 100, "vcpus": 2, "storage": 5, "vgpus": 2, "cmd": ["sh", "-c", "sleep 1"], "environment": ["A=b=c", "B="],
-        "port": "6080:80/tcp;53/udp", "addresses": {"rr_ip": "10.30.55.55"}, "one_shot": true, "privileged": true,
+        "port": "6080:80/tcp;53/udp", "addresses": {"rr_ip": "10.30.55.55", "closest_ip": "auto", "sticky_ip": "10.30.5.6"}, "one_shot": true, "privileged": true,
         "arch": ["x86_64", "amd64", "arm64"],
         "constraints": [
             {"type": "direct", "cluster": "a; b;", "node": "n1;n2"},
@@ -332,6 +344,8 @@ fn fills_the_specification() {
         ]
     );
     assert_eq!(spec.service_address, Some([10, 30, 55, 55].into()));
+    let policies = [(Balancing::Closest, None), (Balancing::Sticky, Some([10, 30, 5, 6].into()))];
+    assert_eq!(spec.policies, policies.into());
     assert!(spec.one_shot && spec.privileged);
     assert_eq!(spec.architectures, [Architecture::Amd64, Architecture::Arm64]);
     assert_eq!(

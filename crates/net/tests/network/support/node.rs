@@ -111,8 +111,6 @@ pub(crate) fn table(backends: &[Somebody], known: &[Somebody]) -> ServiceTable {
             .iter()
             .map(|who| InstanceAddress { instance: who.instance(), namespace: who.namespace() })
             .collect(),
-        ports: vec![],
-        elsewhere: vec![],
-        untold: vec![],
+        ..ServiceTable::default()
     }
 }

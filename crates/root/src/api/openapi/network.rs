@@ -51,7 +51,11 @@ pub(super) fn group() -> Group {
     }
 }
 
-fn ip(kind: &str) -> Value {
+/// `IpType` of the addresses of services.
+pub(super) const POLICIES: &str =
+    "What chooses the instance: `RR`, `Closest`, `LeastLoaded`, `Sticky`, `LocalFirst`";
+
+pub(super) fn ip(kind: &str) -> Value {
     object([("IpType", text(kind)), ("Address", text("IPv4")), ("Address_v6", nothing("IPv6"))])
 }
 
@@ -76,7 +80,7 @@ fn full() -> Value {
     open(object([
         ("_id", id()),
         ("job_name", text("The four names with dots between them")),
-        ("service_ip_list", list(ip("`RR`"))),
+        ("service_ip_list", list(ip(POLICIES))),
         ("instance_list", list(instance)),
         ("applicationID", anything("Application it belongs to")),
     ]))
@@ -91,7 +95,7 @@ fn info() -> Value {
         ("service_name", text("Name")),
         ("service_ns", text("Namespace")),
         ("service_job_id", id()),
-        ("service_ip_list", list(ip("`RR`"))),
+        ("service_ip_list", list(ip(POLICIES))),
         ("instance_list", list(instance())),
     ])
 }

@@ -4,6 +4,7 @@ use oak_model::{MAX_REPLICAS, RolloutState, Status};
 use serde_json::{Value, json};
 
 use super::Group;
+use super::network::{POLICIES, ip};
 use super::operation::{delete, get, post, put};
 use super::schema::{id, integer, list, nothing, object, object_id, open, optionally, reference, text, word};
 
@@ -125,6 +126,7 @@ fn service() -> Value {
             ("rollout", reference("Rollout")),
             ("status", status()),
             ("status_detail", text("Reason; missing before the first deployment")),
+            ("service_ip_list", list(ip(POLICIES))),
             ("RR_ip_v6", nothing("Services have no IPv6 address")),
         ],
     ))
