@@ -20,7 +20,7 @@ pub const MAX_PEERS: usize = 4096;
 /// Candidates of one peer at most.
 pub const MAX_PATHS: usize = 8;
 /// Relays of one node at most.
-pub const MAX_RELAYS: usize = 4;
+pub const MAX_RELAYS: usize = 16;
 /// Networks of one peer at most.
 pub const MAX_NETWORKS: usize = 256;
 /// Default of [`TunnelConfig::mtu`]: what fits into 1500 bytes over IPv6.

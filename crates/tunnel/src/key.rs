@@ -1,6 +1,10 @@
 //! Keys as people and files know them: 32 bytes in base64.
 
 use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -44,6 +48,27 @@ impl PrivateKey {
         let mut bytes = [0; 32];
         StdRng::from_os_rng().fill_bytes(&mut bytes);
         Self(bytes)
+    }
+
+    /// The key in a file, which is made with mode 0600 if it is not there. A damaged one is replaced.
+    pub fn open_or_make(path: &Path) -> io::Result<Self> {
+        match fs::read_to_string(path).map(|text| text.trim().parse()) {
+            Ok(Ok(key)) => return Ok(key),
+            Ok(Err(_)) => tracing::warn!(file = %path.display(), "the key is damaged; a new one is made"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let key = Self::generate();
+        let fresh = path.with_extension("new");
+        let _ = fs::remove_file(&fresh);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+        file.write_all(String::from(key.clone()).as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&fresh, path)?;
+        if let Some(directory) = path.parent() {
+            File::open(directory)?.sync_all()?;
+        }
+        Ok(key)
     }
 
     /// The key others know this node by.
@@ -123,6 +148,19 @@ mod tests {
         ]);
         assert_eq!(private.public().0[..4], [0x85, 0x20, 0xf0, 0x09]);
         assert_eq!(format!("{private:?}"), "PrivateKey(…)");
+    }
+
+    #[test]
+    fn the_key_is_made_once_and_only_its_owner_reads_it() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("key");
+        let key = PrivateKey::open_or_make(&file).unwrap();
+        assert!(PrivateKey::open_or_make(&file).unwrap() == key);
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::write(&file, "?").unwrap();
+        let other = PrivateKey::open_or_make(&file).unwrap();
+        assert!(other != key && PrivateKey::open_or_make(&file).unwrap() == other);
     }
 
     #[test]

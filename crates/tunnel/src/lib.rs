@@ -66,6 +66,7 @@ pub use config::{
 pub use engine::{EngineError, remove, run};
 pub use key::{InvalidKey, PresharedKey, PrivateKey, PublicKey};
 pub use path::Path;
+pub use relay::keys::{RelayKeys, pair_tag};
 pub use relay::{InvalidMembers, MAX_NODES, MAX_PAIRS, RelayCounts, RelayLimits, RelayMembers, RelayServer};
 pub use request::{PeerStatus, RelayStatus, Status};
 pub use start::{StartError, start};

@@ -10,7 +10,7 @@ mod slots;
 mod tests;
 pub(crate) mod timers;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -111,7 +111,6 @@ impl Now<'_> {
 }
 
 struct PeerState {
-    name: String,
     key: PublicKey,
     preshared: PresharedKey,
     persistent: Option<u64>,
@@ -131,6 +130,7 @@ pub(crate) struct Core {
     /// The key before the last rotation: peers that have not heard of the new one still reach us.
     previous: Option<Arc<Identity>>,
     peers: HashMap<PeerId, PeerState>,
+    names: HashMap<String, PeerId>,
     /// Our names of sessions and of attempts.
     indices: HashMap<u32, PeerId>,
     timestamps: Timestamps,
@@ -144,6 +144,7 @@ impl Core {
             identity: Arc::new(Identity::new(key)),
             previous: None,
             peers: HashMap::new(),
+            names: HashMap::new(),
             indices: HashMap::new(),
             timestamps: Timestamps::new(stored, now.wall),
             next_id: 0,
@@ -175,7 +176,7 @@ impl Core {
     }
 
     pub(crate) fn peer_named(&self, name: &str) -> Option<PeerId> {
-        self.peers.iter().find(|(_, peer)| peer.name == name).map(|(id, _)| *id)
+        self.names.get(name).copied()
     }
 
     /// Changes the key of this node. Sessions go on; handshakes with the former key are still answered.
@@ -195,17 +196,20 @@ impl Core {
         found: &BTreeMap<String, Path>,
     ) -> Vec<Effect> {
         let mut effects = Vec::new();
-        let gone = self.peers.iter().filter(|(_, old)| peers.iter().all(|peer| peer.name != old.name));
-        let gone: Vec<PeerId> = gone.map(|(id, _)| *id).collect();
-        for id in gone {
-            if let Some(mut peer) = self.peers.remove(&id) {
+        let named: HashSet<&str> = peers.iter().map(|peer| peer.name.as_str()).collect();
+        let gone: HashSet<PeerId> =
+            self.names.extract_if(|name, _| !named.contains(name.as_str())).map(|(_, id)| id).collect();
+        for id in &gone {
+            if let Some(mut peer) = self.peers.remove(id) {
                 self.close(peer.slots.clear(), &mut effects);
-                self.indices.retain(|_, owner| *owner != id);
-                effects.push(Effect::Removed { peer: id });
+                effects.push(Effect::Removed { peer: *id });
             }
         }
+        if !gone.is_empty() {
+            self.indices.retain(|_, owner| !gone.contains(owner));
+        }
         for peer in peers {
-            let id = self.peer_named(&peer.name).unwrap_or_else(|| {
+            let id = *self.names.entry(peer.name.clone()).or_insert_with(|| {
                 self.next_id += 1;
                 PeerId(self.next_id)
             });
@@ -471,7 +475,6 @@ impl Core {
 impl PeerState {
     fn new(peer: &Peer, paths: Paths) -> Self {
         Self {
-            name: peer.name.clone(),
             key: peer.public_key,
             preshared: PresharedKey::from_bytes([0; 32]),
             persistent: None,

@@ -93,7 +93,6 @@ impl Control {
         }
         self.apply(effects);
         self.shared.routes.set(Arc::new(routes));
-        self.next_measure = 0;
     }
 
     fn status(&self) -> Status {

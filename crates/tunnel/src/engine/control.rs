@@ -29,6 +29,8 @@ use crate::sys::udp::Udp;
 pub(crate) const ORDERS: usize = 512;
 /// Handshake messages among them at most.
 pub(crate) const HANDSHAKES: usize = 256;
+/// Answers of relays among them at most: anybody can make one.
+pub(crate) const REGISTRATIONS: usize = 32;
 /// Timers are looked at this often …
 const TICK: u64 = 250;
 /// … and this often while a path is in doubt.
@@ -70,7 +72,7 @@ pub(crate) struct Control {
     pub(super) socket: Arc<Udp>,
     pub(super) peers: HashMap<PeerId, Arc<PeerShared>>,
     pub(super) relays: Relays,
-    pub(super) next_measure: u64,
+    next_measure: u64,
     outgoing: Outgoing,
     next_tick: u64,
     next_store: u64,
@@ -94,7 +96,7 @@ impl Control {
             socket,
             peers: HashMap::new(),
             relays,
-            next_measure: at,
+            next_measure: at + MEASURE,
             outgoing: Outgoing::new(),
             next_tick: at,
             next_store: at + STORE,
@@ -157,6 +159,7 @@ impl Control {
             }
             Order::Probe(peer, way, probe) => self.take_probe(peer, way, probe),
             Order::Registered(from, frame) => {
+                self.shared.registrations.fetch_sub(1, Relaxed);
                 let again = self.relays.answered(now(), from, &frame, &mut self.random);
                 self.send_registrations(again.into_iter().collect());
             }
@@ -332,8 +335,10 @@ impl Control {
     /// Asks the peer on a path whether it hears us; `step` is the size of the question if that matters.
     fn ask(&mut self, id: PeerId, to: &Way, step: Option<usize>) {
         let Some(session) = self.peers.get(&id).and_then(|peer| peer.usable(now())) else { return };
-        let length = match step {
-            Some(step) => self.longest(&to.path, width_of(step)).unwrap_or(0),
+        let length = match step.map(|step| self.longest(&to.path, width_of(step))) {
+            Some(Some(length)) => length,
+            // A short question would say that long ones pass.
+            Some(None) => return,
             None => 0,
         };
         let question = Probe { is_answer: false, step, clock_us: now_us() };

@@ -1,7 +1,7 @@
 //! From the socket to the device: one thread for each socket of the port. The kernel keeps a sender at one socket.
 
 use std::io::{self, IoSlice};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, MutexGuard};
@@ -10,7 +10,7 @@ use rand::RngCore;
 use rand::rngs::StdRng;
 use ring::aead::Aad;
 
-use super::control::{HANDSHAKES, Order};
+use super::control::{HANDSHAKES, Order, REGISTRATIONS};
 use super::outgoing::send_alone;
 use super::shared::{PeerShared, Routes, Session, Shared, lock, now};
 use crate::core::PeerId;
@@ -20,6 +20,7 @@ use crate::noise::{DATA_HEADER, nonce};
 use crate::packet::merge::{Merge, Place};
 use crate::packet::{ecn, flow_hash, mss, outline};
 use crate::path::{Kind, Way, classify};
+use crate::relay::registration;
 use crate::replay::Replay;
 use crate::sys::udp::{RECEIVE_MOST, RECEIVE_ROOM, Received, Udp};
 
@@ -110,7 +111,7 @@ impl Ingress {
                 }
                 Kind::Registered => {
                     if let Ok(answer) = buffer[from..to].try_into() {
-                        let _ = self.shared.orders.try_send(Order::Registered(train.from, answer));
+                        self.pass_on_answer(train.from, answer);
                     }
                     from = to;
                 }
@@ -208,6 +209,16 @@ impl Ingress {
                     self.shared.handshakes.fetch_sub(1, Relaxed);
                 }
             }
+        }
+    }
+
+    /// Hands over an answer of a relay; what has no room is dropped, and the relay asked again.
+    fn pass_on_answer(&self, from: SocketAddr, answer: [u8; registration::LENGTH]) {
+        let waiting = &self.shared.registrations;
+        if waiting.fetch_add(1, Relaxed) >= REGISTRATIONS
+            || self.shared.orders.try_send(Order::Registered(from, answer)).is_err()
+        {
+            waiting.fetch_sub(1, Relaxed);
         }
     }
 

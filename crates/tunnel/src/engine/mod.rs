@@ -4,7 +4,7 @@ mod agent;
 mod control;
 mod egress;
 mod ingress;
-mod outgoing;
+pub(crate) mod outgoing;
 pub(crate) mod shared;
 pub(crate) mod state;
 

@@ -131,7 +131,6 @@ impl Outgoing {
 
     /// Sends everything.
     pub(crate) fn send(&mut self, socket: &Udp) -> Outcome {
-        let mut outcome = Outcome::default();
         let mut trains: Vec<Train<'_>> = Vec::with_capacity(self.runs.len());
         trains.extend(self.runs.iter().map(|run| Train {
             to: run.to.path.address(),
@@ -140,28 +139,38 @@ impl Outgoing {
             bytes: &self.arena[run.from..run.from + run.bytes],
             segment: run.segment,
         }));
-        let mut rest = trains.as_mut_slice();
-        while let Some(first) = rest.first().copied() {
-            let skip = match socket.send(rest) {
-                (0, Some(error)) if error.kind() == io::ErrorKind::Interrupted => 0,
-                (0, Some(error)) if first.local.is_some() && is_source(&error) => {
-                    outcome.sourceless = true;
-                    rest.iter_mut().for_each(|train| train.local = None);
-                    0
-                }
-                (0, Some(error)) => {
-                    outcome.too_long |= is_too_long(&error);
-                    outcome.lost += one_by_one(socket, &first, &error);
-                    1
-                }
-                (sent, _) => sent.max(1),
-            };
-            rest = rest.get_mut(skip..).unwrap_or_default();
-        }
+        let outcome = send_trains(socket, &mut trains);
         self.runs.clear();
         self.used = 0;
         outcome
     }
+}
+
+/// Sends trains: those that are refused as a whole, one by one, and without their own address if that is the reason.
+pub(crate) fn send_trains(socket: &Udp, trains: &mut [Train<'_>]) -> Outcome {
+    let mut outcome = Outcome::default();
+    let mut rest = trains;
+    while let Some(first) = rest.first().copied() {
+        let skip = match socket.send(rest) {
+            (0, Some(error)) if error.kind() == io::ErrorKind::Interrupted => 0,
+            (0, Some(error)) if first.local.is_some() && is_source(&error) => {
+                outcome.sourceless = true;
+                // The others to the same place have the same address.
+                for train in rest.iter_mut().filter(|train| train.local == first.local) {
+                    train.local = None;
+                }
+                0
+            }
+            (0, Some(error)) => {
+                outcome.too_long |= is_too_long(&error);
+                outcome.lost += one_by_one(socket, &first, &error);
+                1
+            }
+            (sent, _) => sent.max(1),
+        };
+        rest = rest.get_mut(skip..).unwrap_or_default();
+    }
+    outcome
 }
 
 fn is_too_long(error: &io::Error) -> bool {

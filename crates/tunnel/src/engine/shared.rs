@@ -226,6 +226,8 @@ pub(crate) struct Shared {
     pub(crate) orders: SyncSender<Order>,
     /// Handshake messages that wait for the control thread.
     pub(crate) handshakes: AtomicUsize,
+    /// Answers of relays that wait for it.
+    pub(crate) registrations: AtomicUsize,
     /// What they have to pass before.
     pub(crate) gate: Mutex<Gate>,
     pub(crate) mtu: u32,
@@ -238,6 +240,7 @@ impl Shared {
             sessions: Published::default(),
             orders,
             handshakes: AtomicUsize::new(0),
+            registrations: AtomicUsize::new(0),
             gate: Mutex::new(gate),
             mtu,
         }

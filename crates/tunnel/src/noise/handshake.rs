@@ -51,6 +51,12 @@ fn agree(secret: &StaticSecret, public: &[u8; 32]) -> Result<[u8; 32], Refused> 
     if shared.was_contributory() { Ok(shared.to_bytes()) } else { Err(Refused::Forged) }
 }
 
+/// A key that only the owners of these two keys can make, one for each purpose; none if nobody can have the public key.
+pub(crate) fn agreed_key(own: &PrivateKey, other: &PublicKey, purpose: &[u8]) -> Option<PresharedKey> {
+    let shared = agree(&own.secret(), &other.0).ok()?;
+    Some(PresharedKey::from_bytes(kdf1(&shared, purpose)))
+}
+
 /// State after `HASH(HASH(HASH(construction) ‖ identifier) ‖ key of the responder)`.
 fn begin(responder: &PublicKey) -> ([u8; 32], [u8; 32]) {
     let chain = hash(&[CONSTRUCTION]);

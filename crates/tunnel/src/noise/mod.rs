@@ -6,7 +6,7 @@ pub(crate) mod handshake;
 mod symmetric;
 pub(crate) mod timestamp;
 
-pub(crate) use handshake::{Identity, Initiated, Initiation, SessionKeys};
+pub(crate) use handshake::{Identity, Initiated, Initiation, SessionKeys, agreed_key};
 pub(crate) use symmetric::{cipher, mac, nonce, same};
 pub(crate) use timestamp::{Timestamp, Timestamps};
 

@@ -2,6 +2,7 @@
 //! lengths and times, because what it passes on is encrypted between the nodes, and it passes on only what comes from
 //! where one node of a known pair is to where the other one is.
 
+pub(crate) mod keys;
 pub(crate) mod registration;
 mod table;
 
@@ -17,6 +18,7 @@ use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 
 use self::table::Table;
+use crate::engine::outgoing::send_trains;
 use crate::engine::shared::{lock, now};
 use crate::key::PresharedKey;
 use crate::path::tag_of;
@@ -166,7 +168,8 @@ fn run(socket: &Udp, table: &Mutex<Table>, ends: &AtomicBool) {
                 Train { to: from.from, local: from.local, ecn: 0, bytes: answer, segment: answer.len() };
             trains.push(train);
         }
-        send(socket, &trains);
+        // What the system refuses is lost, as on any network.
+        send_trains(socket, &mut trains);
     }
 }
 
@@ -184,7 +187,7 @@ fn sort<'a>(
     while !rest.is_empty() {
         let first = &rest[..received.segment.min(rest.len())];
         let Some(tag) = tag_of(first) else {
-            if let Some(answer) = table.register(at, received.from, first) {
+            if let Some(answer) = table.register(at, (received.from, received.local), first) {
                 answers.push((*received, answer));
             }
             rest = &rest[first.len()..];
@@ -192,18 +195,9 @@ fn sort<'a>(
         };
         let same = rest.chunks(received.segment).take_while(|datagram| tag_of(datagram) == Some(tag));
         let (bytes, others) = rest.split_at(same.map(<[u8]>::len).sum());
-        if let Some(to) = table.forward(at, received.from, tag, (first.len(), bytes.len())) {
-            trains.push(Train { to, local: None, ecn: received.ecn, bytes, segment: received.segment });
+        if let Some((to, local)) = table.forward(at, received.from, tag, (first.len(), bytes.len())) {
+            trains.push(Train { to, local, ecn: received.ecn, bytes, segment: received.segment });
         }
         rest = others;
-    }
-}
-
-fn send(socket: &Udp, trains: &[Train<'_>]) {
-    let mut rest = trains;
-    while !rest.is_empty() {
-        let (sent, _) = socket.send(rest);
-        // What the system refuses is lost, as on any network.
-        rest = rest.get(sent.max(1)..).unwrap_or_default();
     }
 }

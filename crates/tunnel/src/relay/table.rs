@@ -1,7 +1,7 @@
 //! Who may send through a relay to whom, where they are, and how much. Pure.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::registration::{ANSWER, COOKIE, LENGTH, QUESTION, Registration, node_of};
 use super::{InvalidMembers, MAX_NODES, MAX_PAIRS, RelayLimits, RelayMembers};
@@ -49,10 +49,13 @@ impl Bucket {
     }
 }
 
+/// Where a node is, and the own address of the relay at which it registered: a NAT lets in nothing from another one.
+pub(crate) type Place = (SocketAddr, Option<IpAddr>);
+
 struct Node {
     key: PresharedKey,
     /// Where it is, and since when that is known.
-    place: Option<(SocketAddr, u64)>,
+    place: Option<(Place, u64)>,
 }
 
 struct Pair {
@@ -124,19 +127,20 @@ impl Table {
     }
 
     /// A node tells where it is; returns the answer.
-    pub(crate) fn register(&mut self, now: u64, from: SocketAddr, frame: &[u8]) -> Option<[u8; LENGTH]> {
+    pub(crate) fn register(&mut self, now: u64, from: Place, frame: &[u8]) -> Option<[u8; LENGTH]> {
         let answer = self.answer(now, from, frame);
         self.counts.refused += u64::from(answer.is_none());
         answer
     }
 
-    fn answer(&mut self, now: u64, from: SocketAddr, frame: &[u8]) -> Option<[u8; LENGTH]> {
+    fn answer(&mut self, now: u64, place: Place, frame: &[u8]) -> Option<[u8; LENGTH]> {
         let node = self.nodes.get_mut(&node_of(frame)?)?;
         let question = Registration::read(QUESTION, frame, &node.key)?;
+        let (from, _) = place;
         let cookie = self.cookies.cookie_for(from);
         let cookie: [u8; COOKIE] = *cookie.first_chunk()?;
         if question.cookie == cookie {
-            node.place = Some((from, now));
+            node.place = Some((place, now));
         }
         let answer = Registration { address: Some(from), cookie, ..question };
         Some(answer.write(ANSWER, &node.key))
@@ -149,7 +153,7 @@ impl Table {
         from: SocketAddr,
         tag: u64,
         (longest, bytes): (usize, usize),
-    ) -> Option<SocketAddr> {
+    ) -> Option<Place> {
         let bytes = bytes as u64;
         let target = if longest <= self.limits.longest { self.target(now, from, tag) } else { None };
         let Some((to, pair)) = target else {
@@ -169,7 +173,7 @@ impl Table {
         Some(to)
     }
 
-    fn target(&self, now: u64, from: SocketAddr, tag: u64) -> Option<(SocketAddr, u64)> {
+    fn target(&self, now: u64, from: SocketAddr, tag: u64) -> Option<(Place, u64)> {
         let place = |node: u64| {
             let (place, since) = self.nodes.get(&node)?.place?;
             (now.saturating_sub(since) < FORGET_AFTER).then_some(place)
@@ -177,9 +181,9 @@ impl Table {
         let [first, second] = self.pairs.get(&tag)?.nodes;
         let (first, second) = (place(first)?, place(second)?);
         // Both behind one NAT have different ports, so a sender is one of them at most.
-        let to = if from == first {
+        let to = if from == first.0 {
             second
-        } else if from == second {
+        } else if from == second.0 {
             first
         } else {
             return None;
@@ -190,7 +194,7 @@ impl Table {
     /// Members whose place is known.
     pub(crate) fn present(&self, now: u64) -> BTreeMap<u64, SocketAddr> {
         let place = |(number, node): (&u64, &Node)| {
-            let (place, since) = node.place?;
+            let ((place, _), since) = node.place?;
             (now.saturating_sub(since) < FORGET_AFTER).then_some((*number, place))
         };
         self.nodes.iter().filter_map(place).collect()
@@ -202,6 +206,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Where all of them reach the relay.
+    const OWN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 1));
 
     fn at(host: u8) -> SocketAddr {
         ([192, 0, 2, host], 4000).into()
@@ -229,12 +236,12 @@ mod tests {
     fn register(table: &mut Table, now: u64, node: u64, from: SocketAddr) -> [u8; LENGTH] {
         let key = key(u8::try_from(node).unwrap());
         let mut question = Registration { node, nonce: now + 1, address: None, cookie: [0; COOKIE] };
-        let answer = table.register(now, from, &question.write(QUESTION, &key)).unwrap();
+        let answer = table.register(now, (from, Some(OWN)), &question.write(QUESTION, &key)).unwrap();
         let answer = Registration::read(ANSWER, &answer, &key).unwrap();
         assert_eq!((answer.address, answer.nonce), (Some(from), now + 1));
         question.cookie = answer.cookie;
         let frame = question.write(QUESTION, &key);
-        table.register(now, from, &frame).unwrap();
+        table.register(now, (from, Some(OWN)), &frame).unwrap();
         frame
     }
 
@@ -245,8 +252,8 @@ mod tests {
         for node in 1..=3 {
             register(&mut table, 1, u64::from(node), at(node));
         }
-        assert_eq!(table.forward(2, at(1), 77, (100, 100)), Some(at(2)));
-        assert_eq!(table.forward(2, at(2), 77, (100, 100)), Some(at(1)));
+        assert_eq!(table.forward(2, at(1), 77, (100, 100)), Some((at(2), Some(OWN))));
+        assert_eq!(table.forward(2, at(2), 77, (100, 100)), Some((at(1), Some(OWN))));
         assert_eq!(table.forward(2, at(3), 77, (100, 100)), None, "of another pair");
         assert_eq!(table.forward(2, at(1), 78, (100, 100)), None);
         assert_eq!(table.forward(2, at(9), 77, (100, 100)), None, "a stranger");
@@ -260,12 +267,12 @@ mod tests {
     fn a_copied_registration_changes_nothing() {
         let mut table = table();
         let copied = register(&mut table, 1, 1, at(1));
-        assert!(table.register(2, at(9), &copied).is_some(), "answered, like any authentic one");
+        assert!(table.register(2, (at(9), None), &copied).is_some(), "answered, like any authentic one");
         assert_eq!(table.present(2), [(1, at(1))].into());
         register(&mut table, 3, 1, at(8));
         assert_eq!(table.present(3), [(1, at(8))].into(), "the node itself moved");
         table.set(4, &RelayMembers { nodes: [(1, key(7))].into(), pairs: BTreeMap::new() }).unwrap();
-        assert!(table.register(5, at(1), &copied).is_none(), "the key is another one now");
+        assert!(table.register(5, (at(1), None), &copied).is_none(), "the key is another one now");
         assert!(table.present(5).is_empty());
     }
 
@@ -307,7 +314,7 @@ mod tests {
                 if let Some(first) = frame.first_mut() {
                     *first = QUESTION;
                 }
-                prop_assert!(table.register(1, at(1), &frame).is_none());
+                prop_assert!(table.register(1, (at(1), None), &frame).is_none());
                 prop_assert!(table.forward(1, at(1), tag, (10, 10)).is_none());
             }
             prop_assert!(table.present(1).is_empty());
