@@ -9,6 +9,7 @@ mod api;
 mod bulk;
 mod downlink;
 mod enrol;
+mod relay;
 mod uplink;
 
 use std::net::SocketAddr;
@@ -23,11 +24,18 @@ use oak_link::{
     PortLimits, Sessions, server_tls, system_clock,
 };
 use oak_model::ClusterId;
+use oak_model::overlay::RelayEnd;
 use oak_store::{Engine, Sealer, Store, StoreError, SystemClock};
+use oak_tunnel::PrivateKey;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+
+use relay::{Introductions, Relay};
+
+/// Below the directory of the cluster: what its relay is known by.
+const RELAY_KEY: &str = "relay-key";
 
 /// What a cluster needs to start.
 #[derive(Debug)]
@@ -42,6 +50,8 @@ pub struct ClusterConfig {
     pub rejoin: bool,
     /// Address of the port for workers and health.
     pub listen: SocketAddr,
+    /// Address (UDP) of the relay for workers that do not reach each other; none: there is no relay.
+    pub relay: Option<SocketAddr>,
     /// Settings of the decisions; name and location are among them.
     pub settings: Settings,
 }
@@ -82,6 +92,14 @@ pub enum ClusterError {
     /// The key of secrets is not usable.
     #[error("cannot use the key of secrets")]
     Secrets(#[from] oak_store::SealError),
+    /// The key of its relay is not usable.
+    #[error("cannot read or make the key of the relay in {path}")]
+    RelayKey {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Its state cannot be read or written.
     #[error("cannot use the state of this cluster")]
     Store(#[from] StoreError),
@@ -104,6 +122,18 @@ pub enum ClusterError {
         /// Why.
         source: std::io::Error,
     },
+}
+
+impl ClusterConfig {
+    /// The relay, and what is told of it.
+    fn open_relay(&self) -> Result<Option<(Relay, RelayEnd)>, ClusterError> {
+        let Some(listen) = self.relay else { return Ok(None) };
+        let path = self.directory.join(RELAY_KEY);
+        let key =
+            PrivateKey::open_or_make(&path).map_err(|source| ClusterError::RelayKey { path, source })?;
+        let end = RelayEnd { public_key: key.public().to_string(), port: listen.port(), address: None };
+        Ok(Some((Relay::new(listen, key), end)))
+    }
 }
 
 /// A cluster that has joined and holds its port, but does nothing yet.
@@ -165,7 +195,9 @@ impl BoundCluster {
         let clock = SystemClock::start();
         let database = self.config.directory.join("state.db");
         let (store, rows) = Store::open(&database)?;
-        let machine = Cluster::load(self.config.settings.clone(), clock.now(), &rows)
+        let (relay, end) = self.config.open_relay()?.unzip();
+        let settings = Settings { relay: end, ..self.config.settings.clone() };
+        let machine = Cluster::load(settings, clock.now(), &rows)
             .map_err(|row| StoreError::damaged_row(&database, &row))?;
         drop(rows);
         let authority = Authority::open_cluster(&self.config.directory.join("identity"))?;
@@ -174,11 +206,18 @@ impl BoundCluster {
         let sealer = Arc::new(Sealer::open(&self.config.directory)?);
         let (uplink, to_root) = uplink::Uplink::new();
         let mut tasks = JoinSet::new();
+        let introductions = Introductions::default();
         let engine = Engine::start(&mut tasks, machine, store, clock, {
-            let sessions = sessions.clone();
-            let sealer = Arc::clone(&sealer);
-            move |effect| perform(effect, &sessions, &to_root, &sealer)
+            let (sessions, sealer, relay) = (sessions.clone(), Arc::clone(&sealer), introductions.clone());
+            move |effect| match effect {
+                Effect::Relay { worker, key, peers } => relay.set(worker, key.as_deref(), &peers),
+                Effect::ToRoot(message) => to_root.send(encode(&message)),
+                effect => perform(effect, &sessions, &sealer),
+            }
         });
+        if let Some(relay) = relay {
+            tasks.spawn(relay.follow(introductions));
+        }
 
         let parent = ParentConfig::new(authority, system_clock(), shutdown.clone());
         let enroller = enrol::WorkerEnroller::new(engine.clone(), id);
@@ -223,7 +262,8 @@ impl BoundCluster {
     }
 }
 
-fn perform(effect: Effect, sessions: &Sessions, root: &uplink::ToRoot, sealer: &Sealer) {
+/// Carries out what is for workers.
+fn perform(effect: Effect, sessions: &Sessions, sealer: &Sealer) {
     match effect {
         Effect::Welcome { session, mut welcome, .. } => {
             welcome.assignments.iter_mut().for_each(|assignment| sealer.reveal(&mut assignment.desired));
@@ -241,7 +281,7 @@ fn perform(effect: Effect, sessions: &Sessions, root: &uplink::ToRoot, sealer: &
                 handle.dismiss();
             }
         }
-        Effect::ToRoot(message) => root.send(encode(&message)),
+        Effect::Relay { .. } | Effect::ToRoot(_) => {}
     }
 }
 

@@ -13,6 +13,7 @@ mod local;
 mod overlay;
 mod place;
 mod records;
+mod relay;
 mod removal;
 mod root_link;
 mod state;
@@ -30,6 +31,7 @@ use ipnet::Ipv4Net;
 use oak_model::message::{
     ClusterToRoot, ClusterToWorker, InstanceReport, Lineage, WorkerSummary, WorkerWelcome,
 };
+use oak_model::overlay::RelayEnd;
 use oak_model::{ApplicationId, Generation, Incarnation, InstanceKey, Moment, Service, ServiceId, WorkerId};
 use oak_placement::Fleet;
 use serde::{Deserialize, Serialize};
@@ -71,6 +73,8 @@ pub struct Settings {
     pub port: u16,
     /// Fingerprint of the root authority its workers know.
     pub authority: Option<String>,
+    /// Its relay, without the address; none: it has none.
+    pub relay: Option<RelayEnd>,
 }
 
 impl Default for Settings {
@@ -87,6 +91,7 @@ impl Default for Settings {
             location: String::new(),
             port: 10100,
             authority: None,
+            relay: None,
         }
     }
 }
@@ -118,6 +123,15 @@ pub enum Effect {
         worker: WorkerId,
         /// Its session.
         session: u64,
+    },
+    /// The nodes a worker has to do with, all of them: the relay passes on packets between it and each of these.
+    Relay {
+        /// Which worker.
+        worker: WorkerId,
+        /// Its public key; none if it does not encrypt or is gone.
+        key: Option<String>,
+        /// Public keys of the others.
+        peers: Vec<String>,
     },
     /// Sends a message to the root, if it is connected; otherwise the next hello tells everything.
     ToRoot(ClusterToRoot),
@@ -210,6 +224,7 @@ impl Cluster {
     #[must_use]
     pub fn take_outbox(&mut self) -> Outbox<Effect> {
         self.tell_overlay();
+        self.tell_relay();
         self.outbox.take()
     }
 
@@ -320,6 +335,7 @@ impl Cluster {
             availability: worker.availability,
             round_trip_us: worker.round_trip_us,
             subnet: worker.subnet,
+            outside: worker.outside,
         })
     }
 

@@ -33,6 +33,8 @@ pub(crate) struct Hub<C> {
     told: BTreeMap<C, Told>,
     /// Who is told of a service's backends.
     watchers: HashMap<ServiceId, BTreeSet<C>>,
+    /// The nodes every child was last told of. Kept while it is away: its nodes go on having to do with each other.
+    introduced: BTreeMap<C, BTreeSet<WorkerId>>,
     /// What changed since the children were last told.
     changed: Changed<C>,
     /// Children have children of their own, and need to know who calls what they have.
@@ -53,6 +55,10 @@ struct Changed<C> {
     services: BTreeSet<ServiceId>,
     backends: BTreeSet<BackendKey>,
     peers: BTreeSet<WorkerId>,
+    /// Those of them that have another key.
+    rekeyed: BTreeSet<WorkerId>,
+    /// Children that were told of other nodes than before, or of others' new keys.
+    introduced: BTreeSet<C>,
 }
 
 impl<C> Default for Changed<C> {
@@ -62,6 +68,8 @@ impl<C> Default for Changed<C> {
             services: BTreeSet::new(),
             backends: BTreeSet::new(),
             peers: BTreeSet::new(),
+            rekeyed: BTreeSet::new(),
+            introduced: BTreeSet::new(),
         }
     }
 }
@@ -79,6 +87,7 @@ impl<C> Default for Hub<C> {
             callers: HashMap::new(),
             told: BTreeMap::new(),
             watchers: HashMap::new(),
+            introduced: BTreeMap::new(),
             changed: Changed::default(),
             tells_calls: false,
         }
@@ -209,6 +218,12 @@ impl<C: Copy + Ord + std::hash::Hash> Hub<C> {
         let worker = peer.worker;
         let known = self.peers.get(&worker);
         if known.is_none_or(|known| known.what != peer || known.by != by) {
+            let key = |peer: &Peer| peer.tunnel.as_ref().map(|end| end.public_key.clone());
+            if known.is_none_or(|known| key(&known.what) != key(&peer)) {
+                self.changed.rekeyed.insert(worker);
+                // The child itself is told nothing, but has another key for those it was told of.
+                self.changed.introduced.extend(by);
+            }
             self.peers.insert(worker, Held { what: peer, by });
             self.changed.peers.insert(worker);
         }
@@ -220,6 +235,29 @@ impl<C: Copy + Ord + std::hash::Hash> Hub<C> {
             self.changed.peers.insert(worker);
         }
         self.forget_caller(Caller::Node(worker));
+    }
+
+    /// How a node is reached, as far as that is known.
+    pub(crate) fn peer(&self, worker: WorkerId) -> Option<&Peer> {
+        self.peers.get(&worker).map(|held| &held.what)
+    }
+
+    /// The child is gone for good.
+    pub(crate) fn remove_child(&mut self, child: C) {
+        self.disconnect(child);
+        if self.introduced.remove(&child).is_some() {
+            self.changed.introduced.insert(child);
+        }
+    }
+
+    /// The nodes a child was last told of.
+    pub(crate) fn introduced(&self, child: C) -> impl Iterator<Item = &Peer> {
+        self.introduced.get(&child).into_iter().flatten().filter_map(|worker| self.peer(*worker))
+    }
+
+    /// Children of which [`Self::introduced`] may have changed since the last call, after [`Self::news`].
+    pub(crate) fn take_introduced(&mut self) -> BTreeSet<C> {
+        std::mem::take(&mut self.changed.introduced)
     }
 
     /// Somebody calls a service.

@@ -35,12 +35,12 @@ mod report;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use oak_model::message::{Assignment, WorkerToCluster, WorkloadReport};
-use oak_model::overlay::Peer;
+use oak_model::overlay::{Peer, Vantage};
 use oak_model::{Balancing, Incarnation, InstanceKey, Load, Moment, PortMapping, Probe, WallTime, WorkerId};
 use serde::{Deserialize, Serialize};
 
@@ -208,6 +208,17 @@ pub struct NetworkTable {
     pub elsewhere: BTreeSet<Ipv4Addr>,
     /// Other nodes by their subnets, and how they are reached.
     pub peers: BTreeMap<Ipv4Net, Peer>,
+    /// How others see this node.
+    pub own: OwnPlace,
+}
+
+/// How others see this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnPlace {
+    /// As its cluster sees it, and the relay of that.
+    pub vantage: Vantage,
+    /// As relays see it.
+    pub seen_as: Vec<SocketAddr>,
 }
 
 /// A workload as it is stored.
@@ -330,9 +341,11 @@ impl Workload {
 }
 
 /// Stored once per worker.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Meta {
     subnet: Option<Ipv4Net>,
+    #[serde(default, skip_serializing_if = "Vantage::is_empty")]
+    vantage: Vantage,
 }
 
 /// The state of a worker.
@@ -353,6 +366,8 @@ pub struct Worker {
     distances: balance::Distances,
     /// Of the instances here that are not idle.
     loads: BTreeMap<InstanceKey, Load>,
+    /// As which relays see this node.
+    seen_as: Vec<SocketAddr>,
     /// The cluster has welcomed it and is still there.
     connected: bool,
     outbox: Outbox<Effect>,
@@ -375,6 +390,7 @@ impl Worker {
             overlay: overlay::Overlay::default(),
             distances: balance::Distances::default(),
             loads: BTreeMap::new(),
+            seen_as: Vec::new(),
             connected: false,
             outbox: Outbox::default(),
         }

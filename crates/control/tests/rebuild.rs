@@ -252,7 +252,7 @@ fn worker_hello() -> WorkerHello {
         tunnel: None,
         plain: true,
     };
-    WorkerHello { facts, workloads: Vec::new(), calls: Vec::new() }
+    WorkerHello { facts, workloads: Vec::new(), calls: Vec::new(), own_address: None }
 }
 
 fn application(name: &str) -> ApplicationRequest {
@@ -359,6 +359,7 @@ fn what_moved_to_another_cluster_after_the_backup_stays_where_it_is() {
         availability: Availability::Open,
         round_trip_us: None,
         subnet: None,
+        outside: None,
     };
     let hello = |lineage| ClusterHello { lineage, workers: vec![worker.clone()], ..ClusterHello::default() };
     pair.root.cluster_opened(now(), other, 1, "192.0.2.8", hello(None)).unwrap();

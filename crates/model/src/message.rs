@@ -6,14 +6,14 @@
 //! message needs a number of its own.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::exec::TerminalSize;
-use crate::overlay::{Call, Caller, OverlayChange, Target};
+use crate::overlay::{Call, Caller, OverlayChange, RelayEnd, Target, Vantage};
 use crate::{
     Application, ApplicationId, Availability, Balancing, ClusterId, Generation, Incarnation, InstanceKey,
     JobName, Material, Purpose, Removal, Resources, Service, ServiceId, ServiceSpec, Status, Surroundings,
@@ -162,6 +162,9 @@ pub struct ClusterHello {
     /// Who here calls what.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub calls: Vec<Call>,
+    /// Its relay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<RelayEnd>,
 }
 
 /// Answer of the root: everything it wants. What is not listed must go, unless `take_over` is set.
@@ -326,6 +329,9 @@ pub struct WorkerSummary {
     /// Addresses of its instances, once it has some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subnet: Option<Ipv4Net>,
+    /// The address its cluster sees it at, if that is another one than it has: there is a NAT in between.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outside: Option<IpAddr>,
 }
 
 /// State of one instance as the cluster knows it.
@@ -362,6 +368,10 @@ pub struct WorkerHello {
     /// Whom its instances and the machine itself call.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub calls: Vec<LocalCall>,
+    /// The address it speaks from, as it knows it: behind a NAT the cluster sees another one. Absent if its operator has
+    /// said where it is reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_address: Option<IpAddr>,
 }
 
 /// Who on a worker calls whom.
@@ -384,6 +394,9 @@ pub struct WorkerWelcome {
     /// What it has to know of other nodes.
     #[serde(default, skip_serializing_if = "OverlayChange::is_empty")]
     pub overlay: OverlayChange,
+    /// How this cluster sees it.
+    #[serde(default, skip_serializing_if = "Vantage::is_empty")]
+    pub vantage: Vantage,
 }
 
 /// Cluster to worker, after the welcome.
@@ -459,6 +472,8 @@ pub enum WorkerToCluster {
         /// What.
         target: Target,
     },
+    /// As which relays see this worker now, see [`TunnelEnd::seen_as`](crate::overlay::TunnelEnd::seen_as).
+    Seen(Vec<SocketAddr>),
 }
 
 /// State of one workload on its worker.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,11 @@ use crate::{ApplicationId, Balancing, InstanceKey, JobName, Load, PortMapping, S
 pub const TUNNEL_PORT: u16 = 50103;
 /// UDP port of plain packets between nodes that trust their network.
 pub const PLAIN_PORT: u16 = 50104;
+/// UDP port of the relay of a cluster.
+pub const RELAY_PORT: u16 = 50105;
+
+/// Addresses of one node that others try, at most.
+pub const MOST_SEEN: usize = 4;
 
 /// Where a node takes encrypted packets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +31,42 @@ pub struct TunnelEnd {
     pub public_key: String,
     /// Its UDP port.
     pub port: u16,
+    /// As which relays see it, if they do: behind a NAT another address or port than its own. At most [`MOST_SEEN`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seen_as: Vec<SocketAddr>,
+}
+
+/// The relay of a cluster: it passes on encrypted packets between two nodes that cannot reach each other, and tells
+/// nodes as what they are seen from outside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayEnd {
+    /// Its public key (Curve25519), base64. With its own private key a node makes from it what it shows to the relay.
+    pub public_key: String,
+    /// Its UDP port.
+    pub port: u16,
+    /// Where it is; absent: where its cluster is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+}
+
+/// A node as its cluster sees it, told to the node itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Vantage {
+    /// As [`Peer::outside`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outside: Option<IpAddr>,
+    /// The relay of the cluster; its address is absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relay: Option<RelayEnd>,
+}
+
+impl Vantage {
+    /// Whether it says nothing.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.outside.is_none() && self.relay.is_none()
+    }
 }
 
 /// What is not said otherwise: releases that could not say it took plain packets.
@@ -48,6 +89,12 @@ pub struct Peer {
     /// Whether it takes plain packets.
     #[serde(default = "takes_plain")]
     pub plain: bool,
+    /// The address its cluster sees it at, if that is not `underlay`: there is a NAT in between.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outside: Option<IpAddr>,
+    /// The relay of its cluster, if that is another one than the reader's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<RelayEnd>,
 }
 
 /// A service as those who call it know it.

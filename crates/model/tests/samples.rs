@@ -40,7 +40,8 @@ kinds!(cluster_to_worker, CLUSTER_TO_WORKER, ClusterToWorker, "cluster_to_worker
     Assign = "assign", Remove = "remove", ReportUsage = "report_usage", Leases = "leases",
     Overlay = "overlay", NotFound = "not_found");
 kinds!(worker_to_cluster, WORKER_TO_CLUSTER, WorkerToCluster, "worker_to_cluster":
-    Workload = "workload", Removed = "removed", Usage = "usage", RenewLeases = "renew_leases", Ask = "ask");
+    Workload = "workload", Removed = "removed", Usage = "usage", RenewLeases = "renew_leases", Ask = "ask",
+    Seen = "seen");
 kinds!(bulk_request, BULK_REQUEST, BulkRequest, "bulk_request":
     Logs = "logs", TimedLogs = "timed_logs", Exec = "exec");
 

@@ -105,6 +105,11 @@ impl World {
                     self.dismiss(Who::Worker(*worker), session);
                 }
             }
+            cluster::Effect::Relay { worker, key, peers } => {
+                if let Some(side) = self.clusters.get_mut(index) {
+                    side.relay.insert(worker, (key, peers));
+                }
+            }
             cluster::Effect::ToRoot(message) => {
                 self.metrics.count(trace::cluster_to_root(&message));
                 if let Some(side) = self.clusters.get_mut(index) {

@@ -1,8 +1,8 @@
 //! Instances that call services: in the end every node that has a caller knows where the called ones are, and their
-//! nodes know the caller.
+//! nodes know the caller, where it is seen from outside, and the relays know both.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use oak_control::worker::Workload;
 use oak_model::ServiceId;
@@ -31,8 +31,12 @@ impl World {
         }
         let caller = self.agenda.pick(callers.len());
         let Some(source) = callers.get(caller).copied() else { return };
+        // What is seen from outside changes now and then, and is another thing each time.
+        let port = 40_000 + u16::try_from(self.agenda.time % 20_000).unwrap_or_default();
+        let seen_as = SocketAddr::from(([198, 51, 100, 1], port));
         side.node.call(&mut self.agenda, |worker, now, _| {
             worker.ask(now, source, Target::Address(address));
+            worker.set_seen_as(vec![seen_as]);
             None
         });
     }
@@ -74,8 +78,32 @@ impl World {
             let subnet = there.node.machine.as_ref().and_then(|machine| machine.subnet());
             let is_known = subnet.is_some_and(|subnet| side.network.peers.contains_key(&subnet));
             require(is_known, || format!("{} does not know {}", side.facts.name, there.facts.name))?;
+            self.may_meet(side, there)?;
         }
         Ok(())
+    }
+
+    /// A node knows where another one is seen, and the relay of its cluster passes on packets between them.
+    fn may_meet(&self, side: &WorkerSide, there: &WorkerSide) -> Settled {
+        let subnet = there.node.machine.as_ref().and_then(|machine| machine.subnet());
+        let known = subnet.and_then(|subnet| side.network.peers.get(&subnet)?.tunnel.as_ref());
+        let seen_as = there.node.machine.as_ref().map(|machine| machine.seen_as());
+        require(known.map(|end| &end.seen_as[..]) == seen_as, || {
+            format!("{} does not know where {} is seen: {known:?}", side.facts.name, there.facts.name)
+        })?;
+        let cluster = self.clusters.get(side.cluster);
+        let told = cluster.and_then(|cluster| cluster.relay.get(&side.id));
+        let key = |side: &WorkerSide| side.facts.tunnel.as_ref().map(|end| end.public_key.clone());
+        let (here, other) = (key(side), key(there));
+        let is_introduced = told.is_some_and(|(own, peers)| {
+            *own == here && peers.iter().any(|peer| Some(peer) == other.as_ref())
+        });
+        require(is_introduced, || {
+            format!(
+                "the relay of {} does not know {} and {}",
+                side.facts.name, side.facts.name, there.facts.name
+            )
+        })
     }
 
     fn is_known(&self, side: &WorkerSide, caller: ServiceId, callee: ServiceId) -> Settled {

@@ -1,5 +1,6 @@
 //! Machines join: those of the beginning, and those that are added.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use oak_control::cluster::{self, Cluster};
@@ -7,6 +8,7 @@ use oak_control::root;
 use oak_control::token::TokenRole;
 use oak_control::worker::{NetworkTable, TableVersion, Worker};
 use oak_model::message::WorkerToken;
+use oak_model::overlay::{TUNNEL_PORT, TunnelEnd};
 use oak_model::{ClusterId, WorkerFacts, WorkerId};
 
 use crate::agenda::{Event, Who};
@@ -51,6 +53,7 @@ impl World {
             node: Node::new(who, cluster, self.scenario.disks.cluster),
             link: Link::new(who, self.scenario.links.cluster),
             members: Vec::new(),
+            relay: BTreeMap::new(),
         });
         self.names.clusters.push(entry.name.clone());
         self.watch.clusters.push(crate::watch::ClusterSeen::default());
@@ -123,7 +126,11 @@ impl World {
                 addons: Vec::new(),
                 position: None,
                 csi_drivers: Vec::new(),
-                tunnel: None,
+                tunnel: Some(TunnelEnd {
+                    public_key: format!("key of {name}"),
+                    port: TUNNEL_PORT,
+                    seen_as: Vec::new(),
+                }),
                 plain: true,
             },
             node: Node::new(who, machine, self.scenario.disks.worker),

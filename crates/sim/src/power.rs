@@ -43,6 +43,7 @@ impl World {
             Who::Cluster(index) => {
                 if let Some(side) = self.clusters.get_mut(index) {
                     side.node.crash(&mut self.agenda);
+                    side.relay.clear();
                 }
             }
             Who::Worker(index) => {
@@ -109,6 +110,7 @@ impl World {
                 let Some(side) = self.clusters.get_mut(index) else { return };
                 side.node.dark_until = side.node.dark_until.max(until);
                 side.node.crash(&mut self.agenda);
+                side.relay.clear();
             }
             Who::Worker(index) => {
                 let Some(side) = self.workers.get_mut(index) else { return };

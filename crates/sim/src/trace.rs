@@ -249,5 +249,6 @@ pub(crate) const fn worker_to_cluster(message: &WorkerToCluster) -> &'static str
         WorkerToCluster::RenewLeases { .. } => QUESTIONS,
         WorkerToCluster::Usage(_) => "worker to cluster: usage",
         WorkerToCluster::Ask { .. } => "worker to cluster: who is that",
+        WorkerToCluster::Seen(_) => "worker to cluster: seen as",
     }
 }

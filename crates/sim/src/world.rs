@@ -8,6 +8,7 @@ use oak_control::backoff::Backoff;
 use oak_control::cluster::{self, Cluster};
 use oak_control::root::{self, Root};
 use oak_control::worker::{self, NetworkTable, TableVersion, Worker};
+use oak_model::overlay::{RELAY_PORT, RelayEnd};
 use oak_model::{ClusterId, WorkerFacts, WorkerId};
 
 use crate::agenda::{Agenda, Event, Who};
@@ -31,6 +32,8 @@ pub(crate) struct ClusterSide {
     pub(crate) link: Link,
     /// Its workers.
     pub(crate) members: Vec<usize>,
+    /// What its relay was told: key of a worker, and keys of the nodes it has to do with.
+    pub(crate) relay: BTreeMap<WorkerId, (Option<String>, Vec<String>)>,
 }
 
 pub(crate) struct WorkerSide {
@@ -356,6 +359,11 @@ impl World {
         set(&mut settings.start_grace, tuning.start_grace);
         set(&mut settings.retry_interval, tuning.retry_interval);
         settings.cpu_overcommit = self.cpu_overcommit;
+        settings.relay = Some(RelayEnd {
+            public_key: format!("key of the relay of {name}"),
+            port: RELAY_PORT,
+            address: None,
+        });
         settings
     }
 

@@ -56,7 +56,8 @@ impl Hosted for oak_control::worker::Worker {
                 WorkerToCluster::Removed { key, .. } => Concern::News(key.to_string()),
                 WorkerToCluster::Usage(_)
                 | WorkerToCluster::RenewLeases { .. }
-                | WorkerToCluster::Ask { .. } => Concern::Nothing,
+                | WorkerToCluster::Ask { .. }
+                | WorkerToCluster::Seen(_) => Concern::Nothing,
             },
         }
     }

@@ -47,7 +47,7 @@ const ELSEWHERE: &str = "203.0.113.1:9";
 
 /// The address of this machine that leads to its cluster or, when the cluster is on this machine, to anywhere else.
 /// Connecting a UDP socket only asks the routing table; nothing is sent.
-fn own_address(cluster: &str) -> Option<IpAddr> {
+pub(crate) fn own_address(cluster: &str) -> Option<IpAddr> {
     let towards = |place: &str| {
         let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
         socket.connect(place).ok()?;

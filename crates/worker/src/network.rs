@@ -1,13 +1,13 @@
 //! The network of this node: opened when the subnet is known, kept in step with the state machine.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
-use oak_control::worker::{NetworkTable, TableVersion};
+use oak_control::worker::{NetworkTable, OwnPlace, TableVersion};
 use oak_model::overlay::{PLAIN_PORT, TUNNEL_PORT, Target};
 use oak_model::{Protocol, chain};
 use oak_net::{
@@ -16,15 +16,19 @@ use oak_net::{
 };
 use oak_store::StoreError;
 use tokio::sync::{Mutex, watch};
-use tokio::time::MissedTickBehavior;
 use tracing::{debug, error, warn};
 
+use crate::facts::is_elsewhere;
 use crate::operations::Operations;
-use crate::tunnel::{LOOK, Tunnel, TunnelSettings};
-use crate::ways::{OwnEnd, Ways};
+use crate::tunnel::{Look, Tunnel, TunnelSettings, Wanted};
+use crate::ways::{OwnEnd, Ways, Whereabouts};
 
 /// A table that takes longer to apply is reported as a problem instead of waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the address of the cluster is taken for granted, and how long a name server is waited for.
+const FRESH: Duration = Duration::from_secs(60);
+const NAME_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Between two looks whether a network that shall be closed is still in use.
 const GAP: Duration = Duration::from_millis(5);
@@ -37,6 +41,8 @@ pub(crate) struct NetworkSettings {
     pub(crate) mtu: u32,
     pub(crate) table: String,
     pub(crate) own_end: OwnEnd,
+    /// The cluster as `host:port`.
+    pub(crate) cluster: String,
     pub(crate) tunnel: TunnelSettings,
 }
 
@@ -137,13 +143,25 @@ impl Network {
         let mut tables = operations.network.table.subscribe();
         tables.mark_changed();
         let mut ways = Keeper::new(Tunnel::new(operations.network.settings.tunnel.clone()));
-        let mut look = tokio::time::interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let look_at = ways.tunnel.look_at();
+            let look = async {
+                match look_at {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
             // Both branches can be dropped at any point without losing anything.
             tokio::select! {
                 changed = tables.changed() => if changed.is_err() { return Ok(()) },
-                _ = look.tick(), if ways.tunnel.is_watched() => if ways.tunnel.look().await { continue },
+                () = look => match ways.tunnel.look().await {
+                    Look::Well(seen_as) => {
+                        operations.post(move |worker, _, _| worker.set_seen_as(seen_as)).await;
+                        continue;
+                    }
+                    Look::Idle => continue,
+                    Look::Lost => {}
+                },
             }
             let (version, table) = tables.borrow_and_update().clone();
             let problem = operations.network.apply(&table, &mut ways).await.err();
@@ -196,10 +214,12 @@ impl Network {
         };
         let config = network.config();
         let inner = [config.subnet, config.service_range];
-        let Ways { routes, tunnels, mut problems } =
-            Ways::choose(&self.settings.own_end, &inner, table.peers.values());
+        let place = keeper.whereabouts(&self.settings, &table.own).await;
+        let Ways { routes, tunnels, relays, mut problems } =
+            Ways::choose(&self.settings.own_end, &place, &inner, table.peers.values());
+        let wanted = Wanted { peers: tunnels, relays };
         // First the ways, then what leads there.
-        if let Err(problem) = keeper.tunnel.add(&tunnels).await {
+        if let Err(problem) = keeper.tunnel.add(&wanted).await {
             problems.push(format!("no worker is reached that encrypts: {problem}"));
         }
         let apply = async {
@@ -213,7 +233,7 @@ impl Network {
                 format!("cannot apply the network table: {}", chain(&problem))
             })?;
         if !keeper.tunnel.has_failed()
-            && let Err(problem) = keeper.tunnel.set(tunnels).await
+            && let Err(problem) = keeper.tunnel.set(wanted).await
         {
             problems.push(format!("the tunnel engine still knows workers that are gone: {problem}"));
         }
@@ -233,11 +253,41 @@ struct Keeper {
     tunnel: Tunnel,
     /// What was said already.
     reported: BTreeSet<String>,
+    /// Where the cluster is, and when that was found out.
+    cluster: Option<(IpAddr, Instant)>,
 }
 
 impl Keeper {
     const fn new(tunnel: Tunnel) -> Self {
-        Self { tunnel, reported: BTreeSet::new() }
+        Self { tunnel, reported: BTreeSet::new(), cluster: None }
+    }
+
+    /// Where this node is, as others see it.
+    async fn whereabouts(&mut self, settings: &NetworkSettings, own: &OwnPlace) -> Whereabouts {
+        let outside = own.vantage.outside;
+        let is_seen_elsewhere = own.seen_as.iter().any(|address| is_elsewhere(address.ip()));
+        let mut relay = own.vantage.relay.clone();
+        if let Some(relay) = &mut relay
+            && relay.address.is_none()
+        {
+            relay.address = self.cluster_address(&settings.cluster).await;
+        }
+        let is_behind_nat = settings.own_end.is_behind_nat || outside.is_some() || is_seen_elsewhere;
+        Whereabouts { outside, is_behind_nat, relay }
+    }
+
+    /// Where the cluster is; where it was if no name server says anything else.
+    async fn cluster_address(&mut self, cluster: &str) -> Option<IpAddr> {
+        let is_fresh = self.cluster.is_some_and(|(_, at)| at.elapsed() < FRESH);
+        if !is_fresh
+            && let Ok(Ok(found)) =
+                tokio::time::timeout(NAME_PATIENCE, tokio::net::lookup_host(cluster)).await
+            // Relays listen where their clusters do: on IPv4 unless somebody says otherwise.
+            && let Some(address) = found.min_by_key(SocketAddr::is_ipv6)
+        {
+            self.cluster = Some((address.ip(), Instant::now()));
+        }
+        self.cluster.map(|(address, _)| address)
     }
 
     fn report(&mut self, problems: Vec<String>) {

@@ -103,8 +103,7 @@ impl BoundWorker {
         let millis = facts.capacity.cpu_millis;
         tasks.spawn(usage::run(Arc::clone(&operations), engine.clone(), millis));
         info!(name = facts.name, identity = %self.credentials.identity(), capacity = %facts.capacity, "worker ready");
-        let uplink =
-            uplink::start(&mut tasks, &self.config.cluster, &self.credentials, facts, engine, &operations)?;
+        let uplink = uplink::start(&mut tasks, &self.config, &self.credentials, facts, engine, &operations)?;
         on_ready();
         let result = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
@@ -154,6 +153,7 @@ impl BoundWorker {
             .map_err(|source| WorkerError::NetworkKey { path: directory.clone(), source })?;
         let own_end = OwnEnd {
             encryption: *encryption,
+            key: key.clone(),
             tunnel: if *encryption == Encryption::Off { None } else { tunnel::own_end(&key) },
             is_behind_nat: self.config.address.is_some_and(facts::is_elsewhere),
         };
@@ -163,6 +163,7 @@ impl BoundWorker {
             mtu: *mtu,
             table: table.clone(),
             own_end,
+            cluster: self.config.cluster.clone(),
             tunnel: TunnelSettings::new(directory, bridge, *mtu, key),
         })
     }

@@ -1,18 +1,20 @@
 //! The process that encrypts packets between workers: started when the first worker is reached that way, found again
 //! by the next agent, stopped some time after the last one.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use oak_model::chain;
 use oak_model::overlay::{TUNNEL_PORT, TunnelEnd};
-use oak_tunnel::{Client, ClientError, Peer, PrivateKey, StartError, TunnelConfig};
+use oak_tunnel::{Client, ClientError, Path, Peer, PrivateKey, Relay, StartError, Status, TunnelConfig};
 use rustix::process::{Pid, Signal, kill_process};
 use tracing::{info, warn};
 
@@ -26,8 +28,11 @@ const KEY: &str = "network-key";
 /// What the engine says; begun anew with each of them.
 const LOG: &str = "engine.log";
 
-/// So often it is looked whether the engine still runs.
-pub(crate) const LOOK: Duration = Duration::from_secs(5);
+/// So often it is looked whether the engine still runs, and what it has found out …
+const LOOK: Duration = Duration::from_secs(5);
+/// … and so often for a while when it was told of others: they wait to hear as what this node is seen.
+const SOON: Duration = Duration::from_millis(100);
+const HURRY: Duration = Duration::from_secs(5);
 /// How long the engine stays without anybody to send to.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -36,29 +41,13 @@ const LONGER_BY: u32 = 30;
 /// The largest packet the engine can carry, bytes.
 const LARGEST_MTU: u32 = 9000;
 
-/// The secret key of this worker; made by the first call.
-pub(crate) fn open_key(directory: &Path) -> io::Result<PrivateKey> {
-    let path = directory.join(KEY);
-    match fs::read_to_string(&path).map(|text| text.trim().parse()) {
-        Ok(Ok(key)) => return Ok(key),
-        // Others learn the new one with the next hello.
-        Ok(Err(_)) => warn!(file = %path.display(), "the key for encryption is damaged; a new one is made"),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    let key = PrivateKey::generate();
-    let fresh = path.with_extension("new");
-    let _ = fs::remove_file(&fresh);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
-    file.write_all(String::from(key.clone()).as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&fresh, &path)?;
-    File::open(directory)?.sync_all()?;
-    Ok(key)
+/// The secret key of this worker; made by the first call. Others learn a new one with the next hello.
+pub(crate) fn open_key(directory: &std::path::Path) -> io::Result<PrivateKey> {
+    PrivateKey::open_or_make(&directory.join(KEY))
 }
 
 /// Removes the key: the worker is another one from now on.
-pub(crate) fn forget_key(directory: &Path) -> io::Result<()> {
+pub(crate) fn forget_key(directory: &std::path::Path) -> io::Result<()> {
     match fs::remove_file(directory.join(KEY)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),
@@ -68,7 +57,9 @@ pub(crate) fn forget_key(directory: &Path) -> io::Result<()> {
 /// Where this worker takes encrypted packets; none if it has no TUN devices.
 pub(crate) fn own_end(key: &PrivateKey) -> Option<TunnelEnd> {
     match OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
-        Ok(_) => Some(TunnelEnd { public_key: key.public().to_string(), port: TUNNEL_PORT }),
+        Ok(_) => {
+            Some(TunnelEnd { public_key: key.public().to_string(), port: TUNNEL_PORT, seen_as: Vec::new() })
+        }
         Err(error) => {
             warn!(%error, "packets to other workers cannot be encrypted: /dev/net/tun is needed (modprobe tun)");
             None
@@ -84,14 +75,32 @@ pub(crate) struct TunnelSettings {
 }
 
 impl TunnelSettings {
-    pub(crate) fn new(directory: &Path, bridge: &str, mtu: u32, key: PrivateKey) -> Self {
+    pub(crate) fn new(directory: &std::path::Path, bridge: &str, mtu: u32, key: PrivateKey) -> Self {
         let mtu = mtu.saturating_sub(LONGER_BY).min(LARGEST_MTU);
         Self { config: TunnelConfig { mtu, ..config(directory, bridge) }, key }
     }
 }
 
-fn config(directory: &Path, bridge: &str) -> TunnelConfig {
+fn config(directory: &std::path::Path, bridge: &str) -> TunnelConfig {
     TunnelConfig::new(&oak_net::encrypted_name(bridge), TUNNEL_PORT, directory.join(DIRECTORY))
+}
+
+/// What the engine shall know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) relays: Vec<Relay>,
+}
+
+/// What a look at the engine has shown.
+#[derive(Debug)]
+pub(crate) enum Look {
+    /// It is as it should be. As which relays see this node, best first.
+    Well(Vec<SocketAddr>),
+    /// It has to be told everything again.
+    Lost,
+    /// There is none.
+    Idle,
 }
 
 /// The engine as this agent knows it.
@@ -99,7 +108,12 @@ fn config(directory: &Path, bridge: &str) -> TunnelConfig {
 pub(crate) struct Tunnel {
     settings: TunnelSettings,
     /// What it was told last by this agent.
-    told: Option<Vec<Peer>>,
+    told: Option<Wanted>,
+    /// When it is looked at again, and until when it is looked at often.
+    look_at: Instant,
+    hurries_until: Instant,
+    /// The path to each peer, by its name, as it was last said.
+    paths: BTreeMap<String, Path>,
     /// Since when there has been nobody to send to; none if there is somebody, or if it was stopped.
     idle_since: Option<Instant>,
     /// Whether the engine could not be brought to what was wanted.
@@ -107,39 +121,57 @@ pub(crate) struct Tunnel {
 }
 
 impl Tunnel {
-    pub(crate) const fn new(settings: TunnelSettings) -> Self {
-        Self { settings, told: None, idle_since: None, has_failed: false }
+    pub(crate) fn new(settings: TunnelSettings) -> Self {
+        let now = Instant::now();
+        Self {
+            settings,
+            told: None,
+            look_at: now,
+            hurries_until: now,
+            paths: BTreeMap::new(),
+            idle_since: None,
+            has_failed: false,
+        }
     }
 
-    /// Makes `peers` the whole truth. Those who are not among them stay until [`Self::set`] is called without them, if
+    /// Makes this the whole truth. Peers who are not among them stay until [`Self::set`] is called without them, if
     /// they can: packets to them may still be on their way.
-    pub(crate) async fn add(&mut self, peers: &[Peer]) -> Result<(), String> {
-        let mut all = peers.to_vec();
-        let collides = |former: &Peer| {
-            peers.iter().any(|peer| {
+    pub(crate) async fn add(&mut self, wanted: &Wanted) -> Result<(), String> {
+        let mut all = wanted.clone();
+        let collides = |former: &&Peer| {
+            wanted.peers.iter().any(|peer| {
                 peer.name == former.name
                     || peer.public_key == former.public_key
                     || peer.networks == former.networks
             })
         };
-        all.extend(self.told.iter().flatten().filter(|former| !collides(former)).cloned());
+        let former = self.told.iter().flat_map(|told| &told.peers);
+        all.peers.extend(former.filter(|former| !collides(former)).cloned());
         self.set(all).await
     }
 
-    /// Makes `peers` the whole truth.
-    pub(crate) async fn set(&mut self, peers: Vec<Peer>) -> Result<(), String> {
-        if self.told.as_ref() == Some(&peers) {
+    /// Makes this the whole truth.
+    pub(crate) async fn set(&mut self, wanted: Wanted) -> Result<(), String> {
+        if self.told.as_ref() == Some(&wanted) {
             return Ok(());
         }
-        self.idle_since = peers.is_empty().then(|| self.idle_since.unwrap_or_else(Instant::now));
+        self.idle_since = wanted.peers.is_empty().then(|| self.idle_since.unwrap_or_else(Instant::now));
         self.told = None;
-        let (settings, wanted) = (self.settings.clone(), peers.clone());
-        let outcome = blocking(move || settings.bring(wanted)).await;
+        let (settings, bring) = (self.settings.clone(), wanted.clone());
+        let outcome = blocking(move || settings.bring(bring)).await;
         self.has_failed = outcome.is_err();
+        let now = Instant::now();
+        self.look_at = now + LOOK;
         if outcome.is_ok() {
-            self.told = Some(peers);
+            (self.look_at, self.hurries_until) = (now + SOON, now + HURRY);
+            self.told = Some(wanted);
         }
         outcome
+    }
+
+    /// When [`Self::look`] is due; none if there is nothing to look at.
+    pub(crate) fn look_at(&self) -> Option<Instant> {
+        self.is_watched().then_some(self.look_at)
     }
 
     /// Whether the last call failed.
@@ -147,15 +179,15 @@ impl Tunnel {
         self.has_failed
     }
 
-    /// Whether [`Self::look`] has something to look at.
-    pub(crate) fn is_watched(&self) -> bool {
+    fn is_watched(&self) -> bool {
         self.has_failed
             || self.idle_since.is_some()
-            || self.told.as_ref().is_some_and(|told| !told.is_empty())
+            || self.told.as_ref().is_some_and(|told| !told.peers.is_empty())
     }
 
-    /// Looks after the engine; false if it has to be told everything again.
-    pub(crate) async fn look(&mut self) -> bool {
+    /// Looks after the engine.
+    pub(crate) async fn look(&mut self) -> Look {
+        self.look_at = Instant::now() + LOOK;
         if let Some(since) = self.idle_since {
             if since.elapsed() >= IDLE {
                 self.idle_since = None;
@@ -164,15 +196,45 @@ impl Tunnel {
                     warn!(problem, "cannot stop the tunnel engine");
                 }
             }
-            return true;
+            return Look::Idle;
         }
         let settings = self.settings.clone();
-        let is_well = !self.has_failed && blocking(move || Ok(settings.is_well())).await.unwrap_or(false);
-        if !is_well {
+        let status =
+            if self.has_failed { None } else { blocking(move || Ok(settings.status())).await.ok().flatten() };
+        let Some(status) = status else {
             self.told = None;
+            return Look::Lost;
+        };
+        self.say_paths(&status);
+        if Instant::now() < self.hurries_until && status.relays.iter().any(|relay| relay.seen_as.is_none()) {
+            self.look_at = Instant::now() + SOON;
         }
-        is_well
+        Look::Well(seen_as(&status))
     }
+
+    /// Says which way packets go, for people.
+    fn say_paths(&mut self, status: &Status) {
+        let paths = status.peers.iter().filter(|peer| peer.last_handshake_ms.is_some());
+        let paths: BTreeMap<_, _> = paths.filter_map(|peer| Some((peer.name.clone(), peer.path?))).collect();
+        for (worker, path) in &paths {
+            if self.paths.get(worker) != Some(path) {
+                info!(worker, %path, "path to another worker");
+            }
+        }
+        self.paths = paths;
+    }
+}
+
+/// As which relays see this node.
+fn seen_as(status: &Status) -> Vec<SocketAddr> {
+    let mut addresses = Vec::new();
+    let seen = status.relays.iter().filter_map(|relay| relay.seen_as);
+    for address in seen.filter(|address| !address.ip().is_loopback()) {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    addresses
 }
 
 /// Carries out what blocks for a moment.
@@ -184,15 +246,17 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl TunnelSettings {
-    fn is_well(&self) -> bool {
-        let status = Client::new(&self.config).status();
-        status.is_ok_and(|status| status.public_key == self.key.public())
+    /// The state of the engine, if it has the right key.
+    fn status(&self) -> Option<Status> {
+        let status = Client::new(&self.config).status().ok()?;
+        (status.public_key == self.key.public()).then_some(status)
     }
 
-    fn bring(&self, peers: Vec<Peer>) -> Result<(), String> {
+    fn bring(&self, Wanted { peers, relays }: Wanted) -> Result<(), String> {
         if peers.is_empty() {
             // None is started for nobody; one of an earlier agent may run.
-            return match Client::new(&self.config).set_peers(peers) {
+            let client = Client::new(&self.config);
+            return match client.set_peers(peers).and_then(|()| client.set_relays(relays)) {
                 Ok(()) | Err(ClientError::Unreachable { .. }) => Ok(()),
                 Err(error) => Err(chain(&error)),
             };
@@ -203,6 +267,7 @@ impl TunnelSettings {
             if status.public_key != self.key.public() {
                 client.set_key(self.key.clone())?;
             }
+            client.set_relays(relays)?;
             let names: Vec<String> = peers.iter().map(|peer| peer.name.clone()).collect();
             client.set_peers(peers)?;
             // The other side may have tried before this one could answer, and would try again only after a second.
@@ -236,7 +301,7 @@ impl TunnelSettings {
         })
     }
 
-    fn program(&self, log: &Path) -> io::Result<Command> {
+    fn program(&self, log: &std::path::Path) -> io::Result<Command> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.config.directory)?;
         // An engine that runs keeps writing into its own file.
         let log = match Client::new(&self.config).status() {
@@ -253,7 +318,7 @@ impl TunnelSettings {
     }
 }
 
-fn last_line(log: &Path) -> String {
+fn last_line(log: &std::path::Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     text.lines().last().unwrap_or("it said nothing").to_owned()
 }
@@ -278,7 +343,7 @@ fn stop(config: &TunnelConfig) -> Result<(), String> {
 }
 
 /// Ends the engine of a worker whose agent does not run.
-pub(crate) async fn take_down(directory: &Path, bridge: &str) -> Result<(), String> {
+pub(crate) async fn take_down(directory: &std::path::Path, bridge: &str) -> Result<(), String> {
     let config = config(directory, bridge);
     if !config.directory.exists() {
         return Ok(());
@@ -288,39 +353,26 @@ pub(crate) async fn take_down(directory: &Path, bridge: &str) -> Result<(), Stri
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
-
-    #[test]
-    fn the_key_is_made_once_and_only_its_owner_reads_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let key = open_key(directory.path()).unwrap();
-        assert_eq!(open_key(directory.path()).unwrap().public(), key.public());
-        let file = directory.path().join(KEY);
-        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-        fs::write(&file, "?").unwrap();
-        let other = open_key(directory.path()).unwrap();
-        assert!(other != key && open_key(directory.path()).unwrap() == other);
-    }
 
     #[tokio::test]
     async fn nothing_is_started_for_nobody() {
         let directory = tempfile::tempdir().unwrap();
         let key = open_key(directory.path()).unwrap();
         let mut tunnel = Tunnel::new(TunnelSettings::new(directory.path(), "oak0", 1450, key));
-        assert!(!tunnel.is_watched());
-        tunnel.set(Vec::new()).await.unwrap();
+        assert!(tunnel.look_at().is_none());
+        tunnel.set(Wanted::default()).await.unwrap();
         assert!(!directory.path().join(DIRECTORY).exists());
         // One of an earlier agent is stopped after a while.
-        assert!(tunnel.is_watched() && tunnel.look().await);
+        assert!(tunnel.look_at().is_some() && matches!(tunnel.look().await, Look::Idle));
         take_down(directory.path(), "oak0").await.unwrap();
     }
 
     #[test]
     fn outer_packets_are_as_long_as_those_of_vxlan() {
         let key = PrivateKey::from_bytes([1; 32]);
-        let settings = |mtu| TunnelSettings::new(Path::new("/nowhere"), "oak0", mtu, key.clone()).config;
+        let settings =
+            |mtu| TunnelSettings::new(std::path::Path::new("/nowhere"), "oak0", mtu, key.clone()).config;
         assert_eq!((settings(1450).mtu, settings(9216).mtu), (1420, 9000));
         assert_eq!(settings(1450).device, "oak0e");
         settings(1280).check().unwrap();

@@ -1,5 +1,6 @@
 //! The link to the cluster.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,14 +10,14 @@ use oak_link::{
     system_clock,
 };
 use oak_model::WorkerFacts;
-use oak_model::message::{BulkRequest, ClusterToWorker, WorkerWelcome};
+use oak_model::message::{BulkRequest, ClusterToWorker, WorkerHello, WorkerWelcome};
 use oak_store::{Engine, StoreError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::operations::Operations;
-use crate::{encode, exec, logs};
+use crate::{WorkerConfig, encode, exec, facts, logs};
 
 /// Events of the link that may wait; when full, the link waits.
 const EVENTS: usize = 256;
@@ -24,22 +25,30 @@ const EVENTS: usize = 256;
 /// Starts the link.
 pub(crate) fn start(
     tasks: &mut JoinSet<Result<(), StoreError>>,
-    cluster: &str,
+    config: &WorkerConfig,
     credentials: &Arc<Credentials>,
     facts: WorkerFacts,
     engine: Engine<Worker>,
     operations: &Arc<Operations>,
 ) -> Result<ChildHandle, PkiError> {
     let (events, inbox) = mpsc::channel(EVENTS);
+    let cluster = config.cluster.as_str();
     let child = ChildConfig::new(cluster, Arc::clone(credentials), system_clock());
     let gate = SessionGate::default();
     let hello = {
         let (engine, gate) = (engine.clone(), gate.clone());
+        let (cluster, address) = (config.cluster.clone(), config.address);
         move || {
-            let (engine, gate, facts) = (engine.clone(), gate.clone(), facts.clone());
+            let (engine, gate, mut facts) = (engine.clone(), gate.clone(), facts.clone());
+            let cluster = cluster.clone();
             async move {
+                // The machine may have moved since the last session.
+                let own_address = if address.is_none() { own_address(cluster).await } else { None };
+                if let Some(address) = own_address {
+                    facts.address = address.to_string();
+                }
                 match gate.hello(engine.call(|worker, _, _| worker.hello(facts))).await {
-                    Ok(hello) => encode(&hello),
+                    Ok(hello) => encode(&WorkerHello { own_address, ..hello }),
                     // The engine has ended, and with it soon this link.
                     Err(_) => Bytes::new(),
                 }
@@ -51,6 +60,12 @@ pub(crate) fn start(
     let _ = operations.to_cluster.set(handle.sender());
     tasks.spawn(run(inbox, engine, gate, Arc::clone(operations), cluster.to_owned()));
     Ok(handle)
+}
+
+/// The address of this machine that leads to the cluster.
+async fn own_address(cluster: String) -> Option<IpAddr> {
+    // It may ask a name server.
+    tokio::task::spawn_blocking(move || facts::own_address(&cluster)).await.ok().flatten()
 }
 
 async fn run(

@@ -1,12 +1,12 @@
 //! How other workers are reached: encrypted, plain or not at all. Nothing here touches anything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net};
-use oak_model::overlay::{Peer, TunnelEnd};
+use oak_model::overlay::{MOST_SEEN, Peer, RelayEnd, TunnelEnd};
 use oak_net::Way;
-use oak_tunnel::{Path, PublicKey};
+use oak_tunnel::{MAX_RELAYS, Path, PrivateKey, PublicKey, Relay, pair_tag};
 
 /// Seconds between packets that keep the way through a NAT open.
 const KEEPALIVE_S: u16 = 25;
@@ -30,14 +30,26 @@ impl Encryption {
     }
 }
 
-/// This worker's end of all ways.
+/// This worker's end of all ways, as it is set up.
 #[derive(Clone, Debug)]
 pub(crate) struct OwnEnd {
     pub(crate) encryption: Encryption,
+    pub(crate) key: PrivateKey,
     /// None if this worker does not encrypt.
     pub(crate) tunnel: Option<TunnelEnd>,
-    /// Whether others see this worker at an address it does not have.
+    /// Whether its operator says that others see it at an address it does not have.
     pub(crate) is_behind_nat: bool,
+}
+
+/// Where this worker is, as others see it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Whereabouts {
+    /// As its cluster sees it, if there is a NAT in between.
+    pub(crate) outside: Option<IpAddr>,
+    /// Whether anybody sees it at an address it does not have.
+    pub(crate) is_behind_nat: bool,
+    /// The relay of its cluster.
+    pub(crate) relay: Option<RelayEnd>,
 }
 
 /// The ways to all other workers.
@@ -47,6 +59,8 @@ pub(crate) struct Ways {
     pub(crate) routes: Vec<oak_net::Peer>,
     /// What the tunnel engine is told.
     pub(crate) tunnels: Vec<oak_tunnel::Peer>,
+    /// Where the tunnel engine registers.
+    pub(crate) relays: Vec<Relay>,
     /// Who is not reached, and why; for people.
     pub(crate) problems: Vec<String>,
 }
@@ -55,18 +69,27 @@ impl Ways {
     /// Chooses a way to each of `peers`. No packet may be sent to a worker at one of the `inner` addresses.
     pub(crate) fn choose<'a>(
         own: &OwnEnd,
+        place: &Whereabouts,
         inner: &[Ipv4Net],
         peers: impl Iterator<Item = &'a Peer> + Clone,
     ) -> Self {
         let inner: Vec<_> = inner.iter().copied().chain(peers.clone().map(|peer| peer.subnet)).collect();
         let mut keys: BTreeSet<PublicKey> = own.tunnel.iter().filter_map(key).collect();
+        let mut relays = Relays::new(own, place);
         let mut ways = Self::default();
         for peer in peers {
             let way = match (&own.tunnel, &peer.tunnel) {
-                (Some(_), Some(end)) => encrypted(own, end, peer, &inner, &mut keys).map(|tunnel| {
+                (Some(_), Some(end)) => encrypted(end, peer, &inner, &mut keys).map(|mut tunnel| {
+                    relays.add_to(&mut tunnel, peer);
+                    let is_kept_alive = place.is_behind_nat || is_behind_nat(peer, end);
+                    tunnel.persistent_keepalive_s = is_kept_alive.then_some(KEEPALIVE_S);
                     ways.tunnels.push(tunnel);
                     Way::Encrypted
                 }),
+                // Nobody translates the ports of plain packets back.
+                _ if own.encryption.allows_plain() && peer.plain && peer.outside != place.outside => {
+                    Err("there is a NAT in between, which plain packets do not pass".to_owned())
+                }
                 _ if own.encryption.allows_plain() && peer.plain => {
                     Ok(Way::Plain { underlay: peer.underlay })
                 }
@@ -80,7 +103,54 @@ impl Ways {
                 }
             }
         }
+        ways.relays = relays.known.into_values().collect();
         ways
+    }
+}
+
+/// Whether others see it at an address it does not have.
+fn is_behind_nat(peer: &Peer, end: &TunnelEnd) -> bool {
+    let own = SocketAddr::new(IpAddr::V4(peer.underlay), end.port);
+    peer.outside.is_some() || (!end.seen_as.is_empty() && !end.seen_as.contains(&own))
+}
+
+/// The relays this worker needs.
+struct Relays<'a> {
+    own: &'a OwnEnd,
+    /// That of its cluster.
+    nearest: Option<&'a RelayEnd>,
+    known: BTreeMap<SocketAddr, Relay>,
+}
+
+impl<'a> Relays<'a> {
+    fn new(own: &'a OwnEnd, place: &'a Whereabouts) -> Self {
+        Self { own, nearest: place.relay.as_ref(), known: BTreeMap::new() }
+    }
+
+    /// Adds the relays of both clusters as the last paths. Both sides prefer the same one.
+    fn add_to(&mut self, tunnel: &mut oak_tunnel::Peer, peer: &Peer) {
+        let mut ends: Vec<&RelayEnd> = self.nearest.into_iter().chain(&peer.relay).collect();
+        ends.sort_by(|left, right| left.public_key.cmp(&right.public_key));
+        ends.dedup_by(|left, right| left.public_key == right.public_key);
+        let tag = pair_tag(&self.own.key.public(), &tunnel.public_key);
+        for end in ends {
+            if let Some(relay) = self.register(end) {
+                tunnel.paths.push(Path::Relayed { relay, tag });
+            }
+        }
+    }
+
+    /// Where a relay is, if this worker can use it.
+    fn register(&mut self, end: &RelayEnd) -> Option<SocketAddr> {
+        let address = SocketAddr::new(end.address?, end.port);
+        if !self.known.contains_key(&address) {
+            if self.known.len() >= MAX_RELAYS {
+                return None;
+            }
+            let relay = Relay::with_keys(address, &end.public_key.parse().ok()?, &self.own.key)?;
+            self.known.insert(address, relay);
+        }
+        Some(address)
     }
 }
 
@@ -89,7 +159,6 @@ fn key(end: &TunnelEnd) -> Option<PublicKey> {
 }
 
 fn encrypted(
-    own: &OwnEnd,
     end: &TunnelEnd,
     peer: &Peer,
     inner: &[Ipv4Net],
@@ -113,11 +182,30 @@ fn encrypted(
     Ok(oak_tunnel::Peer {
         name: peer.worker.to_string(),
         public_key,
-        paths: vec![Path::Direct(SocketAddr::new(IpAddr::V4(peer.underlay), end.port))],
+        paths: direct_paths(end, peer, inner),
         networks: vec![IpNet::V4(peer.subnet)],
-        persistent_keepalive_s: own.is_behind_nat.then_some(KEEPALIVE_S),
         ..oak_tunnel::Peer::default()
     })
+}
+
+/// Its own address, then those it is seen at from outside.
+fn direct_paths(end: &TunnelEnd, peer: &Peer, inner: &[Ipv4Net]) -> Vec<Path> {
+    let is_usable = |address: &&SocketAddr| {
+        let is_inside = |ip: Ipv4Addr| inner.iter().any(|network| network.contains(&ip));
+        match address.ip() {
+            IpAddr::V4(ip) => is_host(ip) && !is_inside(ip) && address.port() != 0,
+            IpAddr::V6(ip) => {
+                !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast()) && address.port() != 0
+            }
+        }
+    };
+    let mut addresses = vec![SocketAddr::new(IpAddr::V4(peer.underlay), end.port)];
+    for address in end.seen_as.iter().filter(is_usable).take(MOST_SEEN) {
+        if !addresses.contains(address) {
+            addresses.push(*address);
+        }
+    }
+    addresses.into_iter().map(Path::Direct).collect()
 }
 
 fn is_host(address: Ipv4Addr) -> bool {
@@ -149,12 +237,12 @@ mod tests {
 
     fn end(number: u8) -> TunnelEnd {
         let key = PrivateKey::from_bytes([number; 32]).public();
-        TunnelEnd { public_key: key.to_string(), port: 50103 }
+        TunnelEnd { public_key: key.to_string(), port: 50103, seen_as: Vec::new() }
     }
 
     fn own(encryption: Encryption) -> OwnEnd {
         let tunnel = (encryption != Encryption::Off).then(|| end(1));
-        OwnEnd { encryption, tunnel, is_behind_nat: false }
+        OwnEnd { encryption, key: PrivateKey::from_bytes([1; 32]), tunnel, is_behind_nat: false }
     }
 
     fn peer(number: u8, encryption: Encryption) -> Peer {
@@ -164,11 +252,23 @@ mod tests {
             underlay: Ipv4Addr::new(192, 0, 2, number),
             tunnel: (encryption != Encryption::Off).then(|| end(number)),
             plain: encryption.allows_plain(),
+            outside: None,
+            relay: None,
         }
     }
 
     fn choose(own: &OwnEnd, peers: &[Peer]) -> Ways {
-        Ways::choose(own, &["10.18.0.0/25".parse().unwrap(), "10.30.0.0/16".parse().unwrap()], peers.iter())
+        choose_at(own, &Whereabouts::default(), peers)
+    }
+
+    fn choose_at(own: &OwnEnd, place: &Whereabouts, peers: &[Peer]) -> Ways {
+        let inner = ["10.18.0.0/25".parse().unwrap(), "10.30.0.0/16".parse().unwrap()];
+        Ways::choose(own, place, &inner, peers.iter())
+    }
+
+    fn relay(number: u8, host: u8) -> RelayEnd {
+        let public_key = PrivateKey::from_bytes([number; 32]).public().to_string();
+        RelayEnd { public_key, port: 50105, address: Some([203, 0, 113, host].into()) }
     }
 
     #[test]
@@ -209,7 +309,7 @@ mod tests {
         for bad in [
             with(|peer| peer.tunnel = Some(end(1))),
             with(|peer| peer.tunnel = Some(end(2))),
-            with(|peer| peer.tunnel = Some(TunnelEnd { public_key: "?".to_owned(), port: 1 })),
+            with(|peer| peer.tunnel = Some(TunnelEnd { public_key: "?".to_owned(), ..end(3) })),
             with(|peer| peer.tunnel = Some(TunnelEnd { port: 0, ..end(3) })),
             with(|peer| peer.underlay = Ipv4Addr::LOCALHOST),
             with(|peer| peer.underlay = Ipv4Addr::new(10, 18, 2, 7)),
@@ -223,11 +323,84 @@ mod tests {
 
     #[test]
     fn the_engine_is_told_where_the_other_one_is() {
-        let behind = OwnEnd { is_behind_nat: true, ..own(Encryption::Preferred) };
-        let ways = choose(&behind, &[peer(2, Encryption::Required)]);
+        let place = Whereabouts { is_behind_nat: true, ..Whereabouts::default() };
+        let ways = choose_at(&own(Encryption::Preferred), &place, &[peer(2, Encryption::Required)]);
         let tunnel = &ways.tunnels[0];
         assert_eq!(tunnel.paths, [Path::Direct("192.0.2.2:50103".parse().unwrap())]);
         assert_eq!(tunnel.networks, ["10.18.2.0/25".parse::<IpNet>().unwrap()]);
         assert_eq!(tunnel.persistent_keepalive_s, Some(KEEPALIVE_S));
+        assert!(ways.relays.is_empty());
+    }
+
+    #[test]
+    fn candidates_are_the_own_address_those_from_outside_and_the_relays_of_both() {
+        let mut other = peer(2, Encryption::Preferred);
+        let seen =
+            ["192.0.2.2:50103", "198.51.100.2:61000", "10.30.0.9:1", "127.0.0.1:50103", "198.51.100.2:0"];
+        let seen = seen.map(|address| address.parse().unwrap()).to_vec();
+        other.tunnel = Some(TunnelEnd { seen_as: seen, ..end(2) });
+        other.relay = Some(relay(8, 8));
+        let place = Whereabouts { relay: Some(relay(9, 9)), ..Whereabouts::default() };
+        let ways = choose_at(&own(Encryption::Preferred), &place, &[other.clone()]);
+        let paths = &ways.tunnels[0].paths;
+        let direct =
+            ["192.0.2.2:50103", "198.51.100.2:61000"].map(|text| Path::Direct(text.parse().unwrap()));
+        assert_eq!(paths[..2], direct);
+        assert_eq!((paths.len(), ways.relays.len()), (4, 2));
+        // The other side finds the same order and the same tag.
+        let there = OwnEnd {
+            key: PrivateKey::from_bytes([2; 32]),
+            tunnel: Some(end(2)),
+            ..own(Encryption::Preferred)
+        };
+        let place = Whereabouts { relay: Some(relay(8, 8)), ..Whereabouts::default() };
+        let here = Peer { tunnel: Some(end(1)), relay: Some(relay(9, 9)), ..peer(1, Encryption::Preferred) };
+        assert_eq!(choose_at(&there, &place, &[here]).tunnels[0].paths[1..], paths[2..]);
+        assert_eq!(
+            ways.tunnels[0].persistent_keepalive_s, None,
+            "its own address is among those it is seen at"
+        );
+    }
+
+    #[test]
+    fn a_way_through_a_nat_is_kept_open_from_both_sides() {
+        let mut other = peer(2, Encryption::Preferred);
+        other.outside = Some([198, 51, 100, 2].into());
+        let ways = choose(&own(Encryption::Preferred), &[other]);
+        assert_eq!(ways.tunnels[0].persistent_keepalive_s, Some(KEEPALIVE_S));
+    }
+
+    #[test]
+    fn plain_packets_are_not_sent_through_a_nat() {
+        let outside = |host: u8| Some(IpAddr::from([198, 51, 100, host]));
+        for (here, there, expected) in
+            [(None, outside(2), false), (outside(2), outside(2), true), (outside(3), outside(2), false)]
+        {
+            let place = Whereabouts { outside: here, ..Whereabouts::default() };
+            let ways = choose_at(
+                &own(Encryption::Off),
+                &place,
+                &[Peer { outside: there, ..peer(2, Encryption::Off) }],
+            );
+            assert_eq!(
+                (ways.routes.len(), ways.problems.len()),
+                (usize::from(expected), usize::from(!expected))
+            );
+        }
+    }
+
+    #[test]
+    fn relays_beyond_the_limit_and_without_an_address_are_left_out() {
+        let peers: Vec<Peer> = (2..40)
+            .map(|number| Peer {
+                relay: Some(relay(number + 100, number)),
+                ..peer(number, Encryption::Preferred)
+            })
+            .collect();
+        let place =
+            Whereabouts { relay: Some(RelayEnd { address: None, ..relay(9, 9) }), ..Whereabouts::default() };
+        let ways = choose_at(&own(Encryption::Preferred), &place, &peers);
+        assert_eq!((ways.tunnels.len(), ways.relays.len()), (38, MAX_RELAYS));
+        assert_eq!(ways.tunnels.iter().filter(|tunnel| tunnel.paths.len() == 2).count(), MAX_RELAYS);
     }
 }

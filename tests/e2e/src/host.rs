@@ -277,21 +277,11 @@ impl Host {
     /// # Errors
     /// The network cannot be entered.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
-        let file = self.network()?;
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(move || {
-                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
-                Ok(work())
-            });
-            match thread.join() {
-                Ok(result) => result,
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        })
+        within(&self.network()?, work)
     }
 
-    /// Connects the machine to a switch; the end of the cable here is `eth0`.
-    pub(crate) fn plug_into(&self, switch: &Self) -> anyhow::Result<()> {
+    /// Connects the machine to the bridge of a switch or router; the end of the cable here is `eth0`.
+    pub(crate) fn plug_into(&self, switch: &Self, gateway: Ipv4Addr) -> anyhow::Result<()> {
         let port = format!("p-{}", self.pid());
         match &self.cable {
             Some(cable) => {
@@ -308,19 +298,21 @@ impl Host {
         let address = format!("{}/24", self.address);
         self.check(&["ip", "address", "add", &address, "dev", "eth0"])?;
         self.check(&["ip", "link", "set", "eth0", "up"])?;
-        self.check(&["ip", "route", "add", "default", "via", &switch.address.to_string()])?;
+        self.check(&["ip", "route", "add", "default", "via", &gateway.to_string()])?;
         Ok(())
     }
 
     fn plug_pair_into(&self, switch: &Self, port: &str) -> anyhow::Result<()> {
         let (target, here) = (switch.pid().to_string(), self.pid().to_string());
-        switch.check(&["ip", "link", "add", "name", port, "type", "veth", "peer", "name", "eth0"])?;
+        // A router has an `eth0` of its own.
+        let end = format!("e-{}", self.pid());
+        switch.check(&["ip", "link", "add", "name", port, "type", "veth", "peer", "name", &end])?;
         // `ip` on the switch does not know our process ids, the one outside does.
         let moved = Command::new("nsenter")
-            .args(["--target", &target, "--net", "--", "ip", "link", "set", "eth0", "netns", &here])
+            .args(["--target", &target, "--net", "--", "ip", "link", "set", &end, "netns", &here])
             .status()?;
         ensure!(moved.success(), "cannot plug the cable into {}", self.name);
-        Ok(())
+        self.check(&["ip", "link", "set", &end, "name", "eth0"]).map(drop)
     }
 
     /// Waits until a TCP connection from this machine is accepted.
@@ -333,6 +325,20 @@ impl Host {
             Ok(())
         })
     }
+}
+
+/// Runs `work` in a thread that is in this network.
+pub(crate) fn within<T: Send>(network: &File, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
+            Ok(work())
+        });
+        match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
 }
 
 /// Wakes the commands of ours that entered a machine, by its first process. They stop themselves when what they

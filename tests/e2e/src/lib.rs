@@ -12,6 +12,8 @@
 //!
 //! * [`World::run`] is the frame of every scenario: one at a time, a fresh directory, kept when the scenario fails.
 //! * [`Host`] can be switched off and on, runs commands, tells which processes, mounts, devices, rules and cgroups it has ([`Footprint`]).
+//! * [`Inside`] is the network of an instance, to send from it what no program in it can.
+//! * [`Router`] is a site behind a NAT.
 //! * [`Cable`] is a bad line of a machine: slow, lossy, cut.
 //! * [`Oak`] is one running `oak`: killed, ended and started again at will.
 //! * [`Api`] speaks to a root as a client on its machine would, without any code of the product.
@@ -28,9 +30,11 @@ mod descriptor;
 mod footprint;
 mod host;
 mod http;
+mod inside;
 mod oak;
 mod process;
 mod pypi;
+mod router;
 mod tiers;
 mod variant;
 mod wait;
@@ -44,9 +48,11 @@ pub use descriptor::{Microservice, application};
 pub use footprint::Footprint;
 pub use host::{Host, Output};
 pub use http::{Page, get, request};
+pub use inside::{Echo, Inside};
 pub use oak::Oak;
 pub use process::{is_alive, resident_kib};
 pub use pypi::install;
+pub use router::{Nat, Router};
 pub use tiers::{CLUSTER, Machines, Tiers};
 pub use wait::{eventually, let_pass, pause, soon};
 pub use watch::{Answer, Watch};

@@ -111,7 +111,7 @@ impl World {
 
     fn plugged(&self, name: &str, number: u8, cable: Option<Cable>) -> anyhow::Result<Host> {
         let host = Host::create(name, &self.directory, Ipv4Addr::new(10, 99, 0, number), cable)?;
-        host.plug_into(&self.switch)?;
+        host.plug_into(&self.switch, self.switch.address())?;
         Ok(host)
     }
 
@@ -121,7 +121,7 @@ impl World {
     /// It is on already, or the kernel refuses.
     pub fn power_on(&self, host: &Host) -> anyhow::Result<()> {
         host.boot()?;
-        host.plug_into(&self.switch)
+        host.plug_into(&self.switch, self.switch.address())
     }
 
     /// Address of the registry on the network of the machines.

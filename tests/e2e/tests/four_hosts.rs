@@ -188,7 +188,8 @@ fn speak_as(identity: &std::path::Path, cluster: &str, key: InstanceKey) -> anyh
         tunnel: None,
         plain: true,
     };
-    let hello = WorkerHello { facts, workloads: (0..5).map(report).collect(), calls: Vec::new() };
+    let hello =
+        WorkerHello { facts, workloads: (0..5).map(report).collect(), calls: Vec::new(), own_address: None };
     let hello = bytes_of(&hello)?;
     let mut messages: Vec<WorkerToCluster> = (0..5).map(|n| WorkerToCluster::Workload(report(n))).collect();
     messages.extend((0..5).map(|n| WorkerToCluster::Removed { key, incarnation: Incarnation(n) }));

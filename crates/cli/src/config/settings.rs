@@ -83,6 +83,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     setting!(cluster.location, "latitude,longitude,radius in metres", older: "CLUSTER_LOCATION"),
     setting!(cluster.root, "the root to join, host[:port]", older: "SYSTEM_MANAGER_URL"),
     setting!(cluster.listen, "link of the workers"),
+    setting!(cluster.relay, "relay (UDP) for workers that do not reach each other, or off"),
     setting!(cluster.token, "one-time join token for the first start"),
     setting!(cluster.rejoin, "whether a token of another root moves this cluster there, true or false"),
     setting!(cluster.cpu_overcommit, "how many times the cores of a worker are given out"),

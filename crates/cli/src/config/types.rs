@@ -100,6 +100,8 @@ pub(crate) struct ClusterConfig {
     pub(crate) root: Endpoint<10000>,
     /// Link of the workers.
     pub(crate) listen: SocketAddr,
+    /// Relay (UDP) for workers that do not reach each other; `None` when off.
+    pub(crate) relay: Option<SocketAddr>,
     /// One-time token for the first start.
     pub(crate) token: Option<Secret>,
     /// A token of another root moves the cluster there with everything it has.
@@ -187,6 +189,7 @@ impl Default for Config {
                 location: String::new(),
                 root: Endpoint::this_machine(),
                 listen: everywhere(10100),
+                relay: Some(everywhere(50105)),
                 token: None,
                 rejoin: false,
                 cpu_overcommit: 10,

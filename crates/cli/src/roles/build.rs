@@ -87,6 +87,7 @@ pub(super) fn cluster(config: &Config) -> Result<ClusterConfig, Failure> {
         token: token(settings.token.as_ref(), "cluster")?,
         rejoin: settings.rejoin,
         listen: settings.listen,
+        relay: settings.relay,
         settings: oak_control::cluster::Settings {
             cpu_overcommit: settings.cpu_overcommit,
             lost_after: settings.lost_after.duration(),

@@ -213,8 +213,9 @@ impl Cluster {
     pub(super) fn overlay_peer(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id) else { return };
         if let (Some(subnet), Ok(underlay)) = (worker.subnet, worker.facts.address.parse()) {
-            let (tunnel, plain) = (worker.facts.tunnel.clone(), worker.facts.plain);
-            self.overlay.hub.set_peer(Peer { worker: id, subnet, underlay, tunnel, plain }, Some(id));
+            let (tunnel, plain, outside) = (worker.facts.tunnel.clone(), worker.facts.plain, worker.outside);
+            let peer = Peer { worker: id, subnet, underlay, tunnel, plain, outside, relay: None };
+            self.overlay.hub.set_peer(peer, Some(id));
         }
     }
 
@@ -230,7 +231,7 @@ impl Cluster {
     }
 
     pub(super) fn overlay_removed(&mut self, id: WorkerId) {
-        self.overlay.hub.disconnect(id);
+        self.overlay.hub.remove_child(id);
         self.overlay.hub.remove_peer(id);
         self.overlay.calls.retain(|call| call.caller != Caller::Node(id));
     }

@@ -28,6 +28,7 @@ impl Cluster {
             local_block: self.meta.local_block,
             authority: self.settings.authority.clone(),
             calls: self.overlay_calls(),
+            relay: self.settings.relay.clone(),
         }
     }
 

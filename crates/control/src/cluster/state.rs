@@ -1,5 +1,7 @@
 //! Objects a cluster keeps. Fields marked `serde(skip)` are known only while it runs.
 
+use std::net::IpAddr;
+
 use ipnet::Ipv4Net;
 use oak_model::message::{Assignment, DesiredInstance};
 use oak_model::{Availability, Incarnation, Moment, Status, WorkerFacts, WorkerId};
@@ -17,6 +19,9 @@ pub struct Worker {
     /// Whether it takes instances.
     #[serde(default)]
     pub availability: Availability,
+    /// Where its link comes from, if it does not have that address itself: there is a NAT in between.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outside: Option<IpAddr>,
     /// Open session.
     #[serde(skip)]
     pub session: Option<u64>,

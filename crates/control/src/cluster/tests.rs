@@ -5,6 +5,7 @@ mod drain;
 mod leases;
 mod overlay;
 mod parting;
+mod relay;
 mod removal;
 mod wishes;
 
@@ -64,6 +65,7 @@ struct Fixture {
     to_root: Vec<ClusterToRoot>,
     welcomes: Vec<(WorkerId, WorkerWelcome)>,
     dismissed: Vec<(WorkerId, u64)>,
+    introductions: Vec<(WorkerId, Option<String>, Vec<String>)>,
 }
 
 impl Fixture {
@@ -82,6 +84,7 @@ impl Fixture {
             to_root: Vec::new(),
             welcomes: Vec::new(),
             dismissed: Vec::new(),
+            introductions: Vec::new(),
         };
         fixture.root_welcome(1, Vec::new(), &["10.18.0.0/20"]);
         fixture
@@ -110,6 +113,7 @@ impl Fixture {
                 Effect::Welcome { worker, welcome, .. } => self.welcomes.push((worker, welcome)),
                 Effect::ToWorker { worker, message, .. } => self.to_workers.push((worker, message)),
                 Effect::Dismiss { worker, session } => self.dismissed.push((worker, session)),
+                Effect::Relay { worker, key, peers } => self.introductions.push((worker, key, peers)),
                 Effect::ToRoot(message) => self.to_root.push(message),
             }
         }
@@ -164,7 +168,7 @@ impl Fixture {
             id,
             session,
             "192.0.2.1",
-            WorkerHello { facts, workloads, calls: Vec::new() },
+            WorkerHello { facts, workloads, calls: Vec::new(), own_address: None },
         );
         self.commit();
     }

@@ -87,6 +87,7 @@ impl Cluster {
             },
             subnet: None,
             availability: Availability::Open,
+            outside: None,
             session: None,
             lost_at: None,
             is_restarting: false,

@@ -6,6 +6,7 @@ use oak_model::message::{
 use oak_model::{Availability, Incarnation, InstanceKey, Now, Position, Status, WorkerId};
 use oak_placement::WorkerState;
 
+use super::relay::outside;
 use super::{Cluster, Effect, Parting, Placement, Worker, addresses_of};
 use crate::counter::LARGEST_LEAP;
 
@@ -32,8 +33,10 @@ impl Cluster {
         if facts.address.is_empty() {
             address.clone_into(&mut facts.address);
         }
-        let changed = worker.facts != facts || worker.subnet != subnet;
+        let outside = outside(address, hello.own_address);
+        let changed = worker.facts != facts || worker.subnet != subnet || worker.outside != outside;
         worker.facts = facts;
+        worker.outside = outside;
         worker.subnet = subnet;
         worker.session = Some(session);
         worker.lost_at = None;
@@ -129,7 +132,7 @@ impl Cluster {
             );
         }
         let overlay = self.overlay_welcome(id);
-        let welcome = WorkerWelcome { subnet, assignments, overlay };
+        let welcome = WorkerWelcome { subnet, assignments, overlay, vantage: self.vantage(id) };
         self.outbox.emit(Effect::Welcome { worker: id, session, welcome });
         // What is being removed is not in the welcome; the worker confirms each removal it still has to do, and
         // this asks for the confirmation of those it has already done.
@@ -197,6 +200,7 @@ impl Cluster {
             WorkerToCluster::Usage(usage) => self.usage_reported(id, usage),
             WorkerToCluster::RenewLeases { question } => self.renew_leases(now, id, question),
             WorkerToCluster::Ask { caller, target } => self.asked(id, caller, target),
+            WorkerToCluster::Seen(addresses) => self.worker_seen(id, addresses),
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use oak_model::overlay::{Backend, BackendKey, Call, Caller, OverlayChange};
 use oak_model::{InstanceKey, ServiceId, WorkerId};
 
-use super::Hub;
+use super::{Changed, Hub};
 
 /// What a child knows.
 #[derive(Debug, Default)]
@@ -13,7 +13,6 @@ pub(super) struct Told {
     /// Services whose backends it is told; true: it calls them.
     services: BTreeMap<ServiceId, bool>,
     backends: BTreeMap<InstanceKey, BTreeSet<WorkerId>>,
-    peers: BTreeSet<WorkerId>,
     /// How many of its backends are on a node.
     uses: HashMap<WorkerId, u32>,
     /// Nodes that themselves call what the child has.
@@ -27,6 +26,8 @@ impl<C: Copy + Ord + std::hash::Hash> Hub<C> {
     pub(crate) fn connect(&mut self, child: C) -> OverlayChange {
         self.disconnect(child);
         self.told.insert(child, Told::default());
+        self.introduced.remove(&child);
+        self.changed.introduced.insert(child);
         let mut news = OverlayChange::default();
         self.refresh(child, &mut news);
         self.changed.interests.remove(&child);
@@ -52,7 +53,8 @@ impl<C: Copy + Ord + std::hash::Hash> Hub<C> {
     /// What every child has to be told since the last time.
     pub(crate) fn news(&mut self) -> BTreeMap<C, OverlayChange> {
         let mut all: BTreeMap<C, OverlayChange> = BTreeMap::new();
-        let changed = std::mem::take(&mut self.changed);
+        let introduced = std::mem::take(&mut self.changed.introduced);
+        let changed = std::mem::replace(&mut self.changed, Changed { introduced, ..Changed::default() });
         for child in changed.interests {
             let mut news = OverlayChange::default();
             self.refresh(child, &mut news);
@@ -80,6 +82,10 @@ impl<C: Copy + Ord + std::hash::Hash> Hub<C> {
         for peer in changed.peers {
             for child in &children {
                 self.tell_peer(*child, peer, all.entry(*child).or_default());
+                let is_told = || self.introduced.get(child).is_some_and(|nodes| nodes.contains(&peer));
+                if changed.rekeyed.contains(&peer) && is_told() {
+                    self.changed.introduced.insert(*child);
+                }
             }
         }
         all.retain(|_, news| !news.is_empty());
@@ -184,7 +190,8 @@ impl<C: Copy + Ord + std::hash::Hash> Hub<C> {
         if told.backends.get(&key).is_some_and(BTreeSet::is_empty) {
             told.backends.remove(&key);
         }
-        if told.is_using(worker) != told.peers.contains(&worker) {
+        let is_told = self.introduced.get(&child).is_some_and(|nodes| nodes.contains(&worker));
+        if told.is_using(worker) != is_told {
             self.tell_peer(child, worker, news);
         }
     }
@@ -213,13 +220,20 @@ impl<C: Copy + Ord + std::hash::Hash> Hub<C> {
         news.peers.retain(|peer| peer.worker != worker);
         let was_gone = news.gone_peers.contains(&worker);
         news.gone_peers.retain(|gone| *gone != worker);
+        let nodes = self.introduced.entry(child).or_default();
         match held.filter(|_| told.is_using(worker)) {
             Some(held) => {
-                told.peers.insert(worker);
+                if nodes.insert(worker) {
+                    self.changed.introduced.insert(child);
+                }
                 news.peers.push(held.what.clone());
             }
             None => {
-                if told.peers.remove(&worker) || was_gone {
+                let is_news = nodes.remove(&worker);
+                if is_news {
+                    self.changed.introduced.insert(child);
+                }
+                if is_news || was_gone {
                     news.gone_peers.push(worker);
                 }
             }

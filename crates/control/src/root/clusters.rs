@@ -62,6 +62,7 @@ impl Root {
         cluster.location.clone_from(&hello.location);
         address.clone_into(&mut cluster.address);
         cluster.port = hello.port;
+        cluster.relay.clone_from(&hello.relay);
         cluster.fleet = Fleet::new();
         // After a start of this root nothing is known of them, and what was there before is no event.
         let known = std::mem::take(&mut cluster.workers);

@@ -2,10 +2,13 @@
 //! calls, is followed.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use oak_model::message::{RootToCluster, WorkerSummary};
-use oak_model::overlay::{Backend, Call, Caller, KnownService, OverlayChange, Peer, Readiness, Target};
+use oak_model::overlay::{
+    Backend, Call, Caller, KnownService, OverlayChange, Peer, Readiness, RelayEnd, Target,
+};
 use oak_model::{
     ApplicationId, Balancing, ClusterId, InstanceKey, Load, Moment, Now, OrganizationId, Service, ServiceId,
     Status, WorkerId,
@@ -198,9 +201,20 @@ impl Root {
     pub(super) fn overlay_worker(&mut self, cluster: ClusterId, worker: &WorkerSummary) {
         if let (Some(subnet), Ok(underlay)) = (worker.subnet, worker.facts.address.parse()) {
             let (tunnel, plain) = (worker.facts.tunnel.clone(), worker.facts.plain);
-            let peer = Peer { worker: worker.id, subnet, underlay, tunnel, plain };
+            let (outside, relay) = (worker.outside, self.relay_of(cluster));
+            let peer = Peer { worker: worker.id, subnet, underlay, tunnel, plain, outside, relay };
             self.overlay.hub.set_peer(peer, Some(cluster));
         }
+    }
+
+    /// The relay of a cluster as other clusters' workers reach it.
+    fn relay_of(&self, cluster: ClusterId) -> Option<RelayEnd> {
+        let cluster = self.clusters.get(&cluster)?;
+        let relay = cluster.relay.clone()?;
+        // The address of a cluster on the machine of the root says nothing to others.
+        let seen = || cluster.address.parse().ok().filter(|ip: &IpAddr| !ip.is_loopback());
+        let address = relay.address.or_else(seen)?;
+        Some(RelayEnd { address: Some(address), ..relay })
     }
 
     pub(super) fn overlay_worker_gone(&mut self, worker: WorkerId) {

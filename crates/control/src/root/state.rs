@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use oak_model::message::{DesiredInstance, InstanceReport, Lineage, NodeUsage, WorkerSummary};
+use oak_model::overlay::RelayEnd;
 use oak_model::{
     ApplicationId, ClusterId, Generation, InstanceKey, Moment, Now, Position, Service, Status, Surroundings,
     WallTime, WorkerId,
@@ -243,6 +244,9 @@ pub struct Cluster {
     /// Fingerprint of the authority its workers know, if that is not this root.
     #[serde(default)]
     pub authority: Option<String>,
+    /// Its relay, as it said itself.
+    #[serde(skip)]
+    pub(super) relay: Option<RelayEnd>,
     /// Open session.
     #[serde(skip)]
     pub session: Option<u64>,

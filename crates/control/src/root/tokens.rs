@@ -88,6 +88,7 @@ impl Root {
             location: candidate.location.to_owned(),
             address: String::new(),
             port: 0,
+            relay: None,
             node_blocks: Vec::new(),
             local_block: None,
             taken_over: None,

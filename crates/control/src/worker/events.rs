@@ -6,7 +6,7 @@ use oak_model::message::{Assignment, ClusterToWorker, WorkerToCluster, WorkerWel
 use oak_model::{Incarnation, InstanceKey, Now, RestartPolicy, Status};
 
 use super::health::Health;
-use super::{Attempt, Effect, Phase, Stored, Worker, Workload};
+use super::{Attempt, Effect, Meta, Phase, Stored, Worker, Workload};
 use crate::address::AddressPool;
 use crate::{Entropy, Table};
 
@@ -14,9 +14,12 @@ impl Worker {
     /// The cluster answered with everything this worker shall run.
     pub fn welcome(&mut self, now: Now, welcome: WorkerWelcome) {
         if self.meta.subnet != Some(welcome.subnet) {
-            self.meta.subnet = Some(welcome.subnet);
-            self.outbox.put(Table::Meta, "worker", &self.meta);
             self.addresses = Some(AddressPool::hosts_of(welcome.subnet).without_first());
+        }
+        let meta = Meta { subnet: Some(welcome.subnet), vantage: welcome.vantage };
+        if self.meta != meta {
+            self.meta = meta;
+            self.outbox.put(Table::Meta, "worker", &self.meta);
         }
         let unwanted: Vec<_> = self
             .workloads

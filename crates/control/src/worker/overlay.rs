@@ -2,16 +2,16 @@
 //! remembered for the time when there is none.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
-use oak_model::message::{LocalCall, WorkerHello};
-use oak_model::overlay::{Backend, KnownService, OverlayChange, Peer, Readiness, Target};
+use oak_model::message::{LocalCall, WorkerHello, WorkerToCluster};
+use oak_model::overlay::{Backend, KnownService, MOST_SEEN, OverlayChange, Peer, Readiness, Target};
 use oak_model::{InstanceKey, Moment, ServiceId, WorkerFacts, WorkerId};
 
 use serde::{Deserialize, Serialize};
 
 use super::ask::Question;
-use super::{Effect, NetworkTable, Worker};
+use super::{Effect, NetworkTable, OwnPlace, Worker};
 use crate::{CorruptRow, Row, Table};
 
 /// What a worker knows of others.
@@ -50,12 +50,31 @@ pub struct Known<'a> {
 impl Worker {
     /// First message of a new session.
     #[must_use]
-    pub fn hello(&self, facts: WorkerFacts) -> WorkerHello {
+    pub fn hello(&self, mut facts: WorkerFacts) -> WorkerHello {
+        if let Some(tunnel) = &mut facts.tunnel {
+            tunnel.seen_as.clone_from(&self.seen_as);
+        }
         let calls = self.overlay.calls.iter();
         let calls = calls.flat_map(|(callee, callers)| {
             callers.iter().map(|caller| LocalCall { caller: *caller, callee: *callee })
         });
-        WorkerHello { facts, workloads: self.reports(), calls: calls.collect() }
+        WorkerHello { facts, workloads: self.reports(), calls: calls.collect(), own_address: None }
+    }
+
+    /// As which relays see this node.
+    #[must_use]
+    pub fn seen_as(&self) -> &[SocketAddr] {
+        &self.seen_as
+    }
+
+    /// As which relays see this node now.
+    pub fn set_seen_as(&mut self, mut addresses: Vec<SocketAddr>) {
+        addresses.truncate(MOST_SEEN);
+        if self.seen_as != addresses {
+            self.seen_as.clone_from(&addresses);
+            self.outbox.emit(Effect::ToCluster(WorkerToCluster::Seen(addresses)));
+            self.update_network();
+        }
     }
 
     /// Whether calls of unknown addresses are noticed here.
@@ -248,6 +267,7 @@ impl Worker {
                 table.services.entry(*address).or_default();
             }
         }
+        table.own = OwnPlace { vantage: self.meta.vantage.clone(), seen_as: self.seen_as.clone() };
         table.peers = self.overlay.peers.values().map(|peer| (peer.subnet, peer.clone())).collect();
     }
 

@@ -8,7 +8,7 @@ mod overlay;
 use std::sync::Arc;
 
 use oak_model::message::{ClusterToWorker, DesiredInstance, WorkerWelcome};
-use oak_model::overlay::OverlayChange;
+use oak_model::overlay::{OverlayChange, Vantage};
 use oak_model::{
     ApplicationId, Generation, JobName, Now, Protocol, ServiceId, ServiceSpec, Status, Surroundings,
 };
@@ -96,7 +96,15 @@ impl Fixture {
 
     fn welcome(&mut self, assignments: Vec<Assignment>) {
         let subnet = "10.18.0.0/25".parse().unwrap();
-        self.worker.welcome(at(0), WorkerWelcome { subnet, assignments, overlay: OverlayChange::default() });
+        self.worker.welcome(
+            at(0),
+            WorkerWelcome {
+                subnet,
+                assignments,
+                overlay: OverlayChange::default(),
+                vantage: Vantage::default(),
+            },
+        );
         self.commit();
     }
 

@@ -6,7 +6,7 @@ use oak_model::{ServiceId, WorkerFacts};
 
 use super::*;
 
-const FIRST: u64 = 1;
+pub(super) const FIRST: u64 = 1;
 const SECOND: u64 = 2;
 
 /// An instance of another service than the usual one.
@@ -21,7 +21,7 @@ fn desired_of(service: u64, number: u32) -> DesiredInstance {
     }
 }
 
-fn service(number: u64) -> ServiceId {
+pub(super) fn service(number: u64) -> ServiceId {
     ServiceId::from_parts(1, number)
 }
 
@@ -31,7 +31,7 @@ fn key_of(service: u64, number: u32) -> InstanceKey {
 
 impl Fixture {
     /// What a worker was told since the last time, put together.
-    fn news_for(&mut self, worker: WorkerId) -> OverlayChange {
+    pub(super) fn news_for(&mut self, worker: WorkerId) -> OverlayChange {
         let mut all = OverlayChange::default();
         self.to_workers.retain(|(to, message)| {
             let ClusterToWorker::Overlay(change) = message else { return true };
@@ -65,7 +65,7 @@ impl Fixture {
         place.worker
     }
 
-    fn ask(&mut self, worker: WorkerId, caller: Option<ServiceId>, target: Target) {
+    pub(super) fn ask(&mut self, worker: WorkerId, caller: Option<ServiceId>, target: Target) {
         self.cluster.worker_message(at(0), worker, 1, WorkerToCluster::Ask { caller, target });
         self.commit();
     }
@@ -73,14 +73,18 @@ impl Fixture {
     /// Opens a worker with an address of its own and what it calls.
     fn open_at(&mut self, id: WorkerId, session: u64, address: &str, calls: Vec<LocalCall>) {
         let facts = WorkerFacts { address: address.into(), ..self.cluster.worker(id).unwrap().facts.clone() };
-        let hello = WorkerHello { facts, workloads: Vec::new(), calls };
+        let hello = WorkerHello { facts, workloads: Vec::new(), calls, own_address: None };
         self.cluster.worker_opened(at(0), id, session, address, hello);
         self.commit();
     }
 
     /// Two workers with one instance each, of different services.
     fn two() -> (Self, WorkerId, WorkerId) {
-        let mut fixture = Self::new();
+        Self::two_with(Settings { handover: Duration::ZERO, ..Settings::default() })
+    }
+
+    pub(super) fn two_with(settings: Settings) -> (Self, WorkerId, WorkerId) {
+        let mut fixture = Self::with(settings);
         fixture.worker("one");
         fixture.set(desired_of(FIRST, 0));
         let one = fixture.runs(1, key_of(FIRST, 0), [10, 18, 0, 2], Status::Running);
@@ -232,6 +236,8 @@ fn abroad(worker: WorkerId) -> OverlayChange {
         underlay: Ipv4Addr::new(198, 51, 100, 7),
         tunnel: None,
         plain: true,
+        outside: None,
+        relay: None,
     };
     OverlayChange {
         services: vec![service],

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use oak_model::overlay::{Call, Caller, OverlayChange, Readiness, Target};
+use oak_model::overlay::{Call, Caller, OverlayChange, Readiness, RelayEnd, Target};
 
 use super::*;
 
@@ -104,6 +104,31 @@ fn both_clusters_are_told_and_follow() {
     fixture.confirm_removal(west, callee);
     let [told] = &fixture.news_for(east)[..] else { panic!("one message") };
     assert_eq!((told.gone_backends.len(), told.gone_peers.len()), (1, 1));
+}
+
+#[test]
+fn a_worker_of_another_cluster_is_told_with_the_relay_of_that_cluster() {
+    let (mut fixture, [(east, caller), (west, callee)]) = Fixture::two();
+    let address = fixture.root.service(callee.service).unwrap().address;
+    fixture.ask(east, Caller::Service(caller.service), Target::Address(address));
+    assert_eq!(fixture.news_for(east)[0].peers[0].relay, None, "it has none");
+    let relay = RelayEnd { public_key: "key".into(), port: 50105, address: None };
+    for (seen_at, expected) in [("203.0.113.7", Some([203, 0, 113, 7].into())), ("127.0.0.1", None)] {
+        let there = fixture.report_on(callee, 2, 2, Status::Running);
+        let subnet = Some("10.18.2.0/25".parse().unwrap());
+        let hello = ClusterHello {
+            name: "west".into(),
+            workers: vec![WorkerSummary { subnet, ..summary(2, 1_000) }],
+            instances: vec![there],
+            lineage: fixture.root.meta.lineage,
+            relay: Some(relay.clone()),
+            ..ClusterHello::default()
+        };
+        fixture.root.cluster_opened(at(0), west, 2, seen_at, hello).unwrap();
+        fixture.commit();
+        let told = fixture.news_for(east).into_iter().flat_map(|news| news.peers).next_back().unwrap().relay;
+        assert_eq!(told.and_then(|relay| relay.address), expected);
+    }
 }
 
 #[test]

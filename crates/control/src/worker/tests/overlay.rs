@@ -1,11 +1,13 @@
 //! What is elsewhere.
 
+use std::net::SocketAddr;
+
 use oak_model::message::{LocalCall, WorkerToCluster};
-use oak_model::overlay::{Backend, KnownService, Peer, Readiness, Target};
+use oak_model::overlay::{Backend, KnownService, Peer, Readiness, RelayEnd, Target, TunnelEnd};
 use oak_model::{Balancing, Load, WorkerFacts, WorkerId};
 
 use super::*;
-use crate::worker::Answer;
+use crate::worker::{Answer, OwnPlace};
 
 const DB: Ipv4Addr = Ipv4Addr::new(10, 30, 0, 9);
 const THERE: Ipv4Addr = Ipv4Addr::new(10, 18, 7, 2);
@@ -59,6 +61,8 @@ fn news() -> OverlayChange {
             underlay: Ipv4Addr::new(192, 0, 2, 7),
             tunnel: None,
             plain: true,
+            outside: None,
+            relay: None,
         }],
         ..OverlayChange::default()
     }
@@ -131,6 +135,37 @@ fn facts() -> WorkerFacts {
         tunnel: None,
         plain: true,
     }
+}
+
+#[test]
+fn as_what_this_node_is_seen_is_told_once_and_with_every_hello() {
+    let mut fixture = Fixture::noticing();
+    let subnet = fixture.worker.subnet().unwrap();
+    let relay = Some(RelayEnd { public_key: "key".into(), port: 50105, address: None });
+    let vantage = Vantage { outside: Some([198, 51, 100, 2].into()), relay };
+    let welcome = WorkerWelcome {
+        subnet,
+        assignments: vec![assignment(1, 1)],
+        overlay: OverlayChange::default(),
+        vantage: vantage.clone(),
+    };
+    fixture.worker.welcome(at(0), welcome);
+    fixture.commit();
+    fixture.effects.clear();
+    let seen: Vec<SocketAddr> = vec!["198.51.100.2:61000".parse().unwrap()];
+    for _ in 0..2 {
+        fixture.worker.set_seen_as(seen.clone());
+        fixture.commit();
+    }
+    let told = |effect: &&Effect| matches!(effect, Effect::ToCluster(WorkerToCluster::Seen(_)));
+    assert_eq!(fixture.effects.iter().filter(told).count(), 1);
+    let tunnel = Some(TunnelEnd { public_key: "own".into(), port: 50103, seen_as: Vec::new() });
+    let hello = fixture.worker.hello(WorkerFacts { tunnel, ..facts() });
+    assert_eq!(hello.facts.tunnel.unwrap().seen_as, seen);
+    assert_eq!(fixture.table().own, OwnPlace { vantage: vantage.clone(), seen_as: seen });
+    // Without a cluster the relay is still known.
+    fixture.restart(&[(1, Found::Running)]);
+    assert_eq!(fixture.table().own.vantage, vantage);
 }
 
 #[test]

@@ -156,7 +156,7 @@ impl World {
     pub(super) fn open_worker(&mut self, site: usize, id: WorkerId) {
         let own = &mut self.sites[site];
         let facts = own.workers.iter().find(|worker| worker.id == id).unwrap().facts.clone();
-        let hello = WorkerHello { facts, workloads: Vec::new(), calls: Vec::new() };
+        let hello = WorkerHello { facts, workloads: Vec::new(), calls: Vec::new(), own_address: None };
         own.cluster.worker_opened(at(0), id, 1, "192.0.2.7", hello);
         self.settle();
     }
@@ -217,6 +217,7 @@ impl World {
                         }
                         cluster::Effect::ToRoot(_)
                         | cluster::Effect::Dismiss { .. }
+                        | cluster::Effect::Relay { .. }
                         | cluster::Effect::Welcome { .. } => {}
                     }
                 }

@@ -1,0 +1,68 @@
+//! Nodes behind NATs: how this cluster sees its workers, and who may talk to whom through its relay.
+
+use std::net::{IpAddr, SocketAddr};
+
+use oak_model::WorkerId;
+use oak_model::overlay::{MOST_SEEN, TunnelEnd, Vantage};
+
+use super::{Cluster, Effect};
+
+/// Where the link of a worker comes from, if that is not where the worker is: there is a NAT in between.
+pub(super) fn outside(link: &str, own: Option<IpAddr>) -> Option<IpAddr> {
+    let link: IpAddr = link.parse().ok()?;
+    let is_own = own.is_none_or(|own| own == link);
+    (!is_own && !link.is_loopback() && !link.is_unspecified()).then_some(link)
+}
+
+impl Cluster {
+    /// What a worker is told of itself.
+    pub(super) fn vantage(&self, id: WorkerId) -> Vantage {
+        let outside = self.workers.get(&id).and_then(|worker| worker.outside);
+        Vantage { outside, relay: self.settings.relay.clone() }
+    }
+
+    /// Relays see a worker at other addresses than before.
+    pub(super) fn worker_seen(&mut self, id: WorkerId, mut addresses: Vec<SocketAddr>) {
+        addresses.truncate(MOST_SEEN);
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(tunnel) = worker.facts.tunnel.as_mut().filter(|tunnel| tunnel.seen_as != addresses) else {
+            return;
+        };
+        tunnel.seen_as = addresses;
+        self.save_worker(id);
+        self.overlay_peer(id);
+        self.report_worker(id);
+    }
+
+    /// Tells the relay who has to do with whom since the last step.
+    pub(super) fn tell_relay(&mut self) {
+        for worker in self.overlay_hub().take_introduced() {
+            if self.settings.relay.is_some() {
+                self.introduce(worker);
+            }
+        }
+    }
+
+    fn introduce(&mut self, worker: WorkerId) {
+        let key = |tunnel: &Option<TunnelEnd>| tunnel.as_ref().map(|end| end.public_key.clone());
+        let hub = self.overlay_hub();
+        let own = hub.peer(worker).and_then(|peer| key(&peer.tunnel));
+        let peers = hub.introduced(worker).filter_map(|peer| key(&peer.tunnel)).collect();
+        self.outbox.emit(Effect::Relay { worker, key: own, peers });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_behind_a_nat_if_it_speaks_from_elsewhere() {
+        let own = |text: &str| Some(text.parse().unwrap());
+        assert_eq!(outside("198.51.100.2", own("192.168.1.2")), own("198.51.100.2"));
+        assert_eq!(outside("192.168.1.2", own("192.168.1.2")), None);
+        assert_eq!(outside("127.0.0.1", own("192.168.1.2")), None, "on the machine of the cluster");
+        assert_eq!(outside("198.51.100.2", None), None, "its operator has said where it is");
+        assert_eq!(outside("?", own("192.168.1.2")), None);
+    }
+}

@@ -1,0 +1,163 @@
+//! The network of an instance: packets of UDP and ICMP from inside it, without a program in its image.
+
+use std::fs::{self, File};
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, recv, sendto, socket_with,
+};
+
+use crate::host::within;
+use crate::{Host, containers};
+
+/// How long an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+const ECHO_REQUEST: u8 = 8;
+
+/// The network of an instance that runs.
+#[derive(Debug)]
+pub struct Inside {
+    network: File,
+}
+
+impl Inside {
+    /// Of the instance on a machine whose processes have this word in their command lines.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn of(host: &Host, word: &str) -> anyhow::Result<Self> {
+        let is_meant = |pid: &i32| {
+            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&command).contains(word)
+        };
+        let pid = containers(host)?.into_values().flatten().find(is_meant);
+        let pid = pid.with_context(|| format!("no instance on {} runs `{word}`", host.name()))?;
+        Ok(Self { network: File::open(format!("/proc/{pid}/ns/net"))? })
+    }
+
+    /// Answers every datagram to this port with itself until the value is dropped.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub fn echo(&self, port: u16) -> anyhow::Result<Echo> {
+        let socket = within(&self.network, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))??;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        let ends = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&ends);
+        let thread = std::thread::spawn(move || {
+            let mut buffer = [0; 2048];
+            while !flag.load(Ordering::Relaxed) {
+                if let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                    // Who does not get it asks again.
+                    let _ = socket.send_to(buffer.get(..length).unwrap_or_default(), from);
+                }
+            }
+        });
+        Ok(Echo { ends, thread: Some(thread) })
+    }
+
+    /// Sends a datagram and waits for it to come back from there.
+    ///
+    /// # Errors
+    /// It does not come back within a second.
+    pub fn ask_udp(&self, to: SocketAddr) -> anyhow::Result<()> {
+        within(&self.network, || {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            socket.send_to(b"are you there?", to)?;
+            let mut buffer = [0; 64];
+            let (length, from) = socket.recv_from(&mut buffer).with_context(|| format!("udp to {to}"))?;
+            ensure!(from == to && buffer.get(..length) == Some(b"are you there?"), "an answer from {from}");
+            Ok(())
+        })?
+    }
+
+    /// Sends an echo request (ICMP) and waits for its answer.
+    ///
+    /// # Errors
+    /// There is none within a second.
+    pub fn ping(&self, to: Ipv4Addr, number: u16) -> anyhow::Result<()> {
+        within(&self.network, || {
+            let socket =
+                socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::CLOEXEC, Some(ipproto::ICMP))?;
+            set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+            sendto(&socket, &echo_request(number), SendFlags::empty(), &SocketAddr::new(IpAddr::V4(to), 0))?;
+            let deadline = Instant::now() + PATIENCE;
+            let mut buffer = [MaybeUninit::uninit(); 2048];
+            while Instant::now() < deadline {
+                let ((packet, _), _) = recv(&socket, &mut buffer, RecvFlags::empty())
+                    .with_context(|| format!("no answer to a ping of {to}"))?;
+                if is_answer(packet, to, number) {
+                    return Ok(());
+                }
+            }
+            anyhow::bail!("no answer to a ping of {to}")
+        })?
+    }
+}
+
+/// Type, code, checksum, identifier and sequence number, both the same.
+fn echo_request(number: u16) -> [u8; 8] {
+    let [high, low] = number.to_be_bytes();
+    let mut sum = u32::from(u16::from_be_bytes([ECHO_REQUEST, 0])) + 2 * u32::from(number);
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    let [first, second] = (!(sum as u16)).to_be_bytes();
+    [ECHO_REQUEST, 0, first, second, high, low, high, low]
+}
+
+fn is_answer(packet: &[u8], from: Ipv4Addr, number: u16) -> bool {
+    let header = packet.first().map_or(0, |first| usize::from(first & 0xf) * 4);
+    let [high, low] = number.to_be_bytes();
+    packet.get(12..16) == Some(&from.octets())
+        && packet.get(header) == Some(&0)
+        && packet.get(header + 4..header + 8) == Some(&[high, low, high, low])
+}
+
+/// A port that answers; see [`Inside::echo`].
+#[derive(Debug)]
+pub struct Echo {
+    ends: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // It does not panic.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_known_by_its_sender_and_number() {
+        let from = Ipv4Addr::new(10, 30, 0, 1);
+        let mut packet = [0; 28];
+        packet[0] = 0x45;
+        packet[12..16].copy_from_slice(&from.octets());
+        packet[24..28].copy_from_slice(&[1, 2, 1, 2]);
+        assert!(is_answer(&packet, from, 0x0102));
+        assert!(!is_answer(&packet, from, 0x0103) && !is_answer(&packet[..20], from, 0x0102));
+        assert!(!is_answer(&packet, Ipv4Addr::LOCALHOST, 0x0102));
+        // RFC 1071: the sum of all words is all ones.
+        let words = echo_request(0xbeef)
+            .chunks(2)
+            .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+            .sum::<u32>();
+        assert_eq!((words & 0xffff) + (words >> 16), 0xffff);
+    }
+}
