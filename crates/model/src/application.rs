@@ -3,12 +3,13 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::ipv6;
 use crate::sla::ServiceRequest;
 use crate::{
     ApplicationId, Balancing, JobName, Name, OrganizationId, Revision, ServiceId, ServiceSpec, Upkeep,
@@ -93,6 +94,7 @@ impl Service {
     #[must_use]
     pub fn into_record(self) -> Map<String, Value> {
         let (name, addresses) = (&self.job_name, self.address_list());
+        let address6 = ipv6::service(Balancing::RoundRobin, self.address);
         let mut record = self.document;
         let image = record.get("code").cloned().unwrap_or_else(|| json!(self.spec.image));
         let added = [
@@ -112,7 +114,7 @@ impl Service {
         ];
         record.extend(added.map(|(key, value)| (key.to_owned(), value)));
         if record.contains_key("addresses") {
-            record.insert("RR_ip_v6".to_owned(), Value::Null);
+            record.insert("RR_ip_v6".to_owned(), json!(address6));
         }
         record
     }
@@ -121,6 +123,12 @@ impl Service {
     pub fn addresses(&self) -> impl Iterator<Item = (Balancing, Ipv4Addr)> {
         let usual = (Balancing::RoundRobin, self.address);
         std::iter::once(usual).chain(self.policies.iter().map(|(policy, address)| (*policy, *address)))
+    }
+
+    /// Whether an IPv6 address goes with one of its addresses.
+    #[must_use]
+    pub fn has_ipv6(&self, address: Ipv6Addr) -> bool {
+        self.addresses().any(|(policy, own)| ipv6::service(policy, own) == address)
     }
 
     /// Whether an address is one of its addresses.
@@ -132,7 +140,7 @@ impl Service {
     /// Its addresses as the API shows them (network reference, 3.1).
     #[must_use]
     pub fn address_list(&self) -> Value {
-        let entry = |(policy, address): (Balancing, Ipv4Addr)| json!({ "IpType": policy.ip_type(), "Address": address, "Address_v6": null });
+        let entry = |(policy, address): (Balancing, Ipv4Addr)| json!({ "IpType": policy.ip_type(), "Address": address, "Address_v6": ipv6::service(policy, address) });
         self.addresses().map(entry).collect()
     }
 

@@ -50,6 +50,18 @@ impl Balancing {
         }
     }
 
+    /// The same for the IPv6 address that goes with it.
+    #[must_use]
+    pub const fn field6(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "rr_ip_v6",
+            Self::Closest => "closest_ip_v6",
+            Self::LeastLoaded => "least_loaded_ip_v6",
+            Self::Sticky => "sticky_ip_v6",
+            Self::LocalFirst => "local_first_ip_v6",
+        }
+    }
+
     /// `IpType` of the API; the first two are those of the original.
     #[must_use]
     pub const fn ip_type(self) -> &'static str {

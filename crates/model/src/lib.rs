@@ -14,6 +14,7 @@ pub mod container;
 pub mod event;
 pub mod exec;
 pub mod ids;
+pub mod ipv6;
 mod load;
 pub mod message;
 pub mod name;

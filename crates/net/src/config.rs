@@ -1,9 +1,10 @@
 //! What the network of one node is made of, checked before anything touches the kernel.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
+use oak_model::ipv6;
 use serde::{Deserialize, Serialize};
 
 use crate::error::NetworkError;
@@ -33,7 +34,13 @@ pub struct NetworkConfig {
     /// UDP port on which this node takes encrypted packets of instances, from whoever encrypts.
     #[serde(default = "usual_encrypted_port")]
     pub encrypted_port: u16,
+    /// Whether everything has the IPv6 address that goes with its IPv4 address, too. Left out if this host has no IPv6.
+    #[serde(default)]
+    pub ipv6: bool,
 }
+
+/// Smallest MTU of IPv6 (RFC 8200).
+const LEAST_MTU6: u32 = 1280;
 
 /// Also for records of versions that did not connect nodes.
 fn usual_tunnel_port() -> u16 {
@@ -59,6 +66,7 @@ impl NetworkConfig {
             table: "oakestra".to_owned(),
             tunnel_port: usual_tunnel_port(),
             encrypted_port: usual_encrypted_port(),
+            ipv6: true,
         }
     }
 
@@ -66,6 +74,25 @@ impl NetworkConfig {
     #[must_use]
     pub fn gateway(&self) -> Ipv4Addr {
         first_host(self.subnet)
+    }
+
+    /// Its IPv6 address.
+    pub(crate) fn gateway6(&self) -> Ipv6Addr {
+        ipv6::node(first_host(self.subnet))
+    }
+
+    /// The network that goes with the subnet.
+    pub(crate) fn subnet6(&self) -> Ipv6Net {
+        ipv6::node_network(self.subnet).unwrap_or(ipv6::NODES)
+    }
+
+    /// The same settings, without IPv6 if it cannot be.
+    pub(crate) fn limited_by(mut self, host_has_ipv6: bool) -> Self {
+        // IPv6 addresses go with those of the usual ranges.
+        let usual = Self::new("/", self.subnet);
+        let has_plan = self.service_range == usual.service_range && self.node_range == usual.node_range;
+        self.ipv6 &= host_has_ipv6 && has_plan && self.mtu >= LEAST_MTU6;
+        self
     }
 
     /// Whether `address` may be given to a namespace on this node.

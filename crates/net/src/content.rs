@@ -1,9 +1,12 @@
 //! The part of the nftables table that follows from the service table: elements of maps and sets, and a chain for each
 //! choice among several instances. Pure. It is either rendered as a whole or as the difference to another one.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+
+use oak_model::ipv6;
 
 use crate::share;
 use crate::table::{Balancing, CheckedService, CheckedTable, PortProtocol};
@@ -15,44 +18,97 @@ enum Set {
     Services,
     /// Addresses with one instance behind them.
     Instances,
+    /// What the choices among several lead to. A map for each choice, and a map for all of them, would both make the kernel
+    /// slow: it looks at all maps for each new one, and at all users of a map for each further one.
+    Places(u8),
     Refused,
     Untold,
     Identities,
+    Places6(u8),
+    Services6,
+    Instances6,
+    Refused6,
+    Untold6,
+    Identities6,
     TcpPorts,
     UdpPorts,
 }
 
 impl Set {
-    const ALL: [Self; 7] = [
+    /// Those that are there even if they are empty.
+    const FIXED: [Self; 12] = [
         Self::Services,
         Self::Instances,
         Self::Refused,
         Self::Untold,
         Self::Identities,
+        Self::Services6,
+        Self::Instances6,
+        Self::Refused6,
+        Self::Untold6,
+        Self::Identities6,
         Self::TcpPorts,
         Self::UdpPorts,
     ];
 
-    const fn name(self) -> &'static str {
-        match self {
+    fn name(self) -> Cow<'static, str> {
+        let name = match self {
+            Self::Places(part) => return format!("places-{part}").into(),
+            Self::Places6(part) => return format!("places6-{part}").into(),
             Self::Services => "services",
             Self::Instances => "instances",
             Self::Refused => "refused",
             Self::Untold => "untold",
             Self::Identities => "identities",
+            Self::Services6 => "services6",
+            Self::Instances6 => "instances6",
+            Self::Refused6 => "refused6",
+            Self::Untold6 => "untold6",
+            Self::Identities6 => "identities6",
             Self::TcpPorts => "tcp_ports",
             Self::UdpPorts => "udp_ports",
+        };
+        name.into()
+    }
+
+    /// Map or set, and of what.
+    const fn kind(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Services => ("map", "type ipv4_addr : verdict"),
+            Self::Instances | Self::Identities => ("map", "type ipv4_addr : ipv4_addr"),
+            // The type of a number that is drawn has no name.
+            Self::Places(_) => ("map", "typeof numgen inc mod 2 : ip daddr"),
+            Self::Places6(_) => ("map", "typeof numgen inc mod 2 : ip6 daddr"),
+            Self::Refused | Self::Untold => ("set", "type ipv4_addr"),
+            Self::Services6 => ("map", "type ipv6_addr : verdict"),
+            Self::Instances6 | Self::Identities6 => ("map", "type ipv6_addr : ipv6_addr"),
+            Self::Refused6 | Self::Untold6 => ("set", "type ipv6_addr"),
+            Self::TcpPorts | Self::UdpPorts => ("map", "type inet_service : verdict"),
         }
     }
 
-    /// Map or set, and the type of its elements.
-    const fn kind(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Services => ("map", "ipv4_addr : verdict"),
-            Self::Instances | Self::Identities => ("map", "ipv4_addr : ipv4_addr"),
-            Self::Refused | Self::Untold => ("set", "ipv4_addr"),
-            Self::TcpPorts | Self::UdpPorts => ("map", "inet_service : verdict"),
+    /// The same of the family of an address.
+    const fn of(self, address: IpAddr) -> Self {
+        match (self, address) {
+            (Self::Services, IpAddr::V6(_)) => Self::Services6,
+            (Self::Instances, IpAddr::V6(_)) => Self::Instances6,
+            (Self::Refused, IpAddr::V6(_)) => Self::Refused6,
+            (Self::Untold, IpAddr::V6(_)) => Self::Untold6,
+            (Self::Identities, IpAddr::V6(_)) => Self::Identities6,
+            _ => self,
         }
+    }
+
+    const fn is_ipv6(self) -> bool {
+        matches!(
+            self,
+            Self::Places6(_)
+                | Self::Services6
+                | Self::Instances6
+                | Self::Refused6
+                | Self::Untold6
+                | Self::Identities6
+        )
     }
 
     const fn of_ports(protocol: PortProtocol) -> Self {
@@ -65,15 +121,16 @@ impl Set {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
-    Address(Ipv4Addr),
+    Address(IpAddr),
     Port(u16),
+    Place(u32),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Value {
     /// Of a set.
     Nothing,
-    Address(Ipv4Addr),
+    Address(IpAddr),
     Chain(ChainName),
 }
 
@@ -85,44 +142,55 @@ enum ChainName {
     Backend(PortProtocol, u16, usize),
 }
 
-/// What a chain does, whatever the turn.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a chain does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Chain {
-    /// One instance after the other; who shall get more is there more often.
-    InTurn(Vec<Ipv4Addr>),
-    Random(Vec<Ipv4Addr>),
-    /// By the address of the caller.
-    Sticky(Vec<Ipv4Addr>),
+    /// Chooses one of so many places from the first one on.
+    Places(Choice, u32, usize),
     /// The chains of so many backends, one after the other.
     Ports(PortProtocol, u16, usize),
     /// One instance and a port of it.
     Port(PortProtocol, SocketAddrV4),
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Choice {
+    /// One after the other; who shall get more is there more often.
+    InTurn,
+    Random,
+    /// By the address of the caller.
+    Sticky,
+}
+
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Content {
+    ipv6: bool,
     elements: BTreeMap<Set, BTreeMap<Key, Value>>,
     chains: BTreeMap<ChainName, Chain>,
 }
 
 impl Content {
-    pub(crate) fn new(table: &CheckedTable) -> Self {
-        let mut content = Self::default();
+    /// With or without everything of IPv6.
+    pub(crate) fn new(table: &CheckedTable, ipv6: bool) -> Self {
+        let mut content = Self { ipv6, ..Self::default() };
         for (first, service) in &table.services {
             content.add_service(*first, service);
         }
         for address in &table.refused {
-            content.put(Set::Refused, Key::Address(*address), Value::Nothing);
+            content.put(Set::Refused, *address, Value::Nothing);
         }
         for address in &table.untold {
-            content.put(Set::Untold, Key::Address(*address), Value::Nothing);
+            content.put(Set::Untold, *address, Value::Nothing);
         }
         for (instance, namespace) in &table.instances {
-            content.put(Set::Instances, Key::Address(*instance), Value::Address(*namespace));
+            content.put(Set::Instances, (*instance).into(), Value::Address((*namespace).into()));
+            content.put(Set::Instances, ipv6::instance(*instance).into(), node6(*namespace));
         }
         for (namespace, instance) in &table.identities {
-            content.put(Set::Identities, Key::Address(*namespace), Value::Address(*instance));
+            content.put(Set::Identities, (*namespace).into(), Value::Address((*instance).into()));
+            let six = Value::Address(ipv6::instance(*instance).into());
+            content.put(Set::Identities, ipv6::node(*namespace).into(), six);
         }
         for ((protocol, port), backends) in &table.ports {
             content.add_port(*protocol, *port, backends);
@@ -130,36 +198,56 @@ impl Content {
         content
     }
 
-    fn put(&mut self, set: Set, key: Key, value: Value) {
+    /// What is there: the fixed ones, and the others that have elements.
+    fn sets(&self) -> BTreeSet<Set> {
+        let fixed = Set::FIXED.into_iter().filter(|set| self.ipv6 || !set.is_ipv6());
+        fixed.chain(self.elements.keys().copied()).collect()
+    }
+
+    fn put(&mut self, set: Set, address: IpAddr, value: Value) {
+        if address.is_ipv4() || self.ipv6 {
+            self.put_in(set.of(address), Key::Address(address), value);
+        }
+    }
+
+    fn put_in(&mut self, set: Set, key: Key, value: Value) {
         self.elements.entry(set).or_default().insert(key, value);
     }
 
     fn add_service(&mut self, first: Ipv4Addr, service: &CheckedService) {
         let backends: Vec<Ipv4Addr> = service.backends.keys().copied().collect();
         // Nothing to choose: no chain either, as for an instance address.
-        let (set, value) = match backends[..] {
-            [only] => (Set::Instances, Value::Address(only)),
-            _ => (Set::Services, Value::Chain(ChainName::Service(first))),
-        };
-        for address in &service.addresses {
-            self.put(set, Key::Address(*address), value);
+        for address in service.all_addresses() {
+            match (&backends[..], address) {
+                ([only], IpAddr::V4(_)) => self.put(Set::Instances, address, Value::Address((*only).into())),
+                ([only], IpAddr::V6(_)) => self.put(Set::Instances, address, node6(*only)),
+                _ => self.put(Set::Services, address, Value::Chain(ChainName::Service(first))),
+            }
         }
         if backends.len() == 1 {
             return;
         }
-        let chain = match service.policy {
-            Balancing::RoundRobin => Chain::InTurn(backends),
-            Balancing::Random => Chain::Random(backends),
-            Balancing::Weighted => Chain::InTurn(share::in_turn(&service.backends)),
-            Balancing::Sticky => Chain::Sticky(share::slots(&backends)),
+        let (choice, places) = match service.policy {
+            Balancing::RoundRobin => (Choice::InTurn, backends),
+            Balancing::Random => (Choice::Random, backends),
+            Balancing::Weighted => (Choice::InTurn, share::in_turn(&service.backends)),
+            Balancing::Sticky => (Choice::Sticky, share::slots(&backends)),
         };
+        let start = first_place(first);
+        for (place, backend) in (start..).zip(&places) {
+            self.put_in(Set::Places(part(start)), Key::Place(place), Value::Address((*backend).into()));
+            if self.ipv6 {
+                self.put_in(Set::Places6(part(start)), Key::Place(place), node6(*backend));
+            }
+        }
+        let chain = Chain::Places(choice, start, places.len());
         self.chains.insert(ChainName::Service(first), chain);
     }
 
     /// One chain per backend instead of a map to address and port: understood by every nft since 0.9.
     fn add_port(&mut self, protocol: PortProtocol, port: u16, backends: &BTreeSet<SocketAddrV4>) {
         let name = ChainName::Port(protocol, port);
-        self.put(Set::of_ports(protocol), Key::Port(port), Value::Chain(name));
+        self.put_in(Set::of_ports(protocol), Key::Port(port), Value::Chain(name));
         if let (Some(only), 1) = (backends.first(), backends.len()) {
             self.chains.insert(name, Chain::Port(protocol, *only));
             return;
@@ -170,13 +258,12 @@ impl Content {
         self.chains.insert(name, Chain::Ports(protocol, port, backends.len()));
     }
 
-    /// Writes all maps, sets and chains as parts of a table. `turn` says which instance is first, see
-    /// [`render`](crate::ruleset::render).
-    pub(crate) fn write(&self, out: &mut String, turn: usize) -> fmt::Result {
+    /// Writes all maps, sets and chains as parts of a table.
+    pub(crate) fn write(&self, out: &mut String) -> fmt::Result {
         let none = BTreeMap::new();
-        for set in Set::ALL {
+        for set in self.sets() {
             let (what, kind) = set.kind();
-            writeln!(out, "\t{what} {} {{\n\t\ttype {kind}", set.name())?;
+            writeln!(out, "\t{what} {} {{\n\t\t{kind}", set.name())?;
             let elements = self.elements.get(&set).unwrap_or(&none);
             // An empty element list is a syntax error.
             if !elements.is_empty() {
@@ -185,21 +272,27 @@ impl Content {
             writeln!(out, "\t}}")?;
         }
         for (name, chain) in &self.chains {
-            writeln!(out, "\tchain {name} {{\n\t\t{}\n\t}}", chain.rule(turn))?;
+            let rules = list(chain.rules(self.ipv6).into_iter(), "\n\t\t");
+            writeln!(out, "\tchain {name} {{\n\t\t{rules}\n\t}}")?;
         }
         Ok(())
     }
 
     /// The commands that make this content out of `former`; empty if nothing differs.
-    pub(crate) fn difference(&self, former: &Self, table: &str, turn: usize) -> String {
+    pub(crate) fn difference(&self, former: &Self, table: &str) -> String {
         let mut out = String::new();
         // Writing to a String cannot fail.
-        let _ = self.write_difference(&mut out, former, table, turn);
+        let _ = self.write_difference(&mut out, former, table);
         out
     }
 
     /// Chains are there before elements lead to them, and go after the last element that did.
-    fn write_difference(&self, out: &mut String, former: &Self, table: &str, turn: usize) -> fmt::Result {
+    fn write_difference(&self, out: &mut String, former: &Self, table: &str) -> fmt::Result {
+        let (sets, former_sets) = (self.sets(), former.sets());
+        for set in sets.difference(&former_sets) {
+            let (what, kind) = set.kind();
+            writeln!(out, "add {what} inet {table} {} {{ {kind} ; }}", set.name())?;
+        }
         let changed: Vec<_> =
             self.chains.iter().filter(|(name, chain)| former.chains.get(name) != Some(chain)).collect();
         for (name, _) in &changed {
@@ -209,12 +302,14 @@ impl Content {
             }
         }
         for (name, chain) in &changed {
-            writeln!(out, "add rule inet {table} {name} {}", chain.rule(turn))?;
+            for rule in chain.rules(self.ipv6) {
+                writeln!(out, "add rule inet {table} {name} {rule}")?;
+            }
         }
         let none = BTreeMap::new();
-        for set in Set::ALL {
-            let before = former.elements.get(&set).unwrap_or(&none);
-            let after = self.elements.get(&set).unwrap_or(&none);
+        for set in sets.union(&former_sets) {
+            let before = former.elements.get(set).unwrap_or(&none);
+            let after = self.elements.get(set).unwrap_or(&none);
             let differs =
                 |(key, value): &(&Key, &Value), other: &BTreeMap<Key, Value>| other.get(key) != Some(*value);
             let gone = list(before.iter().filter(|entry| differs(entry, after)).map(element), ", ");
@@ -234,6 +329,9 @@ impl Content {
         for name in gone {
             writeln!(out, "delete chain inet {table} {name}")?;
         }
+        for set in former_sets.difference(&sets) {
+            writeln!(out, "delete map inet {table} {}", set.name())?;
+        }
         Ok(())
     }
 }
@@ -250,35 +348,83 @@ fn element((key, value): (&Key, &Value)) -> String {
     }
 }
 
+fn node6(address: Ipv4Addr) -> Value {
+    Value::Address(ipv6::node(address).into())
+}
+
+/// Every service has places of its own, more than it can need, so that one does not move those of others.
+fn first_place(service: Ipv4Addr) -> u32 {
+    service.to_bits() << 16
+}
+
+/// The map with these places, one of 64.
+const fn part(start: u32) -> u8 {
+    (start >> 16) as u8 & 63
+}
+
 impl Chain {
-    fn rule(&self, turn: usize) -> String {
+    fn rules(self, ipv6: bool) -> Vec<String> {
+        let families = if ipv6 { &[Family::Four, Family::Six][..] } else { &[Family::Four] };
+        let each = |rule: &dyn Fn(Family) -> String| families.iter().map(|family| rule(*family)).collect();
         match self {
-            Self::InTurn(all) => choice("numgen inc", all, turn),
-            Self::Random(all) => choice("numgen random", all, turn),
-            // A seed of our own: everywhere and after every start the same caller comes to the same place.
-            Self::Sticky(all) => {
-                let (count, places) = (all.len(), numbered(all.iter()));
-                format!("dnat ip to jhash ip saddr mod {count} seed 0x6f616b map {{ {places} }}")
-            }
+            Self::Places(choice, start, count) => each(&|family| choice.rule(start, count, family)),
+            Self::Port(protocol, backend) => each(&|family| {
+                format!("meta l4proto {protocol} dnat {} to {}", family.keyword(), family.port_of(backend))
+            }),
+            // The chains that it leads to have both families.
             Self::Ports(protocol, port, count) => {
-                let places = (0..*count).map(|place| (place + turn) % count);
-                let chains =
-                    places.map(|place| format!("goto {}", ChainName::Backend(*protocol, *port, place)));
-                format!("numgen inc mod {count} vmap {{ {} }}", numbered(chains))
+                let chain = |place| format!("{place} : goto {}", ChainName::Backend(protocol, port, place));
+                vec![format!("numgen inc mod {count} vmap {{ {} }}", list((0..count).map(chain), ", "))]
             }
-            Self::Port(protocol, backend) => format!("meta l4proto {protocol} dnat ip to {backend}"),
         }
     }
 }
 
-fn choice(how: &str, all: &[Ipv4Addr], turn: usize) -> String {
-    let first = turn.checked_rem(all.len()).unwrap_or(0);
-    let rotated = all.iter().skip(first).chain(all.iter().take(first));
-    format!("dnat ip to {how} mod {} map {{ {} }}", all.len(), numbered(rotated))
+impl Choice {
+    fn rule(self, start: u32, count: usize, family: Family) -> String {
+        let (ip, places) = (family.keyword(), family.places(part(start)).name());
+        let number = match self {
+            Self::InTurn => format!("numgen inc mod {count}"),
+            Self::Random => format!("numgen random mod {count}"),
+            // With a seed of our own: everywhere and after every start the same caller comes to the same place.
+            Self::Sticky => format!("jhash {ip} saddr mod {count} seed 0x6f616b"),
+        };
+        format!("dnat {ip} to {number} offset {start} map @{places}")
+    }
 }
 
-fn numbered(values: impl Iterator<Item = impl fmt::Display>) -> String {
-    list(values.enumerate().map(|(place, value)| format!("{place} : {value}")), ", ")
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    Four,
+    Six,
+}
+
+impl Family {
+    const fn keyword(self) -> &'static str {
+        match self {
+            Self::Four => "ip",
+            Self::Six => "ip6",
+        }
+    }
+
+    const fn places(self, part: u8) -> Set {
+        match self {
+            Self::Four => Set::Places(part),
+            Self::Six => Set::Places6(part),
+        }
+    }
+
+    /// The address of an instance's namespace.
+    fn of(self, namespace: Ipv4Addr) -> IpAddr {
+        match self {
+            Self::Four => namespace.into(),
+            Self::Six => ipv6::node(namespace).into(),
+        }
+    }
+
+    fn port_of(self, backend: SocketAddrV4) -> SocketAddr {
+        SocketAddr::new(self.of(*backend.ip()), backend.port())
+    }
 }
 
 impl fmt::Display for Key {
@@ -286,6 +432,7 @@ impl fmt::Display for Key {
         match self {
             Self::Address(address) => address.fmt(f),
             Self::Port(port) => port.fmt(f),
+            Self::Place(place) => place.fmt(f),
         }
     }
 }
@@ -311,6 +458,7 @@ mod tests {
     fn service(policy: Balancing, backends: &[&str]) -> CheckedService {
         CheckedService {
             addresses: BTreeSet::from([ip("10.30.0.1"), ip("10.30.0.2")]),
+            ipv6: BTreeSet::from(["fdff:2000::1".parse().unwrap()]),
             policy,
             backends: backends.iter().map(|text| (ip(text), 1)).collect(),
         }
@@ -321,49 +469,37 @@ mod tests {
         CheckedTable { services, ..CheckedTable::default() }
     }
 
-    fn written(table: &CheckedTable, turn: usize) -> String {
+    fn written(table: &CheckedTable) -> String {
         let mut text = String::new();
-        Content::new(table).write(&mut text, turn).unwrap();
+        Content::new(table, false).write(&mut text).unwrap();
         text
     }
 
     fn difference(before: &CheckedTable, after: &CheckedTable) -> Vec<String> {
-        let text = Content::new(after).difference(&Content::new(before), "t", 0);
+        let text = Content::new(after, false).difference(&Content::new(before, false), "t");
         text.lines().map(str::to_owned).collect()
     }
 
     #[test]
     fn all_addresses_of_a_service_share_one_rotation() {
-        let text = written(&table(Balancing::RoundRobin, &["10.18.0.2", "10.18.0.3", "10.18.0.4"]), 0);
+        let text = written(&table(Balancing::RoundRobin, &["10.18.0.2", "10.18.0.3", "10.18.0.4"]));
         assert!(text.contains("10.30.0.1 : goto service-10.30.0.1,"));
         assert!(text.contains("10.30.0.2 : goto service-10.30.0.1 }"));
-        assert!(
-            text.contains("dnat ip to numgen inc mod 3 map { 0 : 10.18.0.2, 1 : 10.18.0.3, 2 : 10.18.0.4 }")
-        );
-    }
-
-    #[test]
-    fn every_transaction_begins_with_another_backend() {
-        let two = table(Balancing::RoundRobin, &["10.18.0.2", "10.18.0.3"]);
-        let second = written(&two, 1);
-        assert!(second.contains("numgen inc mod 2 map { 0 : 10.18.0.3, 1 : 10.18.0.2 }"));
-        assert_eq!(written(&two, 2), written(&two, 0));
+        assert!(text.contains("65536 : 10.18.0.2,") && text.contains("65538 : 10.18.0.4 }"));
+        assert!(text.contains("dnat ip to numgen inc mod 3 offset 65536 map @places-1\n"));
     }
 
     #[test]
     fn a_single_backend_needs_no_choice() {
-        let text = written(&table(Balancing::Sticky, &["10.18.0.2"]), 0);
+        let text = written(&table(Balancing::Sticky, &["10.18.0.2"]));
         assert!(text.contains("10.30.0.1 : 10.18.0.2,"));
         assert!(!text.contains("chain") && !text.contains("jhash"));
     }
 
     #[test]
-    fn who_is_sticky_is_chosen_by_its_caller_in_every_turn_alike() {
-        let two = table(Balancing::Sticky, &["10.18.0.2", "10.18.0.3"]);
-        assert!(
-            written(&two, 0).contains("dnat ip to jhash ip saddr mod 64 seed 0x6f616b map { 0 : 10.18.0.")
-        );
-        assert_eq!(written(&two, 1), written(&two, 0));
+    fn who_is_sticky_is_chosen_by_its_caller() {
+        let text = written(&table(Balancing::Sticky, &["10.18.0.2", "10.18.0.3"]));
+        assert!(text.contains("dnat ip to jhash ip saddr mod 64 seed 0x6f616b offset 65536 map @places-1\n"));
     }
 
     #[test]
@@ -373,7 +509,7 @@ mod tests {
         table
             .ports
             .insert((PortProtocol::Udp, 53), backends.iter().map(|text| text.parse().unwrap()).collect());
-        let text = written(&table, 0);
+        let text = written(&table);
         assert!(text.contains("53 : goto port-udp-53"));
         assert!(text.contains("numgen inc mod 2 vmap { 0 : goto port-udp-53-0, 1 : goto port-udp-53-1 }"));
         assert!(text.contains("meta l4proto udp dnat ip to 10.18.0.3:81"));
@@ -384,17 +520,40 @@ mod tests {
         let two = table(Balancing::RoundRobin, &["10.18.0.2", "10.18.0.3"]);
         let three = table(Balancing::RoundRobin, &["10.18.0.2", "10.18.0.3", "10.18.0.4"]);
         assert!(difference(&two, &two).is_empty());
-        let [flush, rule] = &difference(&two, &three)[..] else { panic!() };
+        let [flush, rule, place] = &difference(&two, &three)[..] else { panic!() };
         assert_eq!(flush, "flush chain inet t service-10.30.0.1");
         assert!(rule.starts_with("add rule inet t service-10.30.0.1 dnat ip to numgen inc mod 3"));
+        assert_eq!(place, "add element inet t places-1 { 65538 : 10.18.0.4 }");
+        let others = table(Balancing::RoundRobin, &["10.18.0.2", "10.18.0.4"]);
+        let [gone, new] = &difference(&two, &others)[..] else { panic!() };
+        assert_eq!(gone, "delete element inet t places-1 { 65537 : 10.18.0.3 }");
+        assert_eq!(new, "add element inet t places-1 { 65537 : 10.18.0.4 }");
         let gone = difference(&two, &CheckedTable::default());
         assert_eq!(
             gone[0],
             "delete element inet t services { 10.30.0.1 : goto service-10.30.0.1, 10.30.0.2 : goto service-10.30.0.1 }"
         );
+        assert_eq!(gone[1], "delete element inet t places-1 { 65536 : 10.18.0.2, 65537 : 10.18.0.3 }");
         assert_eq!(
-            gone[1..],
+            gone[2..4],
             ["flush chain inet t service-10.30.0.1", "delete chain inet t service-10.30.0.1"]
         );
+    }
+
+    #[test]
+    fn every_choice_is_there_for_both_families() {
+        let mut two = table(Balancing::Sticky, &["10.18.0.2", "10.18.0.130"]);
+        two.instances.insert(ip("10.30.1.2"), ip("10.18.0.2"));
+        two.ports.insert((PortProtocol::Tcp, 80), BTreeSet::from(["10.18.0.2:81".parse().unwrap()]));
+        let mut text = String::new();
+        Content::new(&two, true).write(&mut text).unwrap();
+        assert!(text.contains("fdff:2000::1 : goto service-10.30.0.1 "));
+        assert!(
+            text.contains("dnat ip6 to jhash ip6 saddr mod 64 seed 0x6f616b offset 65536 map @places6-1")
+        );
+        assert!(text.contains("65536 : fc00::"));
+        assert!(text.contains("fdff::1:2 : fc00::2 "));
+        assert!(text.contains("meta l4proto tcp dnat ip6 to [fc00::2]:81"));
+        assert!(!written(&two).contains("fdff"), "without IPv6 there is nothing of it");
     }
 }

@@ -36,8 +36,6 @@ pub(crate) struct Firewall {
     socket: Socket,
     /// Table of the last transaction of this process; none after a restart.
     loaded: Option<CheckedTable>,
-    /// Transactions of this process.
-    turn: usize,
     /// None if this host cannot.
     parking: Option<Parking>,
     notes: Vec<String>,
@@ -54,9 +52,9 @@ impl Firewall {
     ) -> Result<(Self, Option<Receiver<Unknown>>), NetworkError> {
         let socket = Socket::netfilter().tried(|| "open a netfilter socket".to_owned())?;
         let mut firewall =
-            Self { config: config.clone(), socket, loaded: None, turn: 0, parking: None, notes: Vec::new() };
+            Self { config: config.clone(), socket, loaded: None, parking: None, notes: Vec::new() };
         if start == Start::Fresh || !firewall.is_loaded() {
-            let rules = render(config, &CheckedTable::default(), 0);
+            let rules = render(config, &CheckedTable::default());
             nft::run(&rules, "make the table")?;
         }
         match Parking::open(config) {
@@ -105,7 +103,6 @@ impl Firewall {
             return Ok(Applied { problems, ..Applied::default() });
         }
         self.load(self.loaded.as_ref().filter(|_| is_there), &checked)?;
-        self.turn = self.turn.wrapping_add(1);
         let before = self.loaded.take();
         let forgotten_flows = if may_strand_flows(before.as_ref(), &checked) {
             let config = self.config.clone();
@@ -124,7 +121,7 @@ impl Firewall {
     /// Tells the kernel the difference, or everything if that does not work: somebody may have changed our table.
     fn load(&self, former: Option<&CheckedTable>, checked: &CheckedTable) -> Result<(), NetworkError> {
         if let Some(former) = former {
-            let change = change(&self.config, former, checked, self.turn);
+            let change = change(&self.config, former, checked);
             if change.is_empty() {
                 return Ok(());
             }
@@ -133,7 +130,7 @@ impl Firewall {
                 Err(error) => warn!(%error, "the table is made anew"),
             }
         }
-        nft::run(&render(&self.config, checked, self.turn), "replace the table")
+        nft::run(&render(&self.config, checked), "replace the table")
     }
 
     /// Forgets every flow of an address that is free now, so that its next owner starts clean.

@@ -2,7 +2,7 @@
 //! was sent first; UDP and ping clients that keep their ports would never leave a dead backend.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use crate::config::NetworkConfig;
 use crate::netlink::conntrack::Flow;
@@ -26,7 +26,7 @@ impl<'a> FlowJudge<'a> {
         let known = known_addresses(table);
         let services = table.services.values().flat_map(|service| &service.addresses).copied().collect();
         let ready = table.services.values().flat_map(|service| service.backends.keys()).copied().collect();
-        Self { config, table, known, dialled: table.known_addresses(), services, ready }
+        Self { config, table, known, dialled: dialled(table), services, ready }
     }
 
     /// Whether the flow should be forgotten.
@@ -112,6 +112,15 @@ pub(crate) fn may_strand_flows(before: Option<&CheckedTable>, after: &CheckedTab
     is_news || lost_address || lost_instance || lost_elsewhere || before.ports != after.ports
 }
 
+/// Flows of IPv6 are shown with the IPv4 addresses that go with theirs.
+fn dialled(table: &CheckedTable) -> BTreeSet<Ipv4Addr> {
+    let four = |address: IpAddr| match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    };
+    table.known_addresses().into_iter().filter_map(four).collect()
+}
+
 fn known_addresses(table: &CheckedTable) -> BTreeSet<Ipv4Addr> {
     let services = table.services.values().flat_map(|s| s.backends.keys());
     let ports = table.ports.values().flatten().map(SocketAddrV4::ip);
@@ -188,6 +197,25 @@ mod tests {
         let udp = flow(UDP, "10.18.0.9:4000", "10.30.0.1:80", "10.18.0.2:80");
         assert!(!is_stale(&not_ready, &tcp));
         assert!(is_stale(&not_ready, &udp));
+    }
+
+    #[test]
+    fn flows_stay_when_the_policy_of_their_address_sends_new_ones_elsewhere() {
+        let service = |address: &str, backends: &[&str]| Service {
+            addresses: vec![address.parse().unwrap()],
+            backends: backends.iter().map(|text| text.parse().unwrap()).collect(),
+            ..Service::default()
+        };
+        let table = ServiceTable {
+            services: vec![
+                service("10.30.0.1", &["10.18.0.2", "10.18.3.2"]),
+                service("10.30.0.2", &["10.18.3.2"]),
+            ],
+            ..ServiceTable::default()
+        };
+        let table = table.check(&config()).unwrap().0;
+        let closest_until_now = flow(UDP, "10.18.0.9:4000", "10.30.0.2:80", "10.18.0.2:80");
+        assert!(!is_stale(&table, &closest_until_now));
     }
 
     #[test]

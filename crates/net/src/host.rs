@@ -1,7 +1,8 @@
 //! What is made once per node: the forwarding setting, the gateway device, its address and the route to
 //! service addresses.
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use oak_model::ipv6;
 use tracing::debug;
 
 use crate::config::NetworkConfig;
@@ -12,7 +13,7 @@ use crate::netlink::link;
 use crate::netlink::route::{self, PrefixRoute, Route};
 use crate::record::{NetworkRecord, StateDirectory, current_boot};
 use crate::ruleset;
-use crate::sysctl::{self, ChangedSetting, IP_FORWARD};
+use crate::sysctl::{self, ChangedSetting, FORWARD6, IP_FORWARD};
 
 /// Metric of the bridge's route to service addresses, by which packets are refused.
 const REFUSING_METRIC: u32 = 2_000;
@@ -36,19 +37,27 @@ pub(crate) fn prepare(config: &NetworkConfig, directory: &StateDirectory) -> Res
         _ => Start::Fresh,
     };
     let mut changed_settings = previous.map_or_else(Vec::new, |record| record.changed_settings);
-    let forwarding = sysctl::read(IP_FORWARD)?;
-    let must_change = forwarding != "1";
-    if must_change && !changed_settings.iter().any(|s| s.name == IP_FORWARD) {
-        changed_settings.push(ChangedSetting {
-            name: IP_FORWARD.to_owned(),
-            before: forwarding,
-            ours: "1".to_owned(),
-        });
+    let mut wanted = vec![(IP_FORWARD.to_owned(), "1")];
+    if config.ipv6 && sysctl::read(FORWARD6)? != "1" {
+        // Before packets are forwarded, or a route that was learned would be lost in between.
+        wanted.extend(sysctl::router_settings().into_iter().map(|name| (name, "2")));
+        wanted.push((FORWARD6.to_owned(), "1"));
+    }
+    let mut changes = Vec::new();
+    for (name, ours) in wanted {
+        let before = sysctl::read(&name)?;
+        if before == ours {
+            continue;
+        }
+        if !changed_settings.iter().any(|s| s.name == name) {
+            changed_settings.push(ChangedSetting { name: name.clone(), before, ours: ours.to_owned() });
+        }
+        changes.push((name, ours));
     }
     let rules = ruleset::VERSION;
     directory.write_network(&NetworkRecord { config: config.clone(), boot, changed_settings, rules })?;
-    if must_change {
-        sysctl::write(IP_FORWARD, "1")?;
+    for (name, ours) in changes {
+        sysctl::write(&name, ours)?;
     }
     Ok(start)
 }
@@ -59,34 +68,55 @@ pub(crate) fn ensure_gateway(socket: &mut Socket, config: &NetworkConfig) -> Res
     let name = &config.bridge;
     let what = || format!("configure device {name}");
     let gateway = config.gateway();
-    let own = Ipv4Net::new_assert(gateway, config.subnet.prefix_len());
-    route::add_address(socket, device, own, PrefixRoute::Connected).tried(what)?;
+    let mut own = vec![IpNet::V4(Ipv4Net::new_assert(gateway, config.subnet.prefix_len()))];
+    if config.ipv6 {
+        own.push(Ipv6Net::new_assert(config.gateway6(), config.subnet6().prefix_len()).into());
+    }
+    for own in &own {
+        route::add_address(socket, device, *own, PrefixRoute::Connected).tried(what)?;
+    }
     for other in route::addresses(socket, device).tried(what)? {
-        if other != own {
+        if !own.contains(&other) {
             route::delete_address(socket, device, other).tried(what)?;
         }
     }
-    let to_services = Route {
-        destination: config.service_range,
-        device,
-        gateway: None,
-        source: Some(gateway),
-        metric: REFUSING_METRIC,
-    };
-    route::replace_route(socket, &to_services).tried(what)?;
+    for route in to_services(config, device, REFUSING_METRIC) {
+        route::replace_route(socket, &route).tried(what)?;
+    }
     // Earlier versions had no metric, and their route would go before that of the parking.
-    let old = Route { metric: 0, ..to_services };
+    let source = Some(gateway.into());
+    let old = Route { destination: config.service_range.into(), device, gateway: None, source, metric: 0 };
     if route::routes(socket).tried(what)?.contains(&old) {
         route::delete_route(socket, &old).tried(what)?;
     }
     // Nobody answers on this device, so one short question tells the host that an address is free;
     // the usual three seconds would make probes of a removed instance hang.
-    for (setting, value) in [("mcast_solicit", "1"), ("retrans_time_ms", "20")] {
-        if let Err(error) = sysctl::write(&format!("ipv4/neigh/{name}/{setting}"), value) {
-            debug!(%error, "addresses without instance time out slowly");
+    let families = if config.ipv6 { &["ipv4", "ipv6"][..] } else { &["ipv4"] };
+    for family in families {
+        for (setting, value) in [("mcast_solicit", "1"), ("retrans_time_ms", "20")] {
+            if let Err(error) = sysctl::write(&format!("{family}/neigh/{name}/{setting}"), value) {
+                debug!(%error, "addresses without instance time out slowly");
+            }
         }
     }
     Ok(())
+}
+
+/// Routes to service addresses by a device.
+pub(crate) fn to_services(config: &NetworkConfig, device: u32, metric: u32) -> Vec<Route> {
+    let four = Route {
+        destination: config.service_range.into(),
+        device,
+        gateway: None,
+        source: Some(config.gateway().into()),
+        metric,
+    };
+    let six = config.ipv6.then(|| Route {
+        destination: ipv6::SERVICES.into(),
+        source: Some(config.gateway6().into()),
+        ..four
+    });
+    [Some(four), six].into_iter().flatten().collect()
 }
 
 /// The index of the gateway device, which is made if it does not exist.

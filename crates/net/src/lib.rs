@@ -33,14 +33,14 @@
 //!                   raw      @services  10.30.0.1 → turn  refuse if to oak0   instance → its 10.30 address
 //!                   forged   @instances 10.30.1.2 → 1:1   from_instances      host → 10.18.0.1
 //!                   127/8    @tcp_ports, @udp_ports       to_parking          egress → masquerade
-//!                   IPv6     (local addresses only)       from_tunnel         others to oak0e, oak0t → 10.18.0.1
+//!                   ::1, ff  (local addresses only)       from_tunnel         others to oak0e, oak0t → 10.18.0.1
 //!                                                         to_instances        strays: unconnected nodes
 //!                                                         else refuse
 //!  from the host ─► output (same maps) ─► host: refuse what is still 10.30 and not for oak0u
 //! ```
 //!
-//! * A service's flow is sent to the next backend in turn by `numgen`, and connection tracking keeps it
-//!   there: any protocol, ICMP and fragments included. The server sees the client's *instance address*
+//! * A service's flow is sent to the next backend in turn by `numgen`, or by its caller with `jhash`, and connection tracking
+//!   keeps it there: any protocol, ICMP and fragments included. The server sees the client's *instance address*
 //!   (as in the original Oakestra), the client sees the address it called. Answers to an instance address
 //!   come back through the gateway, which also makes calls to oneself work.
 //! * An address without ready backend is refused at once (TCP reset, ICMP unreachable). So is a namespace
@@ -71,8 +71,11 @@
 //! Rules outlive the agent. [`teardown`] removes everything without an agent. All of it happens in
 //! the network namespace of the thread that calls `open`.
 //!
-//! This crate does not allocate addresses, does not ask other nodes for anything, and gives instances IPv4
-//! only.
+//! Everything has an IPv6 address that follows from its IPv4 address (`oak_model::ipv6`), as far as this host has IPv6: the same
+//! rules stand in the table a second time, and callers of this crate speak of IPv4 addresses only.
+//!
+//! This crate does not allocate addresses, and asks other nodes only how far they are
+//! ([`NodeNetwork::round_trips`]).
 
 mod config;
 mod content;

@@ -8,11 +8,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use oak_model::ipv6;
 use tracing::{debug, info, warn};
 
 use crate::config::NetworkConfig;
@@ -72,7 +73,7 @@ impl Links {
         host::ensure_gateway(&mut socket, config)?;
         let mut links =
             Self { config: config.clone(), directory, socket, attached: BTreeMap::new(), _lock: lock };
-        links.adopt()?;
+        links.adopt(start)?;
         Ok((links, start))
     }
 
@@ -213,21 +214,38 @@ impl Links {
         up(socket, "lo").tried(what)?;
         let device = up(socket, "eth0").tried(what)?;
         let own = Ipv4Net::new_assert(address, self.config.subnet.prefix_len());
-        // The prefix is for programs that look at it. There is no route to the subnet: neighbours are
-        // reached through the gateway, which decides.
-        route::add_address(socket, device, own, PrefixRoute::None).tried(what)?;
-        route::replace_neighbour(socket, device, gateway, mac(gateway)).tried(what)?;
+        self.address_inside(socket, device, own.into(), gateway.into()).tried(what)?;
+        if self.config.ipv6 {
+            self.address_inside6(socket, device, address).tried(what)?;
+        }
+        Ok(())
+    }
+
+    fn address_inside6(&self, socket: &mut Socket, device: u32, address: Ipv4Addr) -> std::io::Result<()> {
+        let own = Ipv6Net::new_assert(ipv6::node(address), self.config.subnet6().prefix_len());
+        self.address_inside(socket, device, own.into(), self.config.gateway6().into())
+    }
+
+    /// The prefix is for programs that look at it. There is no route to the subnet: neighbours are reached through the
+    /// gateway, which decides.
+    fn address_inside(
+        &self,
+        socket: &mut Socket,
+        device: u32,
+        own: IpNet,
+        gateway: IpAddr,
+    ) -> std::io::Result<()> {
+        route::add_address(socket, device, own, PrefixRoute::None)?;
+        route::replace_neighbour(socket, device, gateway, mac(self.config.gateway()))?;
         let to_gateway =
-            Route { destination: Ipv4Net::from(gateway), device, gateway: None, source: None, metric: 0 };
-        route::replace_route(socket, &to_gateway).tried(what)?;
-        let default = Route {
-            destination: Ipv4Net::default(),
-            device,
-            gateway: Some(gateway),
-            source: None,
-            metric: 0,
+            Route { destination: IpNet::from(gateway), device, gateway: None, source: None, metric: 0 };
+        route::replace_route(socket, &to_gateway)?;
+        let everywhere = match own {
+            IpNet::V4(_) => Ipv4Net::default().into(),
+            IpNet::V6(_) => Ipv6Net::default().into(),
         };
-        route::replace_route(socket, &default).tried(what)
+        let default = Route { destination: everywhere, gateway: Some(gateway), ..to_gateway };
+        route::replace_route(socket, &default)
     }
 
     fn configure_outside(&mut self, name: &str, address: Ipv4Addr) -> Result<(), NetworkError> {
@@ -240,15 +258,31 @@ impl Links {
         sysctl::write(&format!("ipv4/conf/{name}/route_localnet"), "1")?;
         sysctl::write(&format!("ipv4/conf/{name}/forwarding"), "1")?;
         link::set_up(socket, device).tried(what)?;
-        route::replace_neighbour(socket, device, address, mac(address)).tried(what)?;
-        let to_instance = Route {
-            destination: Ipv4Net::from(address),
-            device,
-            gateway: None,
-            source: Some(self.config.gateway()),
-            metric: 0,
+        let gateway = self.config.gateway();
+        route_to(socket, device, address, address.into(), gateway.into()).tried(what)?;
+        if self.config.ipv6 {
+            self.route_to6(device, address).tried(what)?;
+        }
+        Ok(())
+    }
+
+    fn route_to6(&mut self, device: u32, address: Ipv4Addr) -> std::io::Result<()> {
+        let (own, gateway) = (ipv6::node(address), self.config.gateway6());
+        route_to(&mut self.socket, device, address, own.into(), gateway.into())
+    }
+
+    /// Gives an instance of an earlier agent the IPv6 address it did not have.
+    fn complete6(&mut self, attached: &Attached) -> Result<(), NetworkError> {
+        let what = || format!("give {} an IPv6 address", attached.id);
+        let find = |socket: &mut Socket, name: &str| -> std::io::Result<u32> {
+            Ok(link::find(socket, name)?.ok_or(std::io::ErrorKind::NotFound)?.index)
         };
-        route::replace_route(socket, &to_instance).tried(what)
+        let mut inside = namespace::run_in(&attached.namespace, Socket::route)?.tried(what)?;
+        let device = find(&mut inside, "eth0").tried(what)?;
+        self.address_inside6(&mut inside, device, attached.address).tried(what)?;
+        let name = device_name(&self.config.bridge, &short_id(&attached.id));
+        let device = find(&mut self.socket, &name).tried(what)?;
+        self.route_to6(device, attached.address).tried(what)
     }
 
     /// Waits for both ends to work, then marks the device as whole.
@@ -266,7 +300,7 @@ impl Links {
     }
 
     /// Takes over living attachments and removes what a crash or a reboot left of others.
-    fn adopt(&mut self) -> Result<(), NetworkError> {
+    fn adopt(&mut self, start: Start) -> Result<(), NetworkError> {
         for short_id in self.directory.short_ids()? {
             let namespace = self.directory.namespace(&short_id);
             let record = self.directory.attachment(&short_id);
@@ -282,7 +316,13 @@ impl Links {
                         "instance has an address of another subnet and no network until attached anew"
                     );
                 }
-                self.remember(&record.id, record.address, namespace);
+                let adopted = self.remember(&record.id, record.address, namespace);
+                if start == Start::Fresh
+                    && self.config.ipv6
+                    && let Err(error) = self.complete6(&adopted)
+                {
+                    warn!(instance = %adopted.id, %error, "an instance has no IPv6 until it is started anew");
+                }
                 continue;
             }
             info!(short_id, "removing remains of an instance network");
@@ -339,6 +379,20 @@ impl Links {
     fn find(&mut self, name: &str) -> Result<Option<Link>, NetworkError> {
         link::find(&mut self.socket, name).tried(|| format!("look for device {name}"))
     }
+}
+
+/// The way from the host to one address of an instance, whose device is known by its IPv4 address.
+fn route_to(
+    socket: &mut Socket,
+    device: u32,
+    instance: Ipv4Addr,
+    address: IpAddr,
+    gateway: IpAddr,
+) -> std::io::Result<()> {
+    route::replace_neighbour(socket, device, address, mac(instance))?;
+    let source = Some(gateway);
+    let route = Route { destination: IpNet::from(address), device, gateway: None, source, metric: 0 };
+    route::replace_route(socket, &route)
 }
 
 /// Host ends of instances' veth pairs, whole or not.

@@ -16,6 +16,7 @@ use crate::links::{Attached, Links};
 use crate::netlink::{Socket, link};
 use crate::park::Unknown;
 use crate::peers::{Peer, PeerProblem};
+use crate::sysctl;
 use crate::table::{PortProtocol, ServiceTable};
 use crate::thread::StateThread;
 
@@ -52,6 +53,7 @@ impl NodeNetwork {
     /// Settings that cannot work, another agent on the same state directory, a device or kernel
     /// facility that is not available, `nft` missing.
     pub async fn open(config: NetworkConfig) -> Result<Self, NetworkError> {
+        let config = config.limited_by(sysctl::has_ipv6());
         let for_links = config.clone();
         let open_links = move || Links::open(&for_links);
         let (links, start) = StateThread::start("oak-net-links", open_links).await?;

@@ -2,8 +2,10 @@
 //! Pure; the device they come from is in `parking`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
+
+use oak_model::ipv6;
 
 /// How long a packet waits.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -20,7 +22,8 @@ const MAX_BYTES: usize = 4 << 20;
 /// Pairs that are remembered as told.
 const MAX_TOLD: usize = 1024;
 
-/// Somebody here calls an address nobody has told this node about.
+/// Somebody here calls an address nobody has told this node about. IPv6 addresses are told as the IPv4 addresses they go
+/// with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Unknown {
     /// Namespace address of the instance, or an address of the host.
@@ -33,23 +36,56 @@ pub struct Unknown {
 #[derive(Debug)]
 pub(crate) struct Packet {
     pub(crate) pair: Unknown,
+    /// Where it is from and where it goes, as the packet says.
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
     /// From the IP header on.
     pub(crate) bytes: Vec<u8>,
     until: Instant,
 }
 
 impl Packet {
-    /// None if it is not IPv4.
+    /// None if it is no whole IP header, or to an IPv6 address that no service or instance can have.
     pub(crate) fn parse(bytes: &[u8], now: Instant) -> Option<Self> {
-        if bytes.len() < 20 || bytes.first()? >> 4 != 4 {
-            return None;
-        }
-        let address = |at: usize| {
-            let octets: [u8; 4] = bytes.get(at..at + 4)?.try_into().ok()?;
-            Some(Ipv4Addr::from(octets))
+        let (source, destination) = match bytes.first()? >> 4 {
+            4 => (four(bytes, 12)?, four(bytes, 16)?),
+            6 if bytes.len() >= 40 => (six(bytes, 8)?, six(bytes, 24)?),
+            _ => return None,
         };
-        let pair = Unknown { source: address(12)?, destination: address(16)? };
-        Some(Self { pair, bytes: bytes.to_vec(), until: now + PATIENCE })
+        let pair = Unknown { source: as_node(source), destination: as_service(destination)? };
+        Some(Self { pair, source, destination, bytes: bytes.to_vec(), until: now + PATIENCE })
+    }
+
+    /// Takes one from the hops that are left; false if none is.
+    pub(crate) fn take_hop(&mut self) -> bool {
+        let at = if self.destination.is_ipv4() { 8 } else { 7 };
+        let left = self.bytes.get_mut(at).filter(|hops| **hops > 1);
+        left.map(|hops| *hops -= 1).is_some()
+    }
+}
+
+fn four(bytes: &[u8], at: usize) -> Option<IpAddr> {
+    let octets: [u8; 4] = bytes.get(at..at + 4)?.try_into().ok()?;
+    Some(Ipv4Addr::from(octets).into())
+}
+
+fn six(bytes: &[u8], at: usize) -> Option<IpAddr> {
+    let octets: [u8; 16] = bytes.get(at..at + 16)?.try_into().ok()?;
+    Some(Ipv6Addr::from(octets).into())
+}
+
+/// The host may use an address of its own, which nobody has to know.
+fn as_node(address: IpAddr) -> Ipv4Addr {
+    match address {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(address) => ipv6::node_layer(address).unwrap_or(Ipv4Addr::UNSPECIFIED),
+    }
+}
+
+fn as_service(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(address) => ipv6::service_layer(address),
     }
 }
 
@@ -98,9 +134,9 @@ impl Park {
     }
 
     /// Takes out the packets to these addresses.
-    pub(crate) fn release(&mut self, known: &BTreeSet<Ipv4Addr>) -> Vec<Packet> {
-        self.told.retain(|pair, _| !known.contains(&pair.destination));
-        self.take(|packet| known.contains(&packet.pair.destination))
+    pub(crate) fn release(&mut self, known: &BTreeSet<IpAddr>) -> Vec<Packet> {
+        self.told.retain(|pair, _| !known.contains(&pair.destination.into()));
+        self.take(|packet| known.contains(&packet.destination))
     }
 
     /// Takes out the packets that have waited long enough.
@@ -184,7 +220,7 @@ mod tests {
         for n in [1, 2, 1] {
             park.add(packet([10, 18, 0, 2], [10, 30, 0, n], 40, now));
         }
-        assert_eq!(park.release(&BTreeSet::from([Ipv4Addr::new(10, 30, 0, 1)])).len(), 2);
+        assert_eq!(park.release(&BTreeSet::from([Ipv4Addr::new(10, 30, 0, 1).into()])).len(), 2);
         assert!(park.expire(now).is_empty());
         assert_eq!(park.next_expiry(), Some(now + PATIENCE));
         assert_eq!(park.expire(now + PATIENCE).len(), 1);
@@ -192,9 +228,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ipv4_is_not_parked() {
+    fn ipv6_is_told_as_the_ipv4_that_goes_with_it() {
+        let mut bytes = vec![0x60, 0, 0, 0, 0, 0, 17, 64];
+        bytes.extend(Ipv6Addr::from(0xfc00 << 112 | 2_u128).octets());
+        bytes.extend("fdff:2000::55:56".parse::<Ipv6Addr>().unwrap().octets());
+        let mut packet = Packet::parse(&bytes, Instant::now()).unwrap();
+        let pair =
+            Unknown { source: Ipv4Addr::new(10, 18, 0, 2), destination: Ipv4Addr::new(10, 30, 55, 56) };
+        assert_eq!(packet.pair, pair);
+        assert!(packet.take_hop() && packet.bytes[7] == 63);
+    }
+
+    #[test]
+    fn what_is_to_no_service_is_not_parked() {
         let now = Instant::now();
-        for bytes in [&[][..], &[0x45; 19], &[0x60; 40]] {
+        for bytes in [&[][..], &[0x45; 19], &[0x60; 39], &[0x60; 40]] {
             assert!(Packet::parse(bytes, now).is_none());
         }
     }

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
@@ -25,9 +25,9 @@ use tracing::{debug, warn};
 
 use crate::config::NetworkConfig;
 use crate::flows::is_untranslated;
-use crate::host::PARKING_METRIC;
+use crate::host::{PARKING_METRIC, to_services};
 use crate::names::parking_name;
-use crate::netlink::route::{self, Route};
+use crate::netlink::route;
 use crate::netlink::{Socket, conntrack, link};
 use crate::park::{Packet, Park, Unknown};
 use crate::sys;
@@ -46,7 +46,7 @@ const OPEN_TRIES: u32 = 100;
 const FORGET_AGAIN: Duration = Duration::from_millis(100);
 
 /// Addresses that rules translate or refuse.
-type Known = Arc<BTreeSet<Ipv4Addr>>;
+type Known = Arc<BTreeSet<IpAddr>>;
 
 /// The device and the thread that reads it; both end when this is dropped.
 #[derive(Debug)]
@@ -63,18 +63,22 @@ impl Parking {
         let device = open_device(&parking_name(&config.bridge))?;
         configure(config)?;
         let flags = SocketFlags::CLOEXEC;
-        let raw = socket_with(AddressFamily::INET, SocketType::RAW, flags, Some(ipproto::RAW))?;
+        let raw = |family| socket_with(family, SocketType::RAW, flags, Some(ipproto::RAW));
+        let raw6 = if config.ipv6 { Some(raw(AddressFamily::INET6)?) } else { None };
+        let raw = raw(AddressFamily::INET)?;
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (tables, inbox) = sync_channel(TABLES);
         let (told, unknown) = mpsc::channel(TOLD);
         let mut attendant = Attendant {
             device,
             raw,
+            raw6,
             netfilter: Socket::netfilter()?,
             wake: Arc::clone(&wake),
             inbox,
             told,
             gateway: config.gateway(),
+            gateway6: config.gateway6(),
             known: Known::default(),
             park: Park::default(),
             forgot: None,
@@ -90,7 +94,7 @@ impl Parking {
 
     /// Sends what waits for these addresses on its way. To be called when rules know them and their
     /// untranslated flows are forgotten.
-    pub(crate) fn release(&self, known: BTreeSet<Ipv4Addr>) {
+    pub(crate) fn release(&self, known: BTreeSet<IpAddr>) {
         if let Some(tables) = &self.tables {
             // Fails only if the thread has ended, which it said.
             let _ = tables.send(Arc::new(known));
@@ -139,25 +143,24 @@ fn configure(config: &NetworkConfig) -> io::Result<()> {
     // The host sizes its packets by this device, whatever becomes of them after translation.
     link::set_mtu(&mut socket, device, config.mtu)?;
     link::set_up(&mut socket, device)?;
-    let route = Route {
-        destination: config.service_range,
-        device,
-        gateway: None,
-        source: Some(config.gateway()),
-        metric: PARKING_METRIC,
-    };
-    route::replace_route(&mut socket, &route)
+    for route in to_services(config, device, PARKING_METRIC) {
+        route::replace_route(&mut socket, &route)?;
+    }
+    Ok(())
 }
 
 /// What the thread owns.
 struct Attendant {
     device: File,
     raw: OwnedFd,
+    /// None without IPv6.
+    raw6: Option<OwnedFd>,
     netfilter: Socket,
     wake: Arc<OwnedFd>,
     inbox: Receiver<Known>,
     told: mpsc::Sender<Unknown>,
     gateway: Ipv4Addr,
+    gateway6: Ipv6Addr,
     known: Known,
     park: Park,
     /// When flows were last looked at because of a late packet.
@@ -220,7 +223,7 @@ impl Attendant {
             return;
         };
         let pair = packet.pair;
-        if self.known.contains(&pair.destination) {
+        if self.known.contains(&packet.destination) {
             return self.receive_late(packet, now);
         }
         if self.park.is_news(pair, now) && self.told.try_send(pair).is_ok() {
@@ -246,31 +249,38 @@ impl Attendant {
 
     /// Each time costs a hop, so that a packet which comes back again and again ends.
     fn send_again(&self, mut packet: Packet) {
-        let Some(hops) = packet.bytes.get_mut(8).filter(|hops| **hops > 1) else {
-            return;
-        };
-        *hops -= 1;
-        self.send(&packet.bytes, packet.pair.destination);
+        if packet.take_hop() {
+            self.send(&packet.bytes, packet.destination);
+        }
     }
 
     fn give_up(&self, packet: &Packet) {
-        if let Some(answer) = unreachable(packet, self.gateway) {
-            self.send(&answer, packet.pair.source);
+        let answer = match packet.source {
+            IpAddr::V4(source) => unreachable(packet, self.gateway, source),
+            IpAddr::V6(source) => unreachable6(packet, self.gateway6, source),
+        };
+        if let Some(answer) = answer {
+            self.send(&answer, packet.source);
         }
     }
 
     /// The kernel fills in the checksum of the IP header. It fails if the packet is refused, and then
     /// the sender has been answered.
-    fn send(&self, bytes: &[u8], destination: Ipv4Addr) {
-        let to = SocketAddrV4::new(destination, 0);
-        if let Err(error) = sendto(&self.raw, bytes, SendFlags::DONTWAIT, &to) {
+    fn send(&self, bytes: &[u8], destination: IpAddr) {
+        let flags = SendFlags::DONTWAIT;
+        let sent = match (destination, &self.raw6) {
+            (IpAddr::V4(to), _) => sendto(&self.raw, bytes, flags, &SocketAddrV4::new(to, 0)),
+            (IpAddr::V6(to), Some(raw)) => sendto(raw, bytes, flags, &SocketAddrV6::new(to, 0, 0, 0)),
+            (IpAddr::V6(_), None) => return,
+        };
+        if let Err(error) = sent {
             debug!(%error, %destination, "a packet that waited was not sent");
         }
     }
 }
 
 /// ICMP "host unreachable" (RFC 792) for a packet; none for packets that must not be answered.
-fn unreachable(packet: &Packet, gateway: Ipv4Addr) -> Option<Vec<u8>> {
+fn unreachable(packet: &Packet, gateway: Ipv4Addr, source: Ipv4Addr) -> Option<Vec<u8>> {
     let bytes = &packet.bytes;
     let header = usize::from(bytes.first()? & 15) * 4;
     let is_later_fragment = (bytes.get(6)? & 0x1f, bytes.get(7)?) != (0, &0);
@@ -286,7 +296,29 @@ fn unreachable(packet: &Packet, gateway: Ipv4Addr) -> Option<Vec<u8>> {
     let length = u16::try_from(20 + icmp.len()).ok()?.to_be_bytes();
     let mut answer = vec![0x45, 0, length[0], length[1], 0, 0, 0, 0, 64, 1, 0, 0];
     answer.extend_from_slice(&gateway.octets());
-    answer.extend_from_slice(&packet.pair.source.octets());
+    answer.extend_from_slice(&source.octets());
+    answer.extend_from_slice(&icmp);
+    Some(answer)
+}
+
+/// ICMPv6 "address unreachable" (RFC 4443) for a packet; none for packets that must not be answered.
+fn unreachable6(packet: &Packet, gateway: Ipv6Addr, source: Ipv6Addr) -> Option<Vec<u8>> {
+    const ICMP6: u8 = 58;
+    const ECHO_REQUEST: u8 = 128;
+    let bytes = &packet.bytes;
+    if *bytes.get(6)? == ICMP6 && *bytes.get(40)? != ECHO_REQUEST {
+        return None;
+    }
+    let mut icmp = vec![1, 3, 0, 0, 0, 0, 0, 0];
+    // As much as leaves the answer within the smallest MTU.
+    icmp.extend_from_slice(bytes.get(..bytes.len().min(1280 - 48))?);
+    let length = u16::try_from(icmp.len()).ok()?.to_be_bytes();
+    let addresses = [gateway.octets(), source.octets()].concat();
+    let pseudo = [&addresses[..], &[0, 0, length[0], length[1], 0, 0, 0, ICMP6], &icmp].concat();
+    let sum = checksum(&pseudo).to_be_bytes();
+    icmp.get_mut(2..4)?.copy_from_slice(&sum);
+    let mut answer = vec![0x60, 0, 0, 0, length[0], length[1], ICMP6, 64];
+    answer.extend_from_slice(&addresses);
     answer.extend_from_slice(&icmp);
     Some(answer)
 }
@@ -314,16 +346,16 @@ mod tests {
         let mut bytes = vec![0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, 10, 18, 0, 2, 10, 30, 0, 1];
         bytes.extend_from_slice(&[7; 21]);
         let mut packet = Packet::parse(&bytes, Instant::now()).unwrap();
-        let answer = unreachable(&packet, Ipv4Addr::new(10, 18, 0, 1)).unwrap();
+        let answer = unreachable(&packet, Ipv4Addr::new(10, 18, 0, 1), Ipv4Addr::new(10, 18, 0, 2)).unwrap();
         assert_eq!(answer.len(), 20 + 8 + 28);
         assert_eq!(answer[16..20], [10, 18, 0, 2]);
         assert_eq!(checksum(&answer[20..]), 0);
         // A packet is answered once, and an error not with another.
         packet.bytes[7] = 1;
-        assert!(unreachable(&packet, Ipv4Addr::new(10, 18, 0, 1)).is_none());
+        assert!(unreachable(&packet, Ipv4Addr::new(10, 18, 0, 1), Ipv4Addr::new(10, 18, 0, 2)).is_none());
         packet.bytes[7] = 0;
         packet.bytes[9] = 1;
         packet.bytes[20] = 3;
-        assert!(unreachable(&packet, Ipv4Addr::new(10, 18, 0, 1)).is_none());
+        assert!(unreachable(&packet, Ipv4Addr::new(10, 18, 0, 1), Ipv4Addr::new(10, 18, 0, 2)).is_none());
     }
 }

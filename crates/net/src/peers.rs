@@ -10,11 +10,12 @@
 //! forwarding 02:6f:0a:12:01:01 is behind 192.0.2.12
 //! ```
 //!
-//! Nothing of it is remembered: what is wanted is compared with what the kernel has.
+//! The same for the IPv6 addresses that go with these, at the same MAC addresses. Nothing of it is remembered: what is wanted is compared with what the kernel has.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
+use oak_model::ipv6;
 use tracing::debug;
 
 use crate::config::{NetworkConfig, first_host, overlap};
@@ -110,7 +111,9 @@ pub(crate) fn set(
     let routes = route::routes(socket).tried(|| "list routes".to_owned())?;
     peers.retain(|peer| {
         let subnet = peer.subnet;
-        let is_foreign = routes.iter().any(|r| r.destination == subnet && !own.contains(&Some(r.device)));
+        let networks = networks(config, subnet);
+        let mut same = routes.iter().filter(|route| networks.contains(&route.destination));
+        let is_foreign = same.any(|route| !own.contains(&Some(route.device)));
         let lacks_device = peer.way == Way::Encrypted && own_encrypted.is_none();
         if is_foreign {
             problems.push(PeerProblem::ForeignRoute { subnet });
@@ -160,6 +163,25 @@ fn check(config: &NetworkConfig, peers: &[Peer]) -> (Vec<Peer>, Vec<PeerProblem>
         is_reached
     });
     (accepted, problems)
+}
+
+/// Everything behind a node.
+fn networks(config: &NetworkConfig, subnet: Ipv4Net) -> Vec<IpNet> {
+    let six = ipv6::node_network(subnet).filter(|_| config.ipv6);
+    [Some(subnet.into()), six.map(IpNet::V6)].into_iter().flatten().collect()
+}
+
+/// An address of a node that means nothing outside one device.
+fn link_local(gateway: Ipv4Addr) -> Ipv6Addr {
+    Ipv6Addr::from_bits(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).to_bits() | u128::from(gateway.to_bits()))
+}
+
+/// As which address this host sends there.
+fn own_source(config: &NetworkConfig, destination: IpNet) -> std::net::IpAddr {
+    match destination {
+        IpNet::V4(_) => config.gateway().into(),
+        IpNet::V6(_) => config.gateway6().into(),
+    }
 }
 
 fn check_subnet(config: &NetworkConfig, subnet: Ipv4Net, taken: &[Ipv4Net]) -> Result<(), PeerProblem> {
@@ -215,14 +237,12 @@ struct Encrypted {
 impl Encrypted {
     fn new(config: &NetworkConfig, link: Option<&Link>, peers: &[Peer]) -> Self {
         let Some(link) = link else { return Self::default() };
-        let route = |peer: &Peer| Route {
-            destination: peer.subnet,
-            device: link.index,
-            gateway: None,
-            source: Some(config.gateway()),
-            metric: 0,
+        let route = |destination: IpNet| {
+            let source = Some(own_source(config, destination));
+            Route { destination, device: link.index, gateway: None, source, metric: 0 }
         };
-        let routes = peers.iter().filter(|peer| peer.way == Way::Encrypted).map(route).collect();
+        let peers = peers.iter().filter(|peer| peer.way == Way::Encrypted);
+        let routes = peers.flat_map(|peer| networks(config, peer.subnet)).map(route).collect();
         Self { device: Some(link.index), is_marked: link.group == OAK_GROUP, routes }
     }
 
@@ -269,9 +289,16 @@ impl Wanted {
             let gateway = first_host(*subnet);
             let mac = mac(gateway);
             wanted.forwardings.push(Forwarding { mac, underlay: *underlay });
-            wanted.neighbours.push(Neighbour { address: gateway, mac });
-            let (gateway, source) = (Some(gateway), Some(config.gateway()));
-            wanted.routes.push(Route { destination: *subnet, device, gateway, source, metric: 0 });
+            for destination in networks(config, *subnet) {
+                let address = match destination {
+                    IpNet::V4(_) => gateway.into(),
+                    // An address of a node may be reached by another device still, and could not be a gateway here.
+                    IpNet::V6(_) => link_local(gateway).into(),
+                };
+                wanted.neighbours.push(Neighbour { address, mac });
+                let (gateway, source) = (Some(address), Some(own_source(config, destination)));
+                wanted.routes.push(Route { destination, device, gateway, source, metric: 0 });
+            }
         }
         wanted
     }

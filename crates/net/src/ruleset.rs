@@ -3,6 +3,8 @@
 
 use std::fmt::{self, Write as _};
 
+use oak_model::ipv6;
+
 use crate::config::NetworkConfig;
 use crate::content::Content;
 use crate::names::{device_prefix, encrypted_name, parking_name, tunnel_name};
@@ -13,25 +15,18 @@ use crate::table::CheckedTable;
 pub(crate) const VERSION: u32 = 3;
 
 /// Renders one transaction that replaces our table whatever its state; nothing else is touched.
-///
-/// The kernel's counters start again with every transaction. `turn`, the number of the transaction,
-/// says which backend is first, so that rotation stays fair when tables change as often as flows come.
-pub(crate) fn render(config: &NetworkConfig, table: &CheckedTable, turn: usize) -> String {
+pub(crate) fn render(config: &NetworkConfig, table: &CheckedTable) -> String {
     let mut text = removal(&config.table);
     // Writing to a String cannot fail.
-    let _ = write_table(&mut text, config, table, turn);
+    let _ = write_table(&mut text, config, table);
     text
 }
 
 /// Renders one transaction that brings our table from what [`render`] or this made of `former` to what `render` makes of
 /// `table`; nothing if it is the same. What does not change goes on without noticing, rotations included.
-pub(crate) fn change(
-    config: &NetworkConfig,
-    former: &CheckedTable,
-    table: &CheckedTable,
-    turn: usize,
-) -> String {
-    Content::new(table).difference(&Content::new(former), &config.table, turn)
+pub(crate) fn change(config: &NetworkConfig, former: &CheckedTable, table: &CheckedTable) -> String {
+    let content = |table| Content::new(table, config.ipv6);
+    content(table).difference(&content(former), &config.table)
 }
 
 /// Renders the removal of our table, which succeeds whether or not it exists.
@@ -39,9 +34,9 @@ pub(crate) fn removal(table: &str) -> String {
     format!("add table inet {table}\ndelete table inet {table}\n")
 }
 
-fn write_table(out: &mut String, config: &NetworkConfig, table: &CheckedTable, turn: usize) -> fmt::Result {
+fn write_table(out: &mut String, config: &NetworkConfig, table: &CheckedTable) -> fmt::Result {
     writeln!(out, "table inet {} {{", config.table)?;
-    Content::new(table).write(out, turn)?;
+    Content::new(table, config.ipv6).write(out)?;
     write_chains(out, config)?;
     writeln!(out, "}}")
 }
@@ -55,8 +50,22 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
     let tunnel_ports = format!("{{ {}, {} }}", config.encrypted_port, config.tunnel_port);
     let (subnet, gateway) = (config.subnet, config.gateway());
     let (nodes, services) = (config.node_range, config.service_range);
+    let Six {
+        guard: guard6,
+        tunnel_guard: tunnel_guard6,
+        prerouting: prerouting6,
+        output: output6,
+        postrouting: postrouting6,
+        strays: strays6,
+        stray_instances: stray_instances6,
+        from_instances: from_instances6,
+        refused: refused6,
+        host: host6,
+        families,
+    } = Six::new(config);
     // Reasons, in the order of the rules:
-    // guard: instances have no IPv6; 127/8 of the host is theirs to attack because replies to
+    // The rules of IPv6 say the same as those before them.
+    // guard: 127/8 of the host is theirs to attack because replies to
     //   127.0.0.1:port need route_localnet; a source address that is not routed to its device is forged.
     //   So other nodes send only from addresses of nodes, and only to addresses of this one.
     // prerouting: only instances call services; ports are looked at only for addresses of this host.
@@ -83,6 +92,7 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 		reject with icmpx type port-unreachable
 	}}
 	chain from_instances {{
+		{stray_instances6}
 		oifname != {ports} oifname != {tunnels} ct direction original ip daddr {nodes} goto refuse
 		oifname != {ports} oifname != {tunnels} udp dport {tunnel_ports} goto refuse
 		ct state established,related accept
@@ -91,6 +101,7 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 		ip daddr {nodes} goto refuse
 		ip daddr {subnet} goto refuse
 		ip daddr {services} goto refuse
+		{from_instances6}
 	}}
 	chain to_instances {{
 		ct state established,related accept
@@ -99,6 +110,7 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 	}}
 	chain to_parking {{
 		ip daddr @refused goto refuse
+		{refused6}
 		iifname {ports} accept
 		goto refuse
 	}}
@@ -110,11 +122,11 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 	}}
 	chain guard {{
 		type filter hook prerouting priority -300; policy accept;
-		iifname {ports} meta nfproto ipv6 drop
 		iifname {ports} ip daddr 127.0.0.0/8 drop
+		{guard6}
 		iifname {ports} fib saddr . iif oif 0 drop
-		iifname {tunnels} meta nfproto ipv6 drop
 		iifname {tunnels} ip daddr != {subnet} drop
+		{tunnel_guard6}
 		iifname {tunnels} fib saddr . iif oif 0 drop
 	}}
 	chain prerouting {{
@@ -123,10 +135,11 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 		iifname {ports} ip daddr @untold fib daddr oifname {parking} accept
 		iifname {ports} ip daddr vmap @services
 		iifname {ports} dnat ip to ip daddr map @instances
+		{prerouting6}
 		ip daddr {gateway} udp dport 53 accept
 		ip daddr {gateway} tcp dport 53 accept
-		meta nfproto ipv4 fib daddr type local tcp dport vmap @tcp_ports
-		meta nfproto ipv4 fib daddr type local udp dport vmap @udp_ports
+		{families} fib daddr type local tcp dport vmap @tcp_ports
+		{families} fib daddr type local udp dport vmap @udp_ports
 	}}
 	chain input {{
 		type filter hook input priority 0; policy accept;
@@ -144,10 +157,11 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 		ip daddr @untold oifname {parking} accept
 		ip daddr vmap @services
 		dnat ip to ip daddr map @instances
+		{output6}
 		ip daddr {gateway} udp dport 53 accept
 		ip daddr {gateway} tcp dport 53 accept
-		meta nfproto ipv4 fib daddr type local tcp dport vmap @tcp_ports
-		meta nfproto ipv4 fib daddr type local udp dport vmap @udp_ports
+		{families} fib daddr type local tcp dport vmap @tcp_ports
+		{families} fib daddr type local udp dport vmap @udp_ports
 	}}
 	chain postrouting {{
 		type nat hook postrouting priority 100; policy accept;
@@ -156,6 +170,7 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 		oifname {ports} ip saddr {subnet} snat ip to {gateway}
 		oifname {ports} meta nfproto ipv4 fib saddr type local snat ip to {gateway}
 		oifname {tunnels} ip saddr != {subnet} snat ip to {gateway}
+		{postrouting6}
 		oifname != {ports} oifname != {bridge} ip saddr {subnet} ip daddr != {nodes} ip daddr != {services} masquerade
 	}}
 	chain strays {{
@@ -164,6 +179,7 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 		oifname {tunnels} accept
 		oifname {bridge} accept
 		ip saddr {subnet} ip daddr {nodes} ct status dnat ct direction original drop
+		{strays6}
 	}}
 	chain forward {{
 		type filter hook forward priority 0; policy accept;
@@ -178,9 +194,82 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 		type filter hook output priority 0; policy accept;
 		ip daddr @refused goto refuse
 		oifname != {parking} ip daddr {services} goto refuse
+		{refused6}
+		{host6}
 	}}
 "
     )
+}
+
+/// Rules of IPv6 that stand between those of IPv4; without IPv6 there are only those that let nothing through.
+#[derive(Debug, Default)]
+struct Six {
+    guard: String,
+    tunnel_guard: String,
+    prerouting: String,
+    output: String,
+    postrouting: String,
+    strays: String,
+    stray_instances: String,
+    from_instances: String,
+    refused: String,
+    host: String,
+    /// Whose host ports lead to instances.
+    families: &'static str,
+}
+
+impl Six {
+    fn new(config: &NetworkConfig) -> Self {
+        let ports = format!("\"{}*\"", device_prefix(&config.bridge));
+        let bridge = format!("\"{}\"", config.bridge);
+        let tunnels =
+            format!("{{ \"{}\", \"{}\" }}", encrypted_name(&config.bridge), tunnel_name(&config.bridge));
+        let parking = format!("\"{}\"", parking_name(&config.bridge));
+        if !config.ipv6 {
+            return Self {
+                guard: format!("iifname {ports} meta nfproto ipv6 drop"),
+                tunnel_guard: format!("iifname {tunnels} meta nfproto ipv6 drop"),
+                families: "meta nfproto ipv4",
+                ..Self::default()
+            };
+        }
+        let (subnet, gateway) = (config.subnet6(), config.gateway6());
+        let (nodes, services) = (ipv6::NODES, ipv6::SERVICES);
+        Self {
+            // No neighbour has to be asked for or told of, and there are no routers among instances.
+            guard: format!("iifname {ports} ip6 daddr {{ ::1, ff00::/8, fe80::/10 }} drop"),
+            tunnel_guard: format!("iifname {tunnels} ip6 daddr != {subnet} drop"),
+            prerouting: format!(
+                "iifname {ports} ip6 daddr @untold6 fib daddr oifname {parking} accept
+		iifname {ports} ip6 daddr vmap @services6
+		iifname {ports} dnat ip6 to ip6 daddr map @instances6"
+            ),
+            output: format!(
+                "ip6 daddr @untold6 oifname {parking} accept
+		ip6 daddr vmap @services6
+		dnat ip6 to ip6 daddr map @instances6"
+            ),
+            postrouting: format!(
+                "oifname {ports} ip6 saddr {gateway} accept
+		oifname {ports} snat ip6 to ip6 saddr map @identities6
+		oifname {ports} ip6 saddr {subnet} snat ip6 to {gateway}
+		oifname {ports} meta nfproto ipv6 fib saddr type local snat ip6 to {gateway}
+		oifname {tunnels} ip6 saddr != {subnet} snat ip6 to {gateway}
+		oifname != {ports} oifname != {bridge} ip6 saddr {subnet} ip6 daddr != {nodes} ip6 daddr != {services} masquerade"
+            ),
+            strays: format!("ip6 saddr {subnet} ip6 daddr {nodes} ct status dnat ct direction original drop"),
+            stray_instances: format!(
+                "oifname != {ports} oifname != {tunnels} ct direction original ip6 daddr {nodes} goto refuse"
+            ),
+            from_instances: format!(
+                "ip6 daddr {nodes} goto refuse
+		ip6 daddr {services} goto refuse"
+            ),
+            refused: "ip6 daddr @refused6 goto refuse".to_owned(),
+            host: format!("oifname != {parking} ip6 daddr {services} goto refuse"),
+            families: "",
+        }
+    }
 }
 
 #[cfg(test)]
@@ -193,7 +282,7 @@ mod tests {
 
     #[test]
     fn the_table_is_removed_and_made_in_one_transaction() {
-        let text = render(&config(), &CheckedTable::default(), 0);
+        let text = render(&config(), &CheckedTable::default());
         assert!(text.starts_with("add table inet oakestra\ndelete table inet oakestra\ntable inet"));
         assert!(!text.contains("elements"), "empty lists are syntax errors");
     }
@@ -201,7 +290,7 @@ mod tests {
     #[test]
     fn every_rule_about_devices_names_only_this_node() {
         let other = NetworkConfig { bridge: "oak7".to_owned(), table: "oak_seven".to_owned(), ..config() };
-        let text = render(&other, &CheckedTable::default(), 0);
+        let text = render(&other, &CheckedTable::default());
         assert!(text.contains("\"oak7-*\"") && !text.contains("oak0") && !text.contains("oakestra"));
     }
 }

@@ -53,7 +53,7 @@ pub(crate) fn slots(backends: &[Ipv4Addr]) -> Vec<Ipv4Addr> {
 /// A number that looks random and is the same on every node.
 fn rank(slot: usize, backend: Ipv4Addr) -> u64 {
     let slot = u64::try_from(slot).unwrap_or(u64::MAX);
-    let mut mixed = (slot << 32 | u64::from(backend.to_bits())).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut mixed = ((slot << 32) | u64::from(backend.to_bits())).wrapping_add(0x9e37_79b9_7f4a_7c15);
     // The finisher of SplitMix64.
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -19,6 +19,21 @@ pub(crate) struct ChangedSetting {
 /// Forwarding between instances and the world: the only setting that is not of a device of ours.
 pub(crate) const IP_FORWARD: &str = "ipv4/ip_forward";
 
+/// The same for IPv6, where it is for all devices together: an answer from outside comes in by one that is not ours.
+pub(crate) const FORWARD6: &str = "ipv6/conf/all/forwarding";
+
+/// Whether this host has IPv6 and nobody has switched it off.
+pub(crate) fn has_ipv6() -> bool {
+    read("ipv6/conf/all/disable_ipv6").is_ok_and(|value| value == "0") && read(FORWARD6).is_ok()
+}
+
+/// Settings by which a device that learns its routes from a router would not do so any more when packets are forwarded.
+pub(crate) fn router_settings() -> Vec<String> {
+    let devices = fs::read_dir(path("ipv6/conf")).into_iter().flatten().flatten();
+    let settings = devices.map(|device| format!("ipv6/conf/{}/accept_ra", device.file_name().display()));
+    settings.filter(|setting| read(setting).is_ok_and(|value| value == "1")).collect()
+}
+
 /// The current value, without the line end.
 pub(crate) fn read(name: &str) -> Result<String, NetworkError> {
     let path = path(name);

@@ -4,8 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 
+use oak_model::ipv6;
 use serde::{Deserialize, Serialize};
 
 use crate::config::NetworkConfig;
@@ -33,6 +34,8 @@ pub enum Balancing {
 pub struct Service {
     /// Service addresses; all share one rotation.
     pub addresses: Vec<Ipv4Addr>,
+    /// The IPv6 addresses that lead to the same backends.
+    pub ipv6: Vec<Ipv6Addr>,
     /// How flows are spread.
     pub policy: Balancing,
     /// Namespace addresses of the instances that are ready. None: clients are refused at once, while
@@ -114,7 +117,7 @@ pub enum TableProblem {
     #[error("{address} is not a service address")]
     NotServiceAddress {
         /// The address.
-        address: Ipv4Addr,
+        address: IpAddr,
     },
     /// Backends must be namespace addresses.
     #[error("{address} is not a namespace address")]
@@ -126,7 +129,7 @@ pub enum TableProblem {
     #[error("address {address} is given to two services or instances")]
     DuplicateAddress {
         /// The address.
-        address: Ipv4Addr,
+        address: IpAddr,
     },
     /// The port was given twice; the first mapping counts.
     #[error("host port {host_port}/{protocol} is mapped twice")]
@@ -155,9 +158,22 @@ pub enum TableProblem {
 pub(crate) struct CheckedService {
     /// At least one; the first names the chain.
     pub(crate) addresses: BTreeSet<Ipv4Addr>,
+    pub(crate) ipv6: BTreeSet<Ipv6Addr>,
     pub(crate) policy: Balancing,
     /// At least one, with its weight, which is 1 for policies without weights.
     pub(crate) backends: BTreeMap<Ipv4Addr, u16>,
+}
+
+impl CheckedService {
+    pub(crate) fn all_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let four = self.addresses.iter().copied().map(IpAddr::V4);
+        four.chain(self.ipv6.iter().copied().map(IpAddr::V6))
+    }
+}
+
+/// An instance address and the IPv6 address that goes with it.
+fn both(address: Ipv4Addr) -> [IpAddr; 2] {
+    [address.into(), ipv6::instance(address).into()]
 }
 
 /// A table without contradictions, in an order that does not depend on the caller's.
@@ -166,7 +182,7 @@ pub(crate) struct CheckedTable {
     /// By first address.
     pub(crate) services: BTreeMap<Ipv4Addr, CheckedService>,
     /// Addresses of services without backends: calls are refused at once, those to unknown addresses wait.
-    pub(crate) refused: BTreeSet<Ipv4Addr>,
+    pub(crate) refused: BTreeSet<IpAddr>,
     /// Instance address to namespace address.
     pub(crate) instances: BTreeMap<Ipv4Addr, Ipv4Addr>,
     /// Namespace address to the instance address it appears as.
@@ -174,16 +190,17 @@ pub(crate) struct CheckedTable {
     /// Namespace addresses that exist and are in none of the others.
     pub(crate) elsewhere: BTreeSet<Ipv4Addr>,
     /// Those of the service addresses whose calls wait like those of unknown addresses.
-    pub(crate) untold: BTreeSet<Ipv4Addr>,
+    pub(crate) untold: BTreeSet<IpAddr>,
     /// Only mappings with at least one backend.
     pub(crate) ports: BTreeMap<(PortProtocol, u16), BTreeSet<SocketAddrV4>>,
 }
 
 impl CheckedTable {
     /// All service and instance addresses that packets may be sent to, if only to be refused.
-    pub(crate) fn known_addresses(&self) -> BTreeSet<Ipv4Addr> {
-        let services = self.services.values().flat_map(|service| &service.addresses);
-        let all = services.chain(&self.refused).chain(self.instances.keys()).copied();
+    pub(crate) fn known_addresses(&self) -> BTreeSet<IpAddr> {
+        let services = self.services.values().flat_map(CheckedService::all_addresses);
+        let instances = self.instances.keys().flat_map(|address| both(*address));
+        let all = services.chain(self.refused.iter().copied()).chain(instances);
         all.filter(|address| !self.untold.contains(address)).collect()
     }
 }
@@ -204,7 +221,10 @@ impl ServiceTable {
             checking.instance(*instance);
         }
         checking.table.elsewhere.extend(&self.elsewhere);
-        checking.table.untold.extend(self.untold.iter().filter(|address| checking.taken.contains(address)));
+        let untold: BTreeSet<Ipv4Addr> = self.untold.iter().copied().collect();
+        for service in &self.services {
+            checking.untold(service, &untold);
+        }
         let mut mapped = BTreeSet::new();
         for mapping in &self.ports {
             checking.port(mapping, &mut mapped);
@@ -213,8 +233,7 @@ impl ServiceTable {
     }
 
     fn check_size(&self) -> Result<(), NetworkError> {
-        let in_services: usize =
-            self.services.iter().map(|service| service.addresses.len() + service.backends.len()).sum();
+        let in_services: usize = self.services.iter().map(Service::entries).sum();
         let in_ports: usize = self.ports.iter().map(|port| 1 + port.backends.len()).sum();
         let entries =
             in_services + self.instances.len() + self.elsewhere.len() + self.untold.len() + in_ports;
@@ -225,9 +244,15 @@ impl ServiceTable {
     }
 }
 
+impl Service {
+    fn entries(&self) -> usize {
+        self.addresses.len() + self.ipv6.len() + self.backends.len()
+    }
+}
+
 struct Checking<'a> {
     config: &'a NetworkConfig,
-    taken: BTreeSet<Ipv4Addr>,
+    taken: BTreeSet<IpAddr>,
     problems: Vec<TableProblem>,
     table: CheckedTable,
 }
@@ -236,10 +261,14 @@ impl Checking<'_> {
     fn service(&mut self, service: &Service, weights: &BTreeMap<Ipv4Addr, u16>) {
         let mut addresses = BTreeSet::new();
         for address in &service.addresses {
-            if self.claim(*address) {
+            if self.claim((*address).into()) {
                 addresses.insert(*address);
             }
         }
+        let usable = service.ipv6.iter().filter(|_| self.config.ipv6);
+        let usable: Vec<Ipv6Addr> = usable.copied().collect();
+        let ipv6: BTreeSet<Ipv6Addr> =
+            usable.into_iter().filter(|address| self.claim((*address).into())).collect();
         let mut backends = BTreeMap::new();
         for backend in &service.backends {
             if self.is_backend(*backend) {
@@ -250,15 +279,26 @@ impl Checking<'_> {
         let Some(first) = addresses.first().copied() else {
             return;
         };
-        if backends.is_empty() {
-            return self.table.refused.extend(addresses);
+        let service = CheckedService { addresses, ipv6, policy: service.policy, backends };
+        if service.backends.is_empty() {
+            return self.table.refused.extend(service.all_addresses());
         }
-        let service = CheckedService { addresses, policy: service.policy, backends };
         self.table.services.insert(first, service);
     }
 
+    /// Calls of all addresses of a service are told of, or of none.
+    fn untold(&mut self, service: &Service, untold: &BTreeSet<Ipv4Addr>) {
+        let is_untold = service.addresses.iter().any(|address| untold.contains(address));
+        if !is_untold {
+            return;
+        }
+        let four = service.addresses.iter().copied().map(IpAddr::V4);
+        let all = four.chain(service.ipv6.iter().copied().map(IpAddr::V6));
+        self.table.untold.extend(all.filter(|address| self.taken.contains(address)));
+    }
+
     fn instance(&mut self, address: InstanceAddress) {
-        if !self.is_backend(address.namespace) || !self.claim(address.instance) {
+        if !self.is_backend(address.namespace) || !self.claim(address.instance.into()) {
             return;
         }
         self.table.instances.insert(address.instance, address.namespace);
@@ -293,8 +333,12 @@ impl Checking<'_> {
     }
 
     /// Takes a service or instance address for one entry.
-    fn claim(&mut self, address: Ipv4Addr) -> bool {
-        if !self.config.service_range.contains(&address) {
+    fn claim(&mut self, address: IpAddr) -> bool {
+        let fits = match address {
+            IpAddr::V4(address) => self.config.service_range.contains(&address),
+            IpAddr::V6(address) => ipv6::SERVICES.contains(&address),
+        };
+        if !fits {
             self.problems.push(TableProblem::NotServiceAddress { address });
             return false;
         }
@@ -332,13 +376,14 @@ mod tests {
             services: vec![
                 Service {
                     addresses: vec![ip("10.30.0.2"), ip("10.30.0.1")],
-                    policy: Balancing::RoundRobin,
                     backends: vec![ip("10.18.0.3"), ip("10.18.0.2")],
+                    ..Service::default()
                 },
                 Service {
                     addresses: vec![ip("10.30.0.9")],
                     policy: Balancing::Random,
                     backends: vec![ip("10.18.0.2"), ip("10.18.0.2")],
+                    ..Service::default()
                 },
             ],
             ..ServiceTable::default()
@@ -358,13 +403,13 @@ mod tests {
             services: vec![
                 Service {
                     addresses: vec![ip("192.168.0.1"), ip("10.30.0.1")],
-                    policy: Balancing::RoundRobin,
                     backends: vec![ip("8.8.8.8"), ip("10.30.0.7"), ip("10.18.0.2")],
+                    ..Service::default()
                 },
                 Service {
                     addresses: vec![ip("10.30.0.1")],
-                    policy: Balancing::RoundRobin,
                     backends: vec![ip("10.18.0.3")],
+                    ..Service::default()
                 },
             ],
             instances: vec![InstanceAddress { instance: ip("10.30.0.1"), namespace: ip("10.18.0.2") }],
@@ -400,7 +445,7 @@ mod tests {
         };
         let (checked, problems) = table.check(&config()).unwrap();
         assert!(checked.services.is_empty() && problems.is_empty());
-        assert_eq!(checked.refused, BTreeSet::from([ip("10.30.0.1")]));
+        assert_eq!(checked.refused, BTreeSet::from([ip("10.30.0.1").into()]));
     }
 
     #[test]

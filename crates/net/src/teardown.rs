@@ -87,7 +87,10 @@ fn remove_devices(socket: &mut Socket, bridge: &str, subnets: &mut Vec<Ipv4Net>,
     };
     if let Some(gateway) = links.iter().find(|link| is_gateway(link)) {
         let addresses = route::addresses(socket, gateway.index).unwrap_or_default();
-        subnets.extend(addresses.iter().map(Ipv4Net::trunc));
+        subnets.extend(addresses.iter().filter_map(|address| match address {
+            ipnet::IpNet::V4(address) => Some(address.trunc()),
+            ipnet::IpNet::V6(_) => None,
+        }));
     }
     // All at once takes as long as one, but must not take another worker's in the same namespace.
     if !links.is_empty() && links.iter().all(is_ours) && link::delete_group(socket).is_ok() {

@@ -10,7 +10,7 @@ use tracing::debug;
 use crate::operations::Operations;
 
 /// Between two measurements of a node. Three of them decide, so a change is followed within little more than a second.
-const INTERVAL: Duration = Duration::from_millis(400);
+const INTERVAL: Duration = Duration::from_millis(300);
 
 /// Measures for ever, as long as something depends on it.
 pub(crate) async fn run(operations: Arc<Operations>) -> Result<(), StoreError> {

@@ -15,7 +15,7 @@ use oak_dns::{
     ServicePort, Upstreams, Zone, ZoneContent, instance_resolver,
 };
 use oak_model::overlay::{Readiness, Target};
-use oak_model::{Balancing, JobName, chain};
+use oak_model::{Balancing, JobName, chain, ipv6};
 use oak_net::NetworkConfig;
 use oak_store::StoreError;
 use tokio::sync::{SetOnce, watch};
@@ -83,7 +83,13 @@ impl Names {
         let wanted = Wanted {
             gateway: network.gateway(),
             subnet: network.subnet.into(),
-            ranges: vec![network.service_range.into(), network.node_range.into(), network.subnet.into()],
+            ranges: vec![
+                network.service_range.into(),
+                network.node_range.into(),
+                network.subnet.into(),
+                ipv6::SERVICES.into(),
+                ipv6::NODES.into(),
+            ],
         };
         let mut state = self.lock();
         if state.wanted.as_ref() != Some(&wanted) {
@@ -231,7 +237,7 @@ impl Lookup for Elsewhere {
             let target = match question {
                 Question::Service(name) => Target::Name(name.clone()),
                 Question::Address(IpAddr::V4(address)) => Target::Address(*address),
-                Question::Address(IpAddr::V6(_)) => return None,
+                Question::Address(IpAddr::V6(address)) => Target::Address(ipv6::service_layer(*address)?),
             };
             let engine = operations.engine.wait().await;
             let asked = target.clone();
@@ -298,13 +304,13 @@ fn entry(workload: &Workload, table: &NetworkTable) -> ServiceEntry {
     let node_address = table.instances.get(&desired.instance_address);
     let instance = InstanceEntry {
         number: desired.key.number,
-        addresses: vec![desired.instance_address.into()],
+        addresses: own_addresses(desired.instance_address),
         serves: node_address.is_some() && workload.serves(),
     };
     ServiceEntry {
         application: desired.application,
         name: desired.job_name.clone(),
-        addresses: desired.addresses().map(policy_address).collect(),
+        addresses: desired.addresses().flat_map(policy_addresses).collect(),
         instances: node_address.map(|_| instance).into_iter().collect(),
         ports: desired.spec.ports.iter().map(port).collect(),
     }
@@ -314,20 +320,27 @@ fn entry(workload: &Workload, table: &NetworkTable) -> ServiceEntry {
 fn elsewhere(known: &oak_control::worker::Known<'_>) -> ServiceEntry {
     let instances = known.backends.iter().map(|backend| InstanceEntry {
         number: backend.key.number,
-        addresses: vec![backend.instance_address.into()],
+        addresses: own_addresses(backend.instance_address),
         serves: backend.readiness == Readiness::Ready,
     });
     ServiceEntry {
         application: known.service.application,
         name: known.service.job_name.clone(),
-        addresses: known.service.all_addresses().map(policy_address).collect(),
+        addresses: known.service.all_addresses().flat_map(policy_addresses).collect(),
         instances: instances.collect(),
         ports: known.service.ports.iter().map(port).collect(),
     }
 }
 
-fn policy_address((policy, address): (Balancing, Ipv4Addr)) -> PolicyAddress {
-    PolicyAddress { policy, address: address.into() }
+/// An address of a service and the IPv6 address that goes with it.
+fn policy_addresses((policy, address): (Balancing, Ipv4Addr)) -> [PolicyAddress; 2] {
+    let six = ipv6::service(policy, address);
+    [address.into(), six.into()].map(|address| PolicyAddress { policy, address })
+}
+
+/// The same of an instance.
+fn own_addresses(address: Ipv4Addr) -> Vec<IpAddr> {
+    vec![address.into(), ipv6::instance(address).into()]
 }
 
 const fn port(port: &oak_model::PortMapping) -> ServicePort {

@@ -1,7 +1,7 @@
 //! The network of this node: opened when the subnet is known, kept in step with the state machine.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ipnet::Ipv4Net;
 use oak_control::worker::{NetworkTable, OwnPlace, TableVersion};
 use oak_model::overlay::{PLAIN_PORT, TUNNEL_PORT, Target};
-use oak_model::{Protocol, chain};
+use oak_model::{Protocol, chain, ipv6};
 use oak_net::{
     Balancing, InstanceAddress, NetworkConfig, NetworkError, NodeNetwork, PortMapping, PortProtocol, Service,
     ServiceTable,
@@ -306,7 +306,8 @@ fn service_table(table: &NetworkTable) -> ServiceTable {
             .iter()
             .map(|(address, backends)| Service {
                 addresses: vec![*address],
-                policy: balancing(table.policies.get(address).copied().unwrap_or_default()),
+                ipv6: ipv6_of(table, *address, backends),
+                policy: balancing(policy(table, *address)),
                 backends: backends.clone(),
             })
             .collect(),
@@ -334,6 +335,20 @@ fn service_table(table: &NetworkTable) -> ServiceTable {
             .collect(),
         weights: table.weights.clone(),
     }
+}
+
+fn policy(table: &NetworkTable, address: Ipv4Addr) -> oak_model::Balancing {
+    table.policies.get(&address).copied().unwrap_or_default()
+}
+
+/// The IPv6 addresses that lead to the same instances. Where none leads to any, all of those are refused that could be
+/// meant.
+fn ipv6_of(table: &NetworkTable, address: Ipv4Addr, backends: &[Ipv4Addr]) -> Vec<Ipv6Addr> {
+    if !backends.is_empty() {
+        return vec![ipv6::service(policy(table, address), address)];
+    }
+    let services = oak_model::Balancing::ALL.map(|policy| ipv6::service(policy, address));
+    services.into_iter().chain([ipv6::instance(address)]).collect()
 }
 
 /// What is left for the kernel to choose.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net};
+use oak_model::ipv6;
 use oak_model::overlay::{MOST_SEEN, Peer, RelayEnd, TunnelEnd};
 use oak_net::Way;
 use oak_tunnel::{MAX_RELAYS, Path, PrivateKey, PublicKey, Relay, pair_tag};
@@ -183,7 +184,7 @@ fn encrypted(
         name: peer.worker.to_string(),
         public_key,
         paths: direct_paths(end, peer, inner),
-        networks: vec![IpNet::V4(peer.subnet)],
+        networks: networks(peer.subnet),
         ..oak_tunnel::Peer::default()
     })
 }
@@ -195,7 +196,9 @@ fn direct_paths(end: &TunnelEnd, peer: &Peer, inner: &[Ipv4Net]) -> Vec<Path> {
         match address.ip() {
             IpAddr::V4(ip) => is_host(ip) && !is_inside(ip) && address.port() != 0,
             IpAddr::V6(ip) => {
-                !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast()) && address.port() != 0
+                let is_inside = [ipv6::NODES, ipv6::SERVICES].iter().any(|network| network.contains(&ip));
+                let is_host = !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast());
+                is_host && !is_inside && address.port() != 0
             }
         }
     };
@@ -206,6 +209,11 @@ fn direct_paths(end: &TunnelEnd, peer: &Peer, inner: &[Ipv4Net]) -> Vec<Path> {
         }
     }
     addresses.into_iter().map(Path::Direct).collect()
+}
+
+/// What is behind a worker, of both families.
+fn networks(subnet: Ipv4Net) -> Vec<IpNet> {
+    [Some(subnet.into()), ipv6::node_network(subnet).map(IpNet::V6)].into_iter().flatten().collect()
 }
 
 fn is_host(address: Ipv4Addr) -> bool {
@@ -327,7 +335,10 @@ mod tests {
         let ways = choose_at(&own(Encryption::Preferred), &place, &[peer(2, Encryption::Required)]);
         let tunnel = &ways.tunnels[0];
         assert_eq!(tunnel.paths, [Path::Direct("192.0.2.2:50103".parse().unwrap())]);
-        assert_eq!(tunnel.networks, ["10.18.2.0/25".parse::<IpNet>().unwrap()]);
+        assert_eq!(
+            tunnel.networks,
+            ["10.18.2.0/25", "fc00::400/120"].map(|text| text.parse::<IpNet>().unwrap())
+        );
         assert_eq!(tunnel.persistent_keepalive_s, Some(KEEPALIVE_S));
         assert!(ways.relays.is_empty());
     }

@@ -51,13 +51,18 @@ fn services_are_reached_on_other_workers() -> anyhow::Result<()> {
             tiers.api.deploy(service)?;
             tiers.api.wait_running(service, 1)?;
         }
-        // By address first: nobody has asked for the name, so the first packet has to wait.
+        // By address first: nobody has asked for the name, so the first packet has to wait, of whatever family.
+        let (first, _) = page(world, root, "client", "'http://[fdff:2000::50:1]/'")?;
+        ensure!(first.contains("Welcome to nginx"), "{first}");
         let (first, _) = page(world, root, "client", &format!("http://{WEB}/"))?;
         ensure!(first.contains("Welcome to nginx"), "{first}");
         welcomes(world, root, "client", "http://web/")?;
         welcomes(world, root, "client", "http://0.web.test.shop.test.oak/")?;
+        welcomes(world, root, "client", "'http://[fdff:2000::50:1]/'")?;
+        welcomes(world, root, "client", "-6 http://web/")?;
         let seen = world.command(root, &["logs", "web"])?.stdout;
         ensure!(seen.contains("10.30.") && !seen.contains("10.18."), "who calls is not seen: {seen}");
+        ensure!(!seen.contains("fc00::"), "who calls is not seen: {seen}");
         // The machine itself.
         let from_host =
             machines.workers[1].check(&["curl", "-sS", "--max-time", "5", &format!("http://{WEB}/")])?;

@@ -22,7 +22,12 @@ fn deploy(
     addresses: &Value,
     on_workers: &str,
 ) -> anyhow::Result<()> {
+    // It is busy as soon as there is a file that says so.
+    let wait = "(while :; do [ -e /tmp/busy ] || sleep 1; done) &";
+    let start = format!("{wait} {wait} {wait} {wait} exec nginx -g 'daemon off;'");
     let web = Microservice::nginx("web")
+        .set("cmd", json!(["sh", "-c", start]))
+        .set("vcpus", json!(1))
         .set("addresses", addresses.clone())
         .set("constraints", on(on_workers))
         .set("max_instances_per_node", json!(1));
@@ -63,7 +68,7 @@ fn each_address_chooses_as_its_policy_says() -> anyhow::Result<()> {
         let tiers = Tiers::start(world, &machines)?;
         let root = &machines.root;
         let addresses = json!({
-            "rr_ip": "10.30.55.55", "closest_ip": "10.30.55.56", "sticky_ip": "auto", "local_first_ip": "auto",
+            "rr_ip": "10.30.55.55", "rr_ip_v6": "fdff:2000::55:55", "closest_ip": "10.30.55.56", "sticky_ip": "auto", "local_first_ip": "auto",
             "least_loaded_ip": "10.30.55.57",
         });
         deploy(world, &tiers, root, &addresses, "worker-a;worker-b")?;
@@ -80,6 +85,7 @@ fn each_address_chooses_as_its_policy_says() -> anyhow::Result<()> {
         }
         let sticky = answers(world, root, "http://sticky.web/", 8)?;
         ensure!(sticky.windows(2).all(|pair| pair[0] == pair[1]), "not sticky: {sticky:?}");
+        over_ipv6(world, root, &machines, &local)?;
         least_loaded(world, &tiers, root, &local)?;
         what_the_api_shows(&tiers)?;
 
@@ -95,22 +101,41 @@ fn each_address_chooses_as_its_policy_says() -> anyhow::Result<()> {
     })
 }
 
+/// The same addresses and names once more.
+fn over_ipv6(world: &World, root: &Host, machines: &Machines, local: &str) -> anyhow::Result<()> {
+    for url in ["http://[fdff:2000::55:55]/", "-6 http://web/"] {
+        let in_turn = answers(world, root, url, 6)?;
+        ensure!(in_turn.windows(2).all(|pair| pair[0] != pair[1]), "{url}: not in turn: {in_turn:?}");
+    }
+    for url in ["http://[fdff:1000::55:56]/", "-6 http://closest.web/", "-6 http://local-first.web/"] {
+        let all = answers(world, root, url, 4)?;
+        ensure!(all.iter().all(|one| *one == local), "{url}: {all:?} instead of {local}");
+    }
+    let sticky = answers(world, root, "-6 http://sticky.web/", 6)?;
+    ensure!(sticky.windows(2).all(|pair| pair[0] == pair[1]), "not sticky: {sticky:?}");
+    // Every instance by its own name and address, and from the machines themselves.
+    for number in ["0", "1"] {
+        let all = answers(world, root, &format!("-6 http://{number}.web/"), 1)?;
+        ensure!(all == [number], "{all:?}");
+    }
+    for worker in &machines.workers {
+        let curl = ["curl", "-sS", "--max-time", "5", "http://[fdff:2000::55:55]/"];
+        let page = worker.check(&curl)?;
+        ensure!(["0", "1"].contains(&page.trim()), "{page}");
+    }
+    Ok(())
+}
+
 /// An instance that is busy gets fewer connections than one that is idle.
 fn least_loaded(world: &World, tiers: &Tiers<'_>, root: &Host, busy: &str) -> anyhow::Result<()> {
-    let calls = |wanted: usize| {
-        let all = answers(world, root, "http://least-loaded.web/", 34)?;
-        let to_busy = all.iter().filter(|one| *one == busy).count();
-        ensure!(to_busy == wanted, "{to_busy} of 34 calls go to the one that is busy");
-        Ok(())
-    };
-    calls(17)?;
-    let spin = "(while :; do :; done) & (while :; do :; done) & (while :; do :; done) & echo $!";
-    let began = world.command(root, &["exec", &format!("web/{busy}"), "--", "sh", "-c", spin])?;
+    let began =
+        world.command(root, &["exec", &format!("web/{busy}"), "--", "sh", "-c", "touch /tmp/busy"])?;
     ensure!(began.code == Some(0), "{began:?}");
     eventually("the busy one gets less", Duration::from_secs(40), || {
         let all = answers(world, root, "http://least-loaded.web/", 34)?;
         let to_busy = all.iter().filter(|one| *one == busy).count();
-        ensure!(to_busy <= 11, "{to_busy} of 34 calls go to the one that is busy");
+        // Half of them would be 17.
+        ensure!(to_busy <= 13, "{to_busy} of 34 calls go to the one that is busy");
         Ok(())
     })?;
     ensure!(tiers.api.wait_running("web", 2)?.len() == 2);
@@ -126,13 +151,15 @@ fn what_the_api_shows(tiers: &Tiers<'_>) -> anyhow::Result<()> {
         .iter()
         .map(|one| {
             let text = |field: &str| one[field].as_str().unwrap_or_default().to_owned();
-            (text("IpType"), text("Address"))
+            (text("IpType"), format!("{} {}", text("Address"), text("Address_v6")))
         })
         .collect();
     ensure!(shown.len() == 5, "{shown:?}");
-    for (policy, address) in
-        [("RR", "10.30.55.55"), ("Closest", "10.30.55.56"), ("LeastLoaded", "10.30.55.57")]
-    {
+    for (policy, address) in [
+        ("RR", "10.30.55.55 fdff:2000::55:55"),
+        ("Closest", "10.30.55.56 fdff:1000::55:56"),
+        ("LeastLoaded", "10.30.55.57 fdff:3000::55:57"),
+    ] {
         ensure!(shown.get(policy).is_some_and(|one| one == address), "{policy}: {shown:?}");
     }
     let info = tiers.api.call("GET", "/api/net/service/ip/10_30_55_56/instances", None)?;

@@ -1,11 +1,11 @@
 //! The `addresses` of a service: one for each way to choose an instance.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde_json::{Map, Value};
 
-use crate::Balancing;
+use crate::{Balancing, ipv6};
 
 use super::errors::Findings;
 use super::fields::Fields;
@@ -25,7 +25,8 @@ pub(super) fn read(addresses: &Map<String, Value>, service: &Path<'_>, findings:
     unsupported::check_addresses(fields, findings);
     let (mut usual, mut others) = (None, BTreeMap::new());
     for policy in Balancing::ALL {
-        match (policy, read_one(fields, policy, findings)) {
+        let wish = read_one(fields, policy, findings);
+        match (policy, read_ipv6(fields, policy, wish, findings)) {
             (_, None) => {}
             (Balancing::RoundRobin, Some(wish)) => usual = wish,
             (policy, Some(wish)) => {
@@ -59,6 +60,35 @@ fn read_one(fields: Fields<'_>, policy: Balancing, findings: &mut Findings) -> O
     }
     address.map(Some)
 }
+
+/// The address asked for with that of IPv6, which is the one that goes with it; given alone it asks for both.
+fn read_ipv6(
+    fields: Fields<'_>,
+    policy: Balancing,
+    wish: Option<Option<Ipv4Addr>>,
+    findings: &mut Findings,
+) -> Option<Option<Ipv4Addr>> {
+    let Some(text) = fields.text(policy.field6(), findings).filter(|text| !text.is_empty()) else {
+        return wish;
+    };
+    if text == ANY {
+        return wish.or(Some(None));
+    }
+    let meant = text.parse::<Ipv6Addr>().ok().and_then(ipv6::service_layer).filter(is_service_address);
+    let is_of = |four: &Ipv4Addr| text.parse() == Ok(ipv6::service(policy, *four));
+    let meant = meant.filter(is_of).filter(|four| wish.flatten().is_none_or(|wished| wished == *four));
+    let Some(meant) = meant else {
+        let four = wish.flatten().unwrap_or(EXAMPLE);
+        let six = ipv6::service(policy, four);
+        let allowed = format_args!("the address that goes with that of IPv4 (as {six} with {four}), or \"\"");
+        findings.expected(fields.path.key(policy.field6()), allowed, &text.into());
+        return wish;
+    };
+    Some(Some(meant))
+}
+
+/// Shows what goes together.
+const EXAMPLE: Ipv4Addr = Ipv4Addr::new(10, 30, 55, 55);
 
 /// The first and the last address of `10.30.0.0/16` name the network, not a host.
 fn is_service_address(address: &Ipv4Addr) -> bool {

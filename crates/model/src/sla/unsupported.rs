@@ -52,26 +52,12 @@ const SERVICE: &[Unsupported] = &[
 ];
 
 /// Fields of `addresses`.
-const ADDRESSES: &[Unsupported] = &[
-    unsupported(
-        "rr_ip_v6",
-        Form::Text,
-        "this release gives services no IPv6 addresses",
-        "remove it and use rr_ip",
-    ),
-    unsupported(
-        "closest_ip_v6",
-        Form::Text,
-        "this release gives services no IPv6 addresses",
-        "remove it and use closest_ip",
-    ),
-    unsupported(
-        "instances",
-        Form::List,
-        "this release chooses the addresses of instances itself",
-        "remove the list",
-    ),
-];
+const ADDRESSES: &[Unsupported] = &[unsupported(
+    "instances",
+    Form::List,
+    "this release chooses the addresses of instances itself",
+    "remove the list",
+)];
 
 const BANDWIDTH: &str = "this release neither reserves nor limits bandwidth";
 

@@ -1,11 +1,14 @@
-//! Connection tracking: listing IPv4 flows and forgetting some of them.
+//! Connection tracking: listing flows and forgetting some of them. Flows of IPv6 are shown with the IPv4 addresses that go
+//! with theirs, so that nobody has to judge twice.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
+
+use oak_model::ipv6;
 
 use super::Socket;
 use super::socket::is_absent;
-use super::wire::{Request, address, attribute, u16_be};
+use super::wire::{Request, attribute, ip, u16_be};
 
 /// `NFNL_SUBSYS_CTNETLINK << 8` with the messages get and delete (`linux/netfilter/nfnetlink*.h`).
 const GET: u16 = 0x0101;
@@ -17,8 +20,8 @@ const TUPLE_REPLY: u16 = 2;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
 const NESTED: u16 = 0x8000;
-/// `struct nfgenmsg`: family IPv4, version 0, resource 0.
-const BODY: [u8; 4] = [libc::AF_INET as u8, 0, 0, 0];
+/// `struct nfgenmsg`: any family, version 0, resource 0.
+const BODY: [u8; 4] = [libc::AF_UNSPEC as u8, 0, 0, 0];
 
 /// Who talks to whom in one direction. Ports are 0 for protocols without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +47,8 @@ pub(crate) fn forget(socket: &mut Socket, mut is_stale: impl FnMut(&Flow) -> boo
         |answer| {
             let attributes = answer.payload.get(BODY.len()..)?;
             let flow = parse(attributes)?;
-            is_stale(&flow).then(|| deletion(attributes)).flatten()
+            let family = *answer.payload.first()?;
+            is_stale(&flow).then(|| deletion(family, attributes)).flatten()
         },
     )?;
     let mut forgotten = 0;
@@ -60,9 +64,11 @@ pub(crate) fn forget(socket: &mut Socket, mut is_stale: impl FnMut(&Flow) -> boo
 }
 
 /// The request that deletes exactly the flow with these attributes.
-fn deletion(attributes: &[u8]) -> Option<Request> {
+fn deletion(family: u8, attributes: &[u8]) -> Option<Request> {
+    let [_, rest @ ..] = BODY;
+    let body = [&[family][..], &rest].concat();
     let mut request =
-        Request::new(DELETE, ACK, &BODY).put(TUPLE_ORIGINAL | NESTED, attribute(attributes, TUPLE_ORIGINAL)?);
+        Request::new(DELETE, ACK, &body).put(TUPLE_ORIGINAL | NESTED, attribute(attributes, TUPLE_ORIGINAL)?);
     for kind in [ZONE, ID] {
         if let Some(value) = attribute(attributes, kind) {
             request = request.put(kind, value);
@@ -77,16 +83,31 @@ fn parse(attributes: &[u8]) -> Option<Flow> {
     Some(Flow { protocol, original, reply })
 }
 
-/// `CTA_TUPLE_IP` (1): source 1, destination 2; `CTA_TUPLE_PROTO` (2): number 1, ports 2 and 3.
+/// `CTA_TUPLE_IP` (1): source 1, destination 2, of IPv6 3 and 4; `CTA_TUPLE_PROTO` (2): number 1, ports 2 and 3.
 fn parse_direction(tuple: &[u8]) -> Option<(u8, Direction)> {
-    let ip = attribute(tuple, 1)?;
+    let addresses = attribute(tuple, 1)?;
+    let address = |kind: u16| {
+        let found = attribute(addresses, kind).or_else(|| attribute(addresses, kind + 2));
+        found.and_then(ip).map(as_ipv4)
+    };
     let transport = attribute(tuple, 2)?;
     let port = |kind| attribute(transport, kind).and_then(u16_be).unwrap_or(0);
     let direction = Direction {
-        source: address(attribute(ip, 1)?)?,
-        destination: address(attribute(ip, 2)?)?,
+        source: address(1)?,
+        destination: address(2)?,
         source_port: port(2),
         destination_port: port(3),
     };
     Some((*attribute(transport, 1)?.first()?, direction))
+}
+
+/// Addresses outside have none that goes with them; nothing of ours is nowhere.
+fn as_ipv4(address: IpAddr) -> Ipv4Addr {
+    match address {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(address) => {
+            let ours = ipv6::node_layer(address).or_else(|| ipv6::service_layer(address));
+            ours.unwrap_or(Ipv4Addr::UNSPECIFIED)
+        }
+    }
 }

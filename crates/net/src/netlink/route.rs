@@ -1,18 +1,23 @@
-//! IPv4 addresses, routes and permanent neighbours of a device.
+//! Addresses, routes and permanent neighbours of a device.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::Socket;
 use super::socket::is_absent;
-use super::wire::{Request, address, attributes, u16_at, u32_at};
+use super::wire::{Request, attributes, ip, u16_at, u32_at};
 
 const ACK: u16 = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
 const REPLACE: u16 = ACK | (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
 const DUMP: u16 = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
 const INET: u8 = libc::AF_INET as u8;
+const INET6: u8 = libc::AF_INET6 as u8;
+/// In questions: of whichever family.
+const ANY: u8 = libc::AF_UNSPEC as u8;
+/// What IPv6 makes of a metric that is not given.
+const USUAL_METRIC6: u32 = 1024;
 /// Routing protocol number on our routes, so that `ip route` tells them from others'.
 const OAK_PROTOCOL: u8 = 111;
 /// `NUD_PERMANENT` of `linux/neighbour.h`.
@@ -24,12 +29,12 @@ const ONLINK: u32 = 4;
 /// A unicast route out of one device, in the main table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Route {
-    pub(crate) destination: Ipv4Net,
+    pub(crate) destination: IpNet,
     pub(crate) device: u32,
-    pub(crate) gateway: Option<Ipv4Addr>,
+    pub(crate) gateway: Option<IpAddr>,
     /// Address that the host's own packets get.
-    pub(crate) source: Option<Ipv4Addr>,
-    /// Of two routes to the same destination the one with the smaller metric counts.
+    pub(crate) source: Option<IpAddr>,
+    /// Of two routes to the same destination the one with the smaller metric counts; 0: the usual one.
     pub(crate) metric: u32,
 }
 
@@ -41,18 +46,20 @@ pub(crate) enum PrefixRoute {
 }
 
 /// The addresses of a device.
-pub(crate) fn addresses(socket: &mut Socket, device: u32) -> io::Result<Vec<Ipv4Net>> {
+pub(crate) fn addresses(socket: &mut Socket, device: u32) -> io::Result<Vec<IpNet>> {
     socket.dump(
-        || Request::new(libc::RTM_GETADDR, DUMP, &address_body(0, 0)),
+        || Request::new(libc::RTM_GETADDR, DUMP, &address_body(ANY, 0, 0)),
         |answer| {
             let prefix = *answer.payload.get(1)?;
             if u32_at(answer.payload, 4)? != device {
                 return None;
             }
-            let local = attributes(answer.payload.get(8..)?)
-                .find(|(kind, _)| *kind == libc::IFA_LOCAL)
-                .and_then(|(_, value)| address(value))?;
-            Ipv4Net::new(local, prefix).ok()
+            // IPv6 has only the other one.
+            let own = |wanted| {
+                let mut all = attributes(answer.payload.get(8..)?);
+                all.find(|(kind, _)| *kind == wanted).and_then(|(_, value)| ip(value))
+            };
+            IpNet::new(own(libc::IFA_LOCAL).or_else(|| own(libc::IFA_ADDRESS))?, prefix).ok()
         },
     )
 }
@@ -61,23 +68,28 @@ pub(crate) fn addresses(socket: &mut Socket, device: u32) -> io::Result<Vec<Ipv4
 pub(crate) fn add_address(
     socket: &mut Socket,
     device: u32,
-    address: Ipv4Net,
+    address: IpNet,
     prefix_route: PrefixRoute,
 ) -> io::Result<()> {
-    let body = address_body(address.prefix_len(), device);
+    let body = address_body(family(address.addr()), address.prefix_len(), device);
     let mut request = Request::new(libc::RTM_NEWADDR, REPLACE, &body)
         .put_address(libc::IFA_LOCAL, address.addr())
-        .put_address(libc::IFA_ADDRESS, address.addr())
-        .put_address(libc::IFA_BROADCAST, address.broadcast());
-    if prefix_route == PrefixRoute::None {
-        request = request.put_u32(libc::IFA_FLAGS, libc::IFA_F_NOPREFIXROUTE);
+        .put_address(libc::IFA_ADDRESS, address.addr());
+    if address.addr().is_ipv4() {
+        request = request.put_address(libc::IFA_BROADCAST, address.broadcast());
+    }
+    let bare = if prefix_route == PrefixRoute::None { libc::IFA_F_NOPREFIXROUTE } else { 0 };
+    // Nobody else can have an address of ours, and nobody would answer.
+    let unasked = if address.addr().is_ipv6() { libc::IFA_F_NODAD } else { 0 };
+    if bare | unasked != 0 {
+        request = request.put_u32(libc::IFA_FLAGS, bare | unasked);
     }
     socket.change(request)
 }
 
 /// Takes an address from a device; succeeds if it does not have it.
-pub(crate) fn delete_address(socket: &mut Socket, device: u32, address: Ipv4Net) -> io::Result<()> {
-    let body = address_body(address.prefix_len(), device);
+pub(crate) fn delete_address(socket: &mut Socket, device: u32, address: IpNet) -> io::Result<()> {
+    let body = address_body(family(address.addr()), address.prefix_len(), device);
     let request = Request::new(libc::RTM_DELADDR, ACK, &body).put_address(libc::IFA_LOCAL, address.addr());
     match socket.change(request) {
         Err(error) if is_absent(&error) => Ok(()),
@@ -94,7 +106,8 @@ pub(crate) fn replace_route(socket: &mut Socket, route: &Route) -> io::Result<()
     let prefix = route.destination.prefix_len();
     let table = libc::RT_TABLE_MAIN;
     // struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags.
-    let mut body = [INET, prefix, 0, 0, table, OAK_PROTOCOL, scope, libc::RTN_UNICAST, 0, 0, 0, 0];
+    let family = family(route.destination.addr());
+    let mut body = [family, prefix, 0, 0, table, OAK_PROTOCOL, scope, libc::RTN_UNICAST, 0, 0, 0, 0];
     if route.gateway.is_some() {
         // Gateways are neighbours, though no address of the device says so.
         body[8..12].copy_from_slice(&ONLINK.to_ne_bytes());
@@ -116,26 +129,43 @@ pub(crate) fn replace_route(socket: &mut Socket, route: &Route) -> io::Result<()
 
 /// All routes of the main table. Those that do not leave by one device have device 0.
 pub(crate) fn routes(socket: &mut Socket) -> io::Result<Vec<Route>> {
-    let wanted = [INET, 0, 0, 0, libc::RT_TABLE_MAIN, 0, 0, 0, 0, 0, 0, 0];
+    let mut all = routes_of(socket, INET)?;
+    // A kernel without IPv6 has none.
+    all.extend(routes_of(socket, INET6).unwrap_or_default());
+    Ok(all)
+}
+
+fn routes_of(socket: &mut Socket, family: u8) -> io::Result<Vec<Route>> {
+    let wanted = [family, 0, 0, 0, libc::RT_TABLE_MAIN, 0, 0, 0, 0, 0, 0, 0];
+    let everywhere = match family {
+        INET => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
     socket.dump(
         || Request::new(libc::RTM_GETROUTE, DUMP, &wanted),
         |answer| {
-            let [INET, prefix, _, _, libc::RT_TABLE_MAIN, ..] = *answer.payload else {
+            let [of, prefix, _, _, libc::RT_TABLE_MAIN, ..] = *answer.payload else {
                 return None;
             };
-            let (mut destination, mut device) = (Ipv4Addr::UNSPECIFIED, 0);
+            if of != family {
+                return None;
+            }
+            let (mut destination, mut device) = (everywhere, 0);
             let (mut gateway, mut source, mut metric) = (None, None, 0);
             for (kind, value) in attributes(answer.payload.get(12..)?) {
                 match kind {
-                    libc::RTA_DST => destination = address(value)?,
+                    libc::RTA_DST => destination = ip(value)?,
                     libc::RTA_OIF => device = u32_at(value, 0)?,
-                    libc::RTA_GATEWAY => gateway = address(value),
+                    libc::RTA_GATEWAY => gateway = ip(value),
                     libc::RTA_PRIORITY => metric = u32_at(value, 0)?,
-                    libc::RTA_PREFSRC => source = address(value),
+                    libc::RTA_PREFSRC => source = ip(value),
                     _ => {}
                 }
             }
-            let destination = Ipv4Net::new(destination, prefix).ok()?;
+            let destination = IpNet::new(destination, prefix).ok()?;
+            if family == INET6 && metric == USUAL_METRIC6 {
+                metric = 0;
+            }
             Some(Route { destination, device, gateway, source, metric })
         },
     )
@@ -145,7 +175,8 @@ pub(crate) fn routes(socket: &mut Socket) -> io::Result<Vec<Route>> {
 pub(crate) fn delete_route(socket: &mut Socket, route: &Route) -> io::Result<()> {
     let prefix = route.destination.prefix_len();
     // Scope 255 (nowhere): whatever scope it has.
-    let body = [INET, prefix, 0, 0, libc::RT_TABLE_MAIN, 0, 255, libc::RTN_UNICAST, 0, 0, 0, 0];
+    let family = family(route.destination.addr());
+    let body = [family, prefix, 0, 0, libc::RT_TABLE_MAIN, 0, 255, libc::RTN_UNICAST, 0, 0, 0, 0];
     let request = Request::new(libc::RTM_DELROUTE, ACK, &body)
         .put_address(libc::RTA_DST, route.destination.network())
         .put_u32(libc::RTA_OIF, route.device)
@@ -159,14 +190,14 @@ pub(crate) fn delete_route(socket: &mut Socket, route: &Route) -> io::Result<()>
 /// A neighbour whose MAC address was told for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Neighbour {
-    pub(crate) address: Ipv4Addr,
+    pub(crate) address: IpAddr,
     pub(crate) mac: [u8; 6],
 }
 
 /// The neighbours of a device that were told for good.
 pub(crate) fn neighbours(socket: &mut Socket, device: u32) -> io::Result<Vec<Neighbour>> {
     socket.dump(
-        || Request::new(libc::RTM_GETNEIGH, DUMP, &neighbour_body(0)),
+        || Request::new(libc::RTM_GETNEIGH, DUMP, &neighbour_body(ANY, 0)),
         |answer| {
             if u32_at(answer.payload, 4)? != device || u16_at(answer.payload, 8)? & PERMANENT == 0 {
                 return None;
@@ -174,7 +205,7 @@ pub(crate) fn neighbours(socket: &mut Socket, device: u32) -> io::Result<Vec<Nei
             let (mut found, mut mac) = (None, None);
             for (kind, value) in attributes(answer.payload.get(12..)?) {
                 match kind {
-                    libc::NDA_DST => found = address(value),
+                    libc::NDA_DST => found = ip(value),
                     libc::NDA_LLADDR => mac = value.try_into().ok(),
                     _ => {}
                 }
@@ -188,19 +219,19 @@ pub(crate) fn neighbours(socket: &mut Socket, device: u32) -> io::Result<Vec<Nei
 pub(crate) fn replace_neighbour(
     socket: &mut Socket,
     device: u32,
-    neighbour: Ipv4Addr,
+    neighbour: IpAddr,
     mac: [u8; 6],
 ) -> io::Result<()> {
-    let request = Request::new(libc::RTM_NEWNEIGH, REPLACE, &neighbour_body(device))
+    let request = Request::new(libc::RTM_NEWNEIGH, REPLACE, &neighbour_body(family(neighbour), device))
         .put_address(libc::NDA_DST, neighbour)
         .put(libc::NDA_LLADDR, &mac);
     socket.change(request)
 }
 
 /// Takes a neighbour from a device; succeeds if it does not have it.
-pub(crate) fn delete_neighbour(socket: &mut Socket, device: u32, neighbour: Ipv4Addr) -> io::Result<()> {
-    let request =
-        Request::new(libc::RTM_DELNEIGH, ACK, &neighbour_body(device)).put_address(libc::NDA_DST, neighbour);
+pub(crate) fn delete_neighbour(socket: &mut Socket, device: u32, neighbour: IpAddr) -> io::Result<()> {
+    let body = neighbour_body(family(neighbour), device);
+    let request = Request::new(libc::RTM_DELNEIGH, ACK, &body).put_address(libc::NDA_DST, neighbour);
     match socket.change(request) {
         Err(error) if is_absent(&error) => Ok(()),
         outcome => outcome,
@@ -208,17 +239,24 @@ pub(crate) fn delete_neighbour(socket: &mut Socket, device: u32, neighbour: Ipv4
 }
 
 /// `struct ndmsg`: family, 3 bytes padding, ifindex, state, flags, type.
-fn neighbour_body(device: u32) -> [u8; 12] {
+fn neighbour_body(family: u8, device: u32) -> [u8; 12] {
     let mut bytes = [0; 12];
-    bytes[0] = INET;
+    bytes[0] = family;
     bytes[4..8].copy_from_slice(&device.to_ne_bytes());
     bytes[8..10].copy_from_slice(&PERMANENT.to_ne_bytes());
     bytes
 }
 
 /// `struct ifaddrmsg`.
-fn address_body(prefix: u8, device: u32) -> [u8; 8] {
-    let mut bytes = [INET, prefix, 0, 0, 0, 0, 0, 0];
+fn address_body(family: u8, prefix: u8, device: u32) -> [u8; 8] {
+    let mut bytes = [family, prefix, 0, 0, 0, 0, 0, 0];
     bytes[4..8].copy_from_slice(&device.to_ne_bytes());
     bytes
+}
+
+const fn family(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => INET,
+        IpAddr::V6(_) => INET6,
+    }
 }

@@ -1,7 +1,7 @@
 //! Bytes of netlink messages: building requests and walking attributes of answers.
 //! Answers come from the kernel but are still read without trust in their lengths.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Size of `struct nlmsghdr`.
 const HEADER: usize = 16;
@@ -56,9 +56,12 @@ impl Request {
         self.put(kind, &value)
     }
 
-    /// Appends an IPv4 address.
-    pub(crate) fn put_address(self, kind: u16, address: Ipv4Addr) -> Self {
-        self.put(kind, &address.octets())
+    /// Appends an address.
+    pub(crate) fn put_address(self, kind: u16, address: impl Into<IpAddr>) -> Self {
+        match address.into() {
+            IpAddr::V4(address) => self.put(kind, &address.octets()),
+            IpAddr::V6(address) => self.put(kind, &address.octets()),
+        }
     }
 
     /// Appends an attribute that consists of what `fill` appends.
@@ -143,6 +146,12 @@ pub(crate) fn text(value: &[u8]) -> String {
 pub(crate) fn address(value: &[u8]) -> Option<Ipv4Addr> {
     let octets: [u8; 4] = value.try_into().ok()?;
     Some(Ipv4Addr::from(octets))
+}
+
+/// Address of either family of an attribute.
+pub(crate) fn ip(value: &[u8]) -> Option<IpAddr> {
+    let six = || Some(IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(value).ok()?)));
+    address(value).map(IpAddr::V4).or_else(six)
 }
 
 /// 32 bits in host order at an offset.

@@ -2,6 +2,7 @@
 //! namespace, so nothing of the machine is touched.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "in a test, a failure is a panic and is seen")]
 
+mod ipv6;
 mod life;
 mod peers;
 mod policies;

@@ -175,7 +175,7 @@ fn peers_come_and_go_and_leave_nothing() {
         let network = node.open();
         let idle = traces();
         assert_eq!(network.set_peers(vec![peer(2), peer(3)]).await.unwrap(), []);
-        assert_eq!(entries(&node).lines().count(), 4);
+        assert_eq!(entries(&node).lines().count(), 6);
         drop(network);
         // What another agent was told counts, not what the one before knew.
         let network = node.open();

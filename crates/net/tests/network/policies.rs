@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::traffic::{Place, TcpServer, ask_tcp};
 use crate::support::{World, attach, in_world, instances, namespace_address, run, service_address};
+use oak_model::ipv6;
 use oak_net::{Attached, Balancing, NodeNetwork, Service, ServiceTable};
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
@@ -14,6 +15,7 @@ const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 fn table(policy: Balancing, backends: &[u8]) -> ServiceTable {
     let service = Service {
         addresses: vec![service_address(1)],
+        ipv6: vec![],
         policy,
         backends: backends.iter().map(|n| namespace_address(*n)).collect(),
     };
@@ -91,8 +93,8 @@ fn who_has_more_weight_gets_more() {
         let mut changed = weighted;
         changed.services.push(Service {
             addresses: vec![service_address(2)],
-            policy: Balancing::RoundRobin,
             backends: vec![namespace_address(3), namespace_address(4)],
+            ..Service::default()
         });
         let mut all = shop.ask(0, 2);
         assert!(shop.network.apply(changed).await.unwrap().changed);
@@ -110,6 +112,7 @@ fn what_differs_is_told_and_comes_to_the_same_as_everything() {
         let policies = [Balancing::RoundRobin, Balancing::Sticky, Balancing::Weighted, Balancing::Random];
         let service = |n: u8, policy, backends: &[u8]| Service {
             addresses: vec![service_address(n)],
+            ipv6: vec![ipv6::service(oak_model::Balancing::RoundRobin, service_address(n))],
             policy,
             backends: backends.iter().map(|n| namespace_address(*n)).collect(),
         };
@@ -170,8 +173,8 @@ fn a_change_among_thousands_of_services_costs_little() {
         let services = |count: u16| {
             (0..count).map(|n| Service {
                 addresses: vec![address(30, n + 1)],
-                policy: Balancing::RoundRobin,
                 backends: vec![address(19, n * 2 + 1), address(19, n * 2 + 2)],
+                ..Service::default()
             })
         };
         let mut table = ServiceTable { services: services(5_000).collect(), ..ServiceTable::default() };

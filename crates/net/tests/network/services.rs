@@ -8,7 +8,7 @@ use crate::support::{
     GATEWAY, HOST, OUTSIDE, attach, in_world, inside, instance_address, instances, namespace_address, run,
     service_address,
 };
-use oak_net::{Balancing, Service, ServiceTable};
+use oak_net::{Service, ServiceTable};
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
@@ -17,8 +17,8 @@ fn table(backends: &[u8], known: &[u8]) -> ServiceTable {
     ServiceTable {
         services: vec![Service {
             addresses: vec![service_address(1)],
-            policy: Balancing::RoundRobin,
             backends: backends.iter().map(|n| namespace_address(*n)).collect(),
+            ..Service::default()
         }],
         instances: instances(known),
         ..ServiceTable::default()

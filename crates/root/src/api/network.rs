@@ -6,10 +6,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
 use axum::routing::{MethodRouter, get};
 use oak_control::root::{Instance, Root, Service};
-use oak_model::ServiceId;
+use oak_model::{Balancing, ServiceId, ipv6};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -89,8 +88,8 @@ async fn one_free_address(state: State<Shared>, caller: Caller, family: Wanted) 
     propose(state, &caller, 1, family).await
 }
 
-/// `GET /api/pubnet/service/netinfo/available-ip/<count>?v=4`: addresses that `addresses.rr_ip` may ask for now. They
-/// are not held back for the caller.
+/// `GET /api/pubnet/service/netinfo/available-ip/<count>?v=4`: addresses that `addresses.rr_ip` and `rr_ip_v6` may ask
+/// for now, of both families if the query does not say which. They are not held back for the caller.
 async fn free_addresses(
     state: State<Shared>,
     caller: Caller,
@@ -106,18 +105,18 @@ async fn propose(State(api): State<Shared>, _caller: &Caller, count: usize, fami
     if !(1..=MOST_PROPOSED).contains(&count) {
         return Err(ApiError::bad_request(format!("ask for 1 to {MOST_PROPOSED} addresses")));
     }
-    let addresses = match family {
-        None | Some(4) => api.parts.root.call(move |root, _, _| root.next_addresses(count)).await?,
-        Some(6) => {
-            return Err(ApiError::new(
-                StatusCode::NOT_IMPLEMENTED,
-                "services have no IPv6 addresses in this release",
-            ));
-        }
-        Some(_) => return Err(wrong()),
+    if family.is_some_and(|family| family != 4 && family != 6) {
+        return Err(wrong());
+    }
+    let addresses = api.parts.root.call(move |root, _, _| root.next_addresses(count)).await?;
+    let four = |address: &Ipv4Addr| json!({ "Address": address, "Address_v6": null, "IpType": "IPv4" });
+    let six = |address: &Ipv4Addr| {
+        let address = ipv6::service(Balancing::RoundRobin, *address);
+        json!({ "Address": null, "Address_v6": address, "IpType": "IPv6" })
     };
-    let entry = |address: Ipv4Addr| json!({ "Address": address, "Address_v6": null, "IpType": "IPv4" });
-    plain(&json!({ "available_service_ips": addresses.into_iter().map(entry).collect::<Vec<_>>() }))
+    let of_four = addresses.iter().map(four).filter(|_| family != Some(6));
+    let of_six = addresses.iter().map(six).filter(|_| family != Some(4));
+    plain(&json!({ "available_service_ips": of_four.chain(of_six).collect::<Vec<_>>() }))
 }
 
 /// A service by id or by its four names.
@@ -139,10 +138,16 @@ fn addressed<'a>(root: &'a Root, scope: &Scope, text: &str) -> Result<&'a Servic
     let address: IpAddr = text.replace('_', ".").parse().map_err(|_| {
         ApiError::bad_request("the path must end in an IP address, such as 10.30.0.1 or 10_30_0_1")
     })?;
-    let IpAddr::V4(address) = address else { return Err(unknown()) };
-    let by_service = root.services().find(|service| service.has_address(address)).map(|service| service.id);
-    let by_instance =
-        || root.instances().find(|instance| instance.address == address).map(|instance| instance.key.service);
+    let by_service = root.services().find(|service| match address {
+        IpAddr::V4(address) => service.has_address(address),
+        IpAddr::V6(address) => service.has_ipv6(address),
+    });
+    let by_service = by_service.map(|service| service.id);
+    let is_own = |instance: &&Instance| match address {
+        IpAddr::V4(address) => instance.address == address,
+        IpAddr::V6(address) => ipv6::instance(instance.address) == address,
+    };
+    let by_instance = || root.instances().find(is_own).map(|instance| instance.key.service);
     let id = by_service.or_else(by_instance).ok_or_else(unknown)?;
     scope.service(root, id).map_err(|_| unknown())
 }
@@ -188,7 +193,7 @@ fn short(instance: &Instance) -> Map<String, Value> {
         ("instance_number", json!(instance.key.number)),
         ("cluster_id", json!(instance.cluster)),
         ("instance_ip", json!(instance.address)),
-        ("instance_ip_v6", Value::Null),
+        ("instance_ip_v6", json!(ipv6::instance(instance.address))),
     ];
     entries.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()
 }

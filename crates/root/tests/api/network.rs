@@ -22,12 +22,15 @@ async fn a_service_is_found_by_id_name_and_address() {
         (address.to_owned(), "ip/"),
         (address.replace('.', "_"), "ip/"),
         (instance.to_owned(), "ip/"),
+        (record["service_ip_list"][0]["Address_v6"].as_str().unwrap().to_owned(), "ip/"),
     ] {
         let path = format!("/api/net/service/{kind}{text}/instances");
         let full = world.get(&path, &token).send().await.json();
         assert_eq!(full["_id"], *service, "{path}");
         assert_eq!(full["service_ip_list"][0]["Address"], *address);
         assert_eq!(full["instance_list"][0]["instance_ip"], *instance);
+        let own: std::net::Ipv4Addr = instance.parse().unwrap();
+        assert_eq!(full["instance_list"][0]["instance_ip_v6"], oak_model::ipv6::instance(own).to_string());
         assert_eq!(full["instance_list"][0]["host_ip"], "192.0.2.31");
         let short =
             world.get(&format!("/api/pubnet/service/netinfo/{kind}{text}"), &token).send().await.json();
@@ -49,13 +52,14 @@ async fn proposed_addresses_are_free_and_can_be_asked_for() {
     let all = answer["available_service_ips"].as_array().unwrap().clone();
     assert_eq!(all.len(), 3);
     let one = world.get(path, &token).send().await.json();
-    assert_eq!(one["available_service_ips"], serde_json::json!([all[0]]));
+    let six = serde_json::json!({ "Address": null, "Address_v6": "fdff:2000::1", "IpType": "IPv6" });
+    assert_eq!(one["available_service_ips"], serde_json::json!([all[0], six]));
+    let only = world.get(&format!("{path}/1?v=6"), &token).send().await.json();
+    assert_eq!(only["available_service_ips"], serde_json::json!([six]));
     let service = world.service(&token, "shop").await;
     let record = world.record(&token, service.parse().unwrap()).await;
     assert_eq!(record["RR_ip"], all[0]["Address"]);
-    for (rest, status) in
-        [("/0", 400), ("/101", 400), ("?v=6", 501), ("?v=5", 400), ("?v=x", 400), ("/x", 404)]
-    {
+    for (rest, status) in [("/0", 400), ("/101", 400), ("?v=5", 400), ("?v=x", 400), ("/x", 404)] {
         let answer = world.get(&format!("{path}{rest}"), &token).send().await;
         assert_eq!(answer.status, status, "{rest}: {}", answer.text);
     }

@@ -193,7 +193,7 @@ async fn a_service_is_shown_as_sent_with_what_the_server_adds() {
     assert!(plain.get("RR_ip_v6").is_none() && plain.get("addresses").is_none());
     assert_eq!(addressed["RR_ip"], "10.30.30.30");
     assert_eq!(addressed["addresses"], json!({ "rr_ip": "10.30.30.30" }));
-    assert_eq!(addressed.get("RR_ip_v6"), Some(&Value::Null));
+    assert_eq!(addressed["RR_ip_v6"], "fdff:2000::30:30");
     assert_eq!(addressed["instance_list"], json!([]));
     assert_eq!(addressed.get("status"), None);
 }

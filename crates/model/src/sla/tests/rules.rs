@@ -82,6 +82,17 @@ fn refuses_with_path_rule_and_finding() {
             "addresses",
             "10.30.1.1 is there twice",
         ),
+        (
+            json!({"addresses": {"rr_ip_v6": "fdff:1000::1"}}),
+            "addresses.rr_ip_v6",
+            "fdff:2000::55:55 with 10.30.55.55",
+        ),
+        (
+            json!({"addresses": {"sticky_ip": "10.30.1.2", "sticky_ip_v6": "fdff:5000::1:3"}}),
+            "addresses.sticky_ip_v6",
+            "fdff:5000::1:2 with 10.30.1.2",
+        ),
+        (json!({"addresses": {"closest_ip_v6": "2001:db8::1"}}), "addresses.closest_ip_v6", "goes with"),
         (json!({"environment": {"A": "b"}}), "environment", "KEY=value"),
         (json!({"environment": ["A"]}), "environment[0]", "`KEY=value`"),
         (json!({"environment": ["A=1", "A=2"]}), "environment[1]", "already set by entry 0"),
@@ -178,13 +189,6 @@ fn refuses_what_it_cannot_honour_with_reason_and_fix() {
         ),
         (json!({"target_node": "n"}), "target_node", "never evaluated", "direct"),
         (json!({"sla_violation_strategy": "x"}), "sla_violation_strategy", "strategy", "remove"),
-        (json!({"addresses": {"rr_ip_v6": "fdff:2000::1"}}), "addresses.rr_ip_v6", "IPv6", "rr_ip"),
-        (
-            json!({"addresses": {"closest_ip_v6": "fdff:1000::1"}}),
-            "addresses.closest_ip_v6",
-            "IPv6",
-            "closest_ip",
-        ),
         (
             json!({"addresses": {"instances": [{"from": "a"}]}}),
             "addresses.instances",
@@ -324,7 +328,7 @@ fn refuses_two_services_of_one_name() {
 fn fills_the_specification() {
     let request = service(&json!({
         "memory": 100, "vcpus": 2, "storage": 5, "vgpus": 2, "cmd": ["sh", "-c", "sleep 1"], "environment": ["A=b=c", "B="],
-        "port": "6080:80/tcp;53/udp", "addresses": {"rr_ip": "10.30.55.55", "closest_ip": "auto", "sticky_ip": "10.30.5.6"}, "one_shot": true, "privileged": true,
+        "port": "6080:80/tcp;53/udp", "addresses": {"rr_ip": "10.30.55.55", "rr_ip_v6": "fdff:2000::55:55", "closest_ip": "auto", "sticky_ip_v6": "fdff:5000::5:6"}, "one_shot": true, "privileged": true,
         "arch": ["x86_64", "amd64", "arm64"],
         "constraints": [
             {"type": "direct", "cluster": "a; b;", "node": "n1;n2"},

@@ -2,7 +2,9 @@
 //! in, so only opening needs a thread there.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket,
+};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{JoinHandle, spawn};
@@ -41,7 +43,8 @@ pub(crate) struct TcpServer {
 }
 
 impl TcpServer {
-    pub(crate) fn start(place: Place<'_>, address: Ipv4Addr, port: u16, name: &str) -> Self {
+    pub(crate) fn start(place: Place<'_>, address: impl Into<IpAddr>, port: u16, name: &str) -> Self {
+        let address = address.into();
         let listener = place.open(|| listen(address, port));
         let port = listener.local_addr().unwrap().port();
         let listener = Arc::new(listener);
@@ -57,7 +60,7 @@ impl TcpServer {
 }
 
 /// A port that was given up may be held for a moment by a program that another test is starting.
-fn listen(address: Ipv4Addr, port: u16) -> TcpListener {
+fn listen(address: IpAddr, port: u16) -> TcpListener {
     let deadline = Instant::now() + SOON;
     loop {
         match TcpListener::bind((address, port)) {
@@ -78,7 +81,7 @@ impl Drop for TcpServer {
 }
 
 /// Connects and reads what the server says.
-pub(crate) fn ask_tcp(from: Place<'_>, address: Ipv4Addr, port: u16) -> io::Result<String> {
+pub(crate) fn ask_tcp(from: Place<'_>, address: impl Into<IpAddr>, port: u16) -> io::Result<String> {
     let mut stream = connect(from, address, port, SOON)?;
     stream.set_read_timeout(Some(SOON))?;
     let mut answer = String::new();
@@ -88,16 +91,16 @@ pub(crate) fn ask_tcp(from: Place<'_>, address: Ipv4Addr, port: u16) -> io::Resu
 
 pub(crate) fn connect(
     from: Place<'_>,
-    address: Ipv4Addr,
+    address: impl Into<IpAddr>,
     port: u16,
     patience: Duration,
 ) -> io::Result<TcpStream> {
-    let target = SocketAddr::from((address, port));
+    let target = SocketAddr::new(address.into(), port);
     from.open(|| TcpStream::connect_timeout(&target, patience))
 }
 
 /// Whether connecting is refused quickly instead of timing out.
-pub(crate) fn is_refused_tcp(from: Place<'_>, address: Ipv4Addr, port: u16) -> bool {
+pub(crate) fn is_refused_tcp(from: Place<'_>, address: impl Into<IpAddr>, port: u16) -> bool {
     match connect(from, address, port, AT_ONCE) {
         Ok(_) => false,
         Err(error) => error.kind() == io::ErrorKind::ConnectionRefused,
@@ -111,7 +114,8 @@ pub(crate) struct UdpServer {
 }
 
 impl UdpServer {
-    pub(crate) fn start(place: Place<'_>, address: Ipv4Addr, port: u16, name: &str) -> Self {
+    pub(crate) fn start(place: Place<'_>, address: impl Into<IpAddr>, port: u16, name: &str) -> Self {
+        let address = address.into();
         let socket = place.open(|| UdpSocket::bind((address, port)).unwrap());
         let socket = Arc::new(socket);
         let name = name.to_owned();
@@ -142,13 +146,14 @@ impl Drop for UdpServer {
 /// A UDP client that keeps its port.
 pub(crate) struct UdpClient {
     socket: UdpSocket,
-    target: SocketAddrV4,
+    target: SocketAddr,
 }
 
 impl UdpClient {
-    pub(crate) fn open(from: Place<'_>, address: Ipv4Addr, port: u16) -> Self {
-        let socket = from.open(|| UdpSocket::bind("0.0.0.0:0").unwrap());
-        let target = SocketAddrV4::new(address, port);
+    pub(crate) fn open(from: Place<'_>, address: impl Into<IpAddr>, port: u16) -> Self {
+        let target = SocketAddr::new(address.into(), port);
+        let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = from.open(|| UdpSocket::bind(any).unwrap());
         // Connected, so that only answers from the called address count and refusals are reported.
         socket.connect(target).unwrap();
         Self { socket, target }
@@ -167,7 +172,7 @@ impl UdpClient {
         Ok(String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned())
     }
 
-    pub(crate) fn target(&self) -> SocketAddrV4 {
+    pub(crate) fn target(&self) -> SocketAddr {
         self.target
     }
 }
@@ -179,6 +184,29 @@ pub(crate) fn arrives(from: Place<'_>, source: Ipv4Addr, receiver: &UdpSocket) -
     sender.send_to(b"x", target).unwrap();
     receiver.set_read_timeout(Some(NEVER)).unwrap();
     receiver.recv_from(&mut [0; 16]).is_ok()
+}
+
+/// Sends one ICMPv6 echo request; true if the answer comes from the called address.
+pub(crate) fn ping6(from: Place<'_>, address: Ipv6Addr, size: usize) -> bool {
+    let icmp = Some(ipproto::ICMPV6);
+    let socket = from.open(|| rustix::net::socket(AddressFamily::INET6, SocketType::RAW, icmp).unwrap());
+    rustix::net::connect(&socket, &SocketAddrV6::new(address, 0, 0, 0)).unwrap();
+    let timeout = rustix::net::sockopt::Timeout::Recv;
+    rustix::net::sockopt::set_socket_timeout(&socket, timeout, Some(AT_ONCE)).unwrap();
+    // Type 128, id 0x6f61, sequence 1; the kernel fills in the checksum.
+    let mut request = vec![128, 0, 0, 0, 0x6f, 0x61, 0, 1];
+    request.resize(size.max(8), 0);
+    rustix::net::send(&socket, &request, rustix::net::SendFlags::empty()).unwrap();
+    let mut answer = vec![0; size + 128];
+    loop {
+        let flags = rustix::net::RecvFlags::empty();
+        let Ok((length, _)) = rustix::net::recv(&socket, &mut answer[..], flags) else {
+            return false;
+        };
+        if answer[0] == 129 && answer[4..6] == [0x6f, 0x61] && length == request.len() {
+            return true;
+        }
+    }
 }
 
 /// Sends one ICMP echo request of `size` bytes; true if the answer comes from the called address.

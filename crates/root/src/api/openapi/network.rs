@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::Group;
 use super::operation::get;
-use super::schema::{anything, id, integer, list, nothing, object, open, optionally, reference, text};
+use super::schema::{anything, id, integer, list, object, open, optionally, reference, text};
 
 pub(super) fn group() -> Group {
     let service = || text("Id of the service, or its four names with `.` or `_` between them");
@@ -30,14 +30,12 @@ pub(super) fn group() -> Group {
         get("/api/pubnet/service/netinfo/available-ip", "Propose a free service address")
             .about("It is not held back for the caller.")
             .query("v", family())
-            .answers(reference("FreeAddresses"))
-            .may(501, "services have no IPv6 addresses"),
+            .answers(reference("FreeAddresses")),
         get("/api/pubnet/service/netinfo/available-ip/{count}", "Propose free service addresses")
             .about("They are not held back for the caller.")
             .path_value("count", count)
             .query("v", family())
-            .answers(reference("FreeAddresses"))
-            .may(501, "services have no IPv6 addresses"),
+            .answers(reference("FreeAddresses")),
     ];
     Group {
         name: "network information",
@@ -46,7 +44,7 @@ pub(super) fn group() -> Group {
         schemas: vec![
             ("NetworkService", full()),
             ("NetworkInfo", info()),
-            ("FreeAddresses", object([("available_service_ips", list(ip("`IPv4`")))])),
+            ("FreeAddresses", object([("available_service_ips", list(free()))])),
         ],
     }
 }
@@ -56,7 +54,20 @@ pub(super) const POLICIES: &str =
     "What chooses the instance: `RR`, `Closest`, `LeastLoaded`, `Sticky`, `LocalFirst`";
 
 pub(super) fn ip(kind: &str) -> Value {
-    object([("IpType", text(kind)), ("Address", text("IPv4")), ("Address_v6", nothing("IPv6"))])
+    object([
+        ("IpType", text(kind)),
+        ("Address", text("IPv4")),
+        ("Address_v6", text("The IPv6 address that goes with it")),
+    ])
+}
+
+fn free() -> Value {
+    let address = |family| json!({ "type": "string", "nullable": true, "description": family });
+    object([
+        ("IpType", text("`IPv4`, `IPv6`")),
+        ("Address", address("IPv4")),
+        ("Address_v6", address("IPv6")),
+    ])
 }
 
 fn instance() -> Value {
@@ -64,7 +75,7 @@ fn instance() -> Value {
         ("instance_number", integer("Number")),
         ("cluster_id", json!({ "type": "string", "nullable": true, "description": "Cluster it is in" })),
         ("instance_ip", text("Its address among the service addresses")),
-        ("instance_ip_v6", nothing("IPv6")),
+        ("instance_ip_v6", text("The IPv6 address that goes with it")),
     ])
 }
 

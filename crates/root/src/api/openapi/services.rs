@@ -127,7 +127,7 @@ fn service() -> Value {
             ("status", status()),
             ("status_detail", text("Reason; missing before the first deployment")),
             ("service_ip_list", list(ip(POLICIES))),
-            ("RR_ip_v6", nothing("Services have no IPv6 address")),
+            ("RR_ip_v6", text("The IPv6 address that goes with it")),
         ],
     ))
 }
