@@ -1,6 +1,6 @@
 # Entry points for people and CI; the work is in scripts/ and in `cargo xtask`.
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test lint bench soak clean sim mutations schemathesis
+.PHONY: help setup up down test lint bench soak clean sim mutations schemathesis fuzz
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ mutations: ## See that the simulator notices deliberate bugs
 
 schemathesis: ## Let schemathesis invent requests from the document of the API
 	@scripts/schemathesis.sh
+
+fuzz: ## Feed everything that reads from the network with invented bytes (FUZZ_SECONDS, 3600 for each)
+	@scripts/fuzz.sh
 
 bench: ## Run the benchmarks
 	@scripts/bench.sh

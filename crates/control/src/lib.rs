@@ -19,6 +19,9 @@ pub mod backoff;
 pub mod cluster;
 mod counter;
 mod entropy;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod listing;
 mod machine;
 mod outbox;

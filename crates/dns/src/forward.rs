@@ -176,7 +176,7 @@ impl Forwarder {
 }
 
 /// What somebody else answered, as the answer to this query.
-fn for_asker(query: &Message, theirs: Message) -> Message {
+pub(crate) fn for_asker(query: &Message, theirs: Message) -> Message {
     let mut answer = answer::with_code(query, theirs.metadata.response_code);
     answer.metadata.authentic_data = theirs.metadata.authentic_data;
     answer.answers = theirs.answers;
@@ -186,8 +186,9 @@ fn for_asker(query: &Message, theirs: Message) -> Message {
 }
 
 /// Whether this answers that question; anything else may be forged or late.
-fn fits(answer: &Message, question: &Message) -> bool {
+pub(crate) fn fits(answer: &Message, question: &Message) -> bool {
     answer.metadata.message_type == MessageType::Response
+        && answer.metadata.op_code == OpCode::Query
         && answer.metadata.id == question.metadata.id
         && answer.queries == question.queries
 }

@@ -27,6 +27,9 @@ mod answer;
 mod cache;
 mod entry;
 mod forward;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod limits;
 mod lookup;
 mod resolv;

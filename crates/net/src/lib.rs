@@ -83,6 +83,9 @@ mod echo;
 mod error;
 mod firewall;
 mod flows;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod holder;
 mod host;
 mod links;

@@ -149,6 +149,12 @@ impl Park {
         self.packets.front().map(|packet| packet.until)
     }
 
+    /// Bytes that wait.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     fn take(&mut self, is_taken: impl Fn(&Packet) -> bool) -> Vec<Packet> {
         let (taken, left): (Vec<_>, Vec<_>) = self.packets.drain(..).partition(|packet| is_taken(packet));
         self.packets = left.into();

@@ -48,6 +48,9 @@ mod client;
 mod config;
 mod core;
 mod engine;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod key;
 mod noise;
 mod packet;

@@ -39,6 +39,12 @@ impl Socket {
         Self::open(Some(netlink::NETFILTER))
     }
 
+    /// Somebody else plays the kernel at the other end.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn of(descriptor: OwnedFd) -> Self {
+        Self { descriptor, sequence: 0, buffer: vec![0; BUFFER] }
+    }
+
     fn open(protocol: Option<Protocol>) -> io::Result<Self> {
         let descriptor =
             socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;

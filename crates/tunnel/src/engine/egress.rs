@@ -36,14 +36,14 @@ pub(crate) struct Egress {
 }
 
 /// A packet of the device, understood.
-struct Packet<'a> {
-    bytes: &'a [u8],
-    outline: Outline,
-    plan: Plan,
+pub(crate) struct Packet<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) outline: Outline,
+    pub(crate) plan: Plan,
 }
 
 impl<'a> Packet<'a> {
-    fn read(bytes: &'a [u8]) -> Option<Self> {
+    pub(crate) fn read(bytes: &'a [u8]) -> Option<Self> {
         let (header, bytes) = bytes.split_first_chunk::<VNET>()?;
         let outline = outline(bytes)?;
         let plan = plan(&Vnet::parse(header)?, bytes, &outline)?;
@@ -51,7 +51,7 @@ impl<'a> Packet<'a> {
     }
 
     /// The packets of the wire, for the rare cases in which they are not written where they are sent.
-    fn cut(&self) -> impl Iterator<Item = Vec<u8>> {
+    pub(crate) fn cut(&self) -> impl Iterator<Item = Vec<u8>> {
         (0..self.plan.count).map(|number| {
             let mut piece = vec![0; self.plan.length(number)];
             self.plan.write(self.bytes, number, &mut piece);

@@ -87,7 +87,7 @@ impl Ingress {
     }
 
     /// Takes the datagrams of one sender.
-    fn take(&mut self, at: u64, routes: &Routes, buffer: &mut [u8], train: &Received) {
+    pub(crate) fn take(&mut self, at: u64, routes: &Routes, buffer: &mut [u8], train: &Received) {
         let end = train.start + train.length;
         let mut from = train.start;
         while from < end {
@@ -260,7 +260,7 @@ impl Ingress {
         self.merge.add(buffer, Place { from: place.from, length: outline.total }, &outline, hash);
     }
 
-    fn deliver(&mut self, buffer: &mut [u8]) {
+    pub(crate) fn deliver(&mut self, buffer: &mut [u8]) {
         let Self { merge, queues, .. } = self;
         merge.flush(buffer, |buffer, vnet, item, is_v4| {
             let header = vnet.write(is_v4);

@@ -1,9 +1,9 @@
 //! The process: threads of the data path, the control thread, the socket of the agent.
 
 mod agent;
-mod control;
-mod egress;
-mod ingress;
+pub(crate) mod control;
+pub(crate) mod egress;
+pub(crate) mod ingress;
 pub(crate) mod outgoing;
 pub(crate) mod shared;
 pub(crate) mod state;

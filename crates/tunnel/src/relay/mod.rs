@@ -4,7 +4,7 @@
 
 pub(crate) mod keys;
 pub(crate) mod registration;
-mod table;
+pub(crate) mod table;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -174,7 +174,7 @@ fn run(socket: &Udp, table: &Mutex<Table>, ends: &AtomicBool) {
 }
 
 /// Sorts the datagrams of one sender into what is passed on and what is answered.
-fn sort<'a>(
+pub(crate) fn sort<'a>(
     at: u64,
     table: &mut Table,
     buffer: &'a [u8],

@@ -180,6 +180,10 @@ impl Table {
         };
         let [first, second] = self.pairs.get(&tag)?.nodes;
         let (first, second) = (place(first)?, place(second)?);
+        // Two at one place are one machine that registered as both: it would be sent its own datagrams.
+        if first == second {
+            return None;
+        }
         // Both behind one NAT have different ports, so a sender is one of them at most.
         let to = if from == first.0 {
             second
@@ -261,6 +265,15 @@ mod tests {
         assert_eq!(table.forward(2 + FORGET_AFTER, at(1), 77, (100, 100)), None, "not heard of for long");
         assert_eq!(table.counts.forwarded_bytes, 200);
         assert_eq!(table.counts.refused, 6);
+    }
+
+    #[test]
+    fn nobody_is_sent_their_own_datagrams() {
+        let mut table = table();
+        for node in 1..=2 {
+            register(&mut table, 1, node, at(1));
+        }
+        assert_eq!(table.forward(2, at(1), 77, (100, 100)), None);
     }
 
     #[test]

@@ -1,0 +1,4 @@
+//! What instances ask the name server.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| oak_dns::fuzzing::query(data));
