@@ -73,6 +73,18 @@ pub enum NetworkError {
         /// What `nft` said, shortened.
         message: String,
     },
+    /// The host uses a range of ours for something else.
+    #[error(
+        "{used} is routed to device {device}, but {range} is for oak; a machine with that network cannot be a worker"
+    )]
+    RangeInUse {
+        /// Network of the host.
+        used: Ipv4Net,
+        /// Device it is routed to.
+        device: String,
+        /// Range of instances or services.
+        range: Ipv4Net,
+    },
     /// More entries than a node can sensibly have.
     #[error("service table has {entries} entries, at most {limit} are possible")]
     TableTooLarge {

@@ -74,22 +74,22 @@ impl Firewall {
 
     /// What on this host gets in the way; for people.
     pub(crate) fn notes(&mut self) -> Vec<String> {
-        let bridge = &self.config.bridge;
+        let NetworkConfig { bridge, tunnel_port, encrypted_port, .. } = &self.config;
         let mut notes = self.notes.clone();
-        for (hook, trouble) in [
-            (
-                rules::FORWARD,
-                "drops forwarded packets by default; instances reach nothing unless it accepts input and output devices",
-            ),
-            (
-                rules::INPUT,
-                "drops packets to this host by default; instances find no names unless it accepts udp and tcp port 53 of input devices",
-            ),
-        ] {
+        let forward = format!(
+            "drops forwarded packets by default; instances reach nothing unless it accepts input and output devices \
+             {bridge}-*, and no other worker unless it accepts devices {bridge}e and {bridge}t"
+        );
+        let input = format!(
+            "drops packets to this host by default; instances find no names unless it accepts udp and tcp port 53 of \
+             input devices {bridge}-*, and other workers do not get through unless it accepts udp ports \
+             {encrypted_port} and {tunnel_port}"
+        );
+        for (hook, trouble) in [(rules::FORWARD, forward), (rules::INPUT, input)] {
             let chains = rules::dropping_chains(&mut self.socket, hook).unwrap_or_default();
             let foreign =
                 chains.into_iter().filter(|chain| !chain.starts_with(&format!("{}/", self.config.table)));
-            notes.extend(foreign.map(|chain| format!("chain {chain} {trouble} {bridge}-*")));
+            notes.extend(foreign.map(|chain| format!("chain {chain} {trouble}")));
         }
         notes
     }

@@ -62,6 +62,25 @@ pub(crate) fn prepare(config: &NetworkConfig, directory: &StateDirectory) -> Res
     Ok(start)
 }
 
+/// Refuses a host that uses the ranges of services or of this node's instances for something else: its own traffic
+/// would come to us, or ours would go there.
+pub(crate) fn check_ranges(socket: &mut Socket, config: &NetworkConfig) -> Result<(), NetworkError> {
+    let routes = route::routes(socket).tried(|| "list routes".to_owned())?;
+    let links = link::all(socket).tried(|| "list devices".to_owned())?;
+    for route in routes {
+        let range = [config.service_range, config.subnet]
+            .into_iter()
+            .find(|range| range.contains(&route.destination));
+        let device = links.iter().find(|link| link.index == route.device).map(|link| &link.name);
+        // All devices of this node begin with the name of the gateway's.
+        if let (Some(range), Some(device)) = (range, device.filter(|name| !name.starts_with(&config.bridge)))
+        {
+            return Err(NetworkError::RangeInUse { used: route.destination, device: device.clone(), range });
+        }
+    }
+    Ok(())
+}
+
 /// Makes or adopts the gateway device, its address and the route to service addresses.
 pub(crate) fn ensure_gateway(socket: &mut Socket, config: &NetworkConfig) -> Result<(), NetworkError> {
     let device = ensure_bridge(socket, config)?;

@@ -68,8 +68,9 @@ impl Links {
         let directory = StateDirectory::new(&config.state_directory);
         directory.create()?;
         let lock = directory.lock()?;
-        let start = host::prepare(config, &directory)?;
         let mut socket = Socket::route().tried(|| "open a netlink socket".to_owned())?;
+        host::check_ranges(&mut socket, config)?;
+        let start = host::prepare(config, &directory)?;
         host::ensure_gateway(&mut socket, config)?;
         let mut links =
             Self { config: config.clone(), directory, socket, attached: BTreeMap::new(), _lock: lock };

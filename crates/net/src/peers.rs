@@ -86,6 +86,14 @@ pub enum PeerProblem {
         /// The device.
         device: String,
     },
+    /// This host has no device for plain packets: no VXLAN in its kernel, or something else has the name.
+    #[error("the node with subnet {subnet} takes plain packets, and this one cannot send them: {reason}")]
+    NotPlain {
+        /// The peer's subnet.
+        subnet: Ipv4Net,
+        /// Why not.
+        reason: String,
+    },
     /// This host has a route of its own to exactly this network; it stays.
     #[error(
         "this host has a route to {subnet} that leads elsewhere; remove it or give the node another subnet"
@@ -127,9 +135,21 @@ pub(crate) fn set(
     let ways = Encrypted::new(config, own_encrypted.as_ref(), &peers);
     ways.add(socket, &encrypted).tried(|| format!("configure device {encrypted}"))?;
     if peers.iter().any(|peer| peer.way != Way::Encrypted) {
-        let device = ensure_device(socket, config, &plain)?;
-        let wanted = Wanted::new(config, device, &peers);
-        wanted.bring(socket, device).tried(|| format!("configure device {plain}"))?;
+        match ensure_device(socket, config, &plain) {
+            Ok(device) => {
+                let wanted = Wanted::new(config, device, &peers);
+                wanted.bring(socket, device).tried(|| format!("configure device {plain}"))?;
+            }
+            // Everybody else is reached all the same.
+            Err(error) => {
+                let reason = std::error::Error::source(&error)
+                    .map_or(error.to_string(), |why| format!("{error} ({why})"));
+                let left = peers.iter().filter(|peer| peer.way != Way::Encrypted);
+                problems.extend(
+                    left.map(|peer| PeerProblem::NotPlain { subnet: peer.subnet, reason: reason.clone() }),
+                );
+            }
+        }
     } else if let Some(device) = own_plain {
         link::delete(socket, device).tried(|| format!("remove device {plain}"))?;
     }

@@ -367,3 +367,68 @@ fn attaching_goes_on_while_many_instances_are_removed() {
         }
     });
 }
+
+#[test]
+fn a_host_that_uses_the_ranges_cannot_be_a_node_and_is_left_as_it_is() {
+    in_world(async |world| {
+        run("ip", "link add lan type veth peer name lan-far");
+        run("ip", "link set lan up");
+        for (used, range) in [("10.30.7.0/24", "10.30.0.0/16"), ("10.18.0.0/25", "10.18.0.0/25")] {
+            run("ip", &format!("route add {used} dev lan"));
+            let before = traces();
+            let refusal = NodeNetwork::open(world.config.clone()).await.unwrap_err().to_string();
+            assert!(
+                refusal.contains(used) && refusal.contains("lan") && refusal.contains(range),
+                "{refusal}"
+            );
+            assert_eq!(traces(), before);
+            run("ip", &format!("route del {used} dev lan"));
+        }
+        // A larger network, such as that of a company, has room for ours.
+        run("ip", "route add 10.0.0.0/8 dev lan");
+        world.open().await;
+    });
+}
+
+/// Rules as Docker and firewalld make them stay as they are, and what they drop is said.
+#[test]
+fn foreign_firewalls_are_left_alone_and_named() {
+    in_world(async |world| {
+        let foreign = "table ip filter {
+            chain DOCKER-USER { return
+            }
+            chain FORWARD { type filter hook forward priority filter; policy drop;
+                jump DOCKER-USER
+                iifname docker0 accept
+            }
+        }
+        table inet firewalld {
+            chain filter_INPUT { type filter hook input priority filter + 10; policy drop;
+                ct state established,related accept
+                iif lo accept
+            }
+            chain nat_POSTROUTING { type nat hook postrouting priority srcnat + 10; policy accept; }
+        }
+        ";
+        let file = world.directory().join("foreign.nft");
+        fs::write(&file, foreign).unwrap();
+        run("nft", &format!("-f {}", file.display()));
+        let before = [run("nft", "list table ip filter"), run("nft", "list table inet firewalld")];
+        let network = world.open().await;
+        let notes = network.notes().join("\n");
+        for named in ["filter/FORWARD", "firewalld/filter_INPUT", "50103", "50104", "53"] {
+            assert!(notes.contains(named), "{named}: {notes}");
+        }
+        assert!(!notes.contains("nat_POSTROUTING"), "{notes}");
+        attach(&network, 2).await;
+        network.apply(table(&[2])).await.unwrap();
+        let after = [run("nft", "list table ip filter"), run("nft", "list table inet firewalld")];
+        assert_eq!(after, before);
+        // What the notes say is enough.
+        run("nft", "insert rule ip filter FORWARD iifname \"oak0-*\" accept");
+        run("nft", "insert rule ip filter FORWARD oifname \"oak0-*\" accept");
+        let (b, a) = (attach(&network, 3).await, attach(&network, 2).await);
+        let _server = TcpServer::start(Place::Namespace(&a.namespace), ANY, 80, "a");
+        assert!(ask_tcp(Place::Namespace(&b.namespace), service_address(1), 80).is_ok());
+    });
+}

@@ -392,3 +392,19 @@ fn a_peer_changes_its_way_without_being_without_one() {
         assert!(!node.run("ip", "-br link").contains("oak0"));
     });
 }
+
+/// As on a kernel without VXLAN: the device cannot be made.
+#[test]
+fn a_node_without_plain_packets_says_so_and_goes_on() {
+    in_world(async |world| {
+        let node = Node::new(&world, 1);
+        node.run("ip", "link add oak0t type bridge");
+        let network = node.open();
+        let problems = network.set_peers(vec![peer(2)]).await.unwrap();
+        let said = problems.first().unwrap().to_string();
+        assert!(said.contains("10.18.2.0/24") && said.contains("oak0t"), "{said}");
+        let here = Somebody { node: 1, n: 2 };
+        attach(&network, here).await;
+        network.apply(table(&[here], &[here])).await.unwrap();
+    });
+}
