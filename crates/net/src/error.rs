@@ -5,7 +5,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 /// Failure of an operation on the node network.
 #[derive(Debug, thiserror::Error)]
@@ -79,11 +79,11 @@ pub enum NetworkError {
     )]
     RangeInUse {
         /// Network of the host.
-        used: Ipv4Net,
+        used: IpNet,
         /// Device it is routed to.
         device: String,
         /// Range of instances or services.
-        range: Ipv4Net,
+        range: IpNet,
     },
     /// More entries than a node can sensibly have.
     #[error("service table has {entries} entries, at most {limit} are possible")]

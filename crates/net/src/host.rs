@@ -67,10 +67,12 @@ pub(crate) fn prepare(config: &NetworkConfig, directory: &StateDirectory) -> Res
 pub(crate) fn check_ranges(socket: &mut Socket, config: &NetworkConfig) -> Result<(), NetworkError> {
     let routes = route::routes(socket).tried(|| "list routes".to_owned())?;
     let links = link::all(socket).tried(|| "list devices".to_owned())?;
+    let mut ours = vec![IpNet::V4(config.service_range), IpNet::V4(config.subnet)];
+    if config.ipv6 {
+        ours.push(config.subnet6().into());
+    }
     for route in routes {
-        let range = [config.service_range, config.subnet]
-            .into_iter()
-            .find(|range| range.contains(&route.destination));
+        let range = ours.iter().copied().find(|range| range.contains(&route.destination));
         let device = links.iter().find(|link| link.index == route.device).map(|link| &link.name);
         // All devices of this node begin with the name of the gateway's.
         if let (Some(range), Some(device)) = (range, device.filter(|name| !name.starts_with(&config.bridge)))
