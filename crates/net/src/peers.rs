@@ -191,6 +191,10 @@ fn networks(config: &NetworkConfig, subnet: Ipv4Net) -> Vec<IpNet> {
     [Some(subnet.into()), six.map(IpNet::V6)].into_iter().flatten().collect()
 }
 
+fn is_link_local(network: IpNet) -> bool {
+    matches!(network, IpNet::V6(network) if network.addr().is_unicast_link_local())
+}
+
 /// An address of a node that means nothing outside one device.
 fn link_local(gateway: Ipv4Addr) -> Ipv6Addr {
     Ipv6Addr::from_bits(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).to_bits() | u128::from(gateway.to_bits()))
@@ -284,7 +288,8 @@ impl Encrypted {
         let Some(device) = self.device else { return Ok(()) };
         let is_wanted = |destination| self.routes.iter().any(|route| route.destination == destination);
         for route in route::routes(socket)?.iter().filter(|route| route.device == device) {
-            if !is_wanted(route.destination) {
+            // The kernel has one for link-local addresses.
+            if !is_wanted(route.destination) && !is_link_local(route.destination) {
                 debug!(subnet = %route.destination, "disconnecting from another node");
                 route::delete_route(socket, route)?;
             }
@@ -330,7 +335,9 @@ impl Wanted {
         let neighbours = route::neighbours(socket, device)?;
         let forwardings = vxlan::forwardings(socket, device)?;
         let is_wanted = |destination| self.routes.iter().any(|route| route.destination == destination);
-        for route in routes.iter().filter(|route| !is_wanted(route.destination)) {
+        for route in
+            routes.iter().filter(|route| !is_wanted(route.destination) && !is_link_local(route.destination))
+        {
             debug!(subnet = %route.destination, "disconnecting from another node");
             route::delete_route(socket, route)?;
         }

@@ -149,7 +149,7 @@ fn records(host: &Host) -> anyhow::Result<()> {
     };
     check(&["web.test.shop.test.oak"], &["10.30.50.1"])?;
     check(&["+tcp", "web.test.shop.test.oak"], &["10.30.50.1"])?;
-    check(&["web.test.shop.test.oak", "AAAA"], &[])?;
+    check(&["web.test.shop.test.oak", "AAAA"], &["fdff:2000::50:1"])?;
     check(&["-x", "10.30.50.1"], &["web.test.shop.test.oak."])?;
     check(&["_port._tcp.web.test.shop.test.oak", "SRV"], &["0 1 80 0.web.test.shop.test.oak."])?;
     let instance = dig(host, &["0.web.test.shop.test.oak"])?;
