@@ -107,6 +107,13 @@ fn workers_behind_two_nats_reach_each_other_straight_and_fall_back_to_the_relay(
             fetch.join().unwrap_or_else(|_| anyhow::bail!("curl was not waited for"))
         })?;
         ensure!(fetched == "200 41943040", "{fetched}");
+        welcomes(world, root, "client", "http://web/")?;
+
+        // Without any traffic of instances the better path is found again: each side tries it once a minute.
+        routers.iter().try_for_each(Router::mend)?;
+        eventually("both go straight again", Duration::from_secs(180), || {
+            uses(a, "10.99.0.31:50103").and_then(|()| uses(b, "10.99.0.30:50103"))
+        })?;
         welcomes(world, root, "client", "http://web/")
     })
 }
