@@ -84,7 +84,7 @@ impl Steps<'_> {
     }
 
     fn target(&mut self) -> Target {
-        if self.byte() % 2 == 0 {
+        if self.byte().is_multiple_of(2) {
             return Target::Address(self.address());
         }
         let name = self.job_name();
@@ -102,7 +102,7 @@ impl Steps<'_> {
             addresses: self.list(Self::address),
             ports: Vec::new(),
             organization: self.organization(),
-            exported: self.byte() % 2 == 0,
+            exported: self.byte().is_multiple_of(2),
         }
     }
 
@@ -124,14 +124,14 @@ impl Steps<'_> {
             worker: self.worker_id(),
             subnet: ipnet::Ipv4Net::new(self.address(), prefix).expect("a prefix of at most 32"),
             underlay: self.address(),
-            tunnel: (self.byte() % 2 == 0).then_some(tunnel),
-            plain: self.byte() % 2 == 0,
+            tunnel: (self.byte().is_multiple_of(2)).then_some(tunnel),
+            plain: self.byte().is_multiple_of(2),
         }
     }
 
     fn change(&mut self) -> OverlayChange {
         OverlayChange {
-            complete: self.byte() % 4 == 0,
+            complete: self.byte().is_multiple_of(4),
             services: self.list(Self::known_service),
             backends: self.list(Self::backend),
             peers: self.list(Self::peer),

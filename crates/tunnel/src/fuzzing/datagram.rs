@@ -72,7 +72,7 @@ impl Node {
             networks: vec!["10.18.0.0/24".parse().expect("a network")],
             ..Peer::default()
         };
-        core.set_peers(1, &[peer.clone()], &BTreeMap::new());
+        core.set_peers(1, std::slice::from_ref(&peer), &BTreeMap::new());
         let (orders, inbox) = sync_channel(ORDERS);
         let mut gate = Gate::new(1, [1; 32]);
         gate.set_keys(core.public_keys());
@@ -210,7 +210,7 @@ struct Pair {
 
 impl Pair {
     /// Messages of the node get to the mate, perhaps changed, and the answers back, until nobody says anything.
-    fn to_mate(&mut self, steps: &mut Steps<'_>, mut sent: Vec<Vec<u8>>) {
+    fn reach_mate(&mut self, steps: &mut Steps<'_>, mut sent: Vec<Vec<u8>>) {
         for _ in 0..4 {
             let Some(mut message) = sent.pop() else { return };
             steps.change(&mut message);
@@ -224,27 +224,27 @@ impl Pair {
     }
 
     /// Messages of the mate get to the node.
-    fn to_node(&mut self, steps: &mut Steps<'_>, sent: Vec<Vec<u8>>) {
+    fn reach_node(&mut self, steps: &mut Steps<'_>, sent: Vec<Vec<u8>>) {
         for mut message in sent {
             steps.change(&mut message);
             let answers = self.node.receive(address(steps.byte()), 0, &message, 1);
-            self.to_mate(steps, answers);
+            self.reach_mate(steps, answers);
         }
     }
 
     /// A packet or a question in a session.
     fn data(&mut self, steps: &mut Steps<'_>, payload: &[u8]) {
-        let skip = if steps.byte() % 8 == 0 { steps.long() } else { 0 };
+        let skip = if steps.byte().is_multiple_of(8) { steps.long() } else { 0 };
         let Some(mut message) = self.mate.seal(payload, skip) else { return };
         steps.change(&mut message);
         let from = address(steps.byte());
-        if steps.byte() % 4 == 0 {
+        if steps.byte().is_multiple_of(4) {
             let header = Path::Relayed { relay: from, tag: 5 }.header().unwrap_or_default();
             message.splice(..0, header);
         }
         let (ecn, copies) = (steps.byte() % 4, 1 + usize::from(steps.byte() % 3));
         let sent = self.node.receive(from, ecn, &message, copies);
-        self.to_mate(steps, sent);
+        self.reach_mate(steps, sent);
     }
 
     /// The relay answers one of the questions.
@@ -267,16 +267,16 @@ impl Pair {
                 let before = self.node.received();
                 let sent = self.node.receive(from, 0, datagram, 1);
                 assert_eq!(self.node.received(), before, "nobody can forge a packet");
-                self.to_mate(steps, sent);
+                self.reach_mate(steps, sent);
             }
             1 => {
                 let sent = self.mate.initiate(self.node.at);
-                self.to_node(steps, sent);
+                self.reach_node(steps, sent);
             }
             2 => {
                 let id = self.node.id();
                 let sent = self.node.run(|core, now| core.want_session(now, id));
-                self.to_mate(steps, sent);
+                self.reach_mate(steps, sent);
             }
             3 => {
                 let payload = steps.bytes();
@@ -289,9 +289,9 @@ impl Pair {
             5 => self.node.at += u64::from(steps.word()),
             6 => {
                 let sent = self.node.tick();
-                self.to_mate(steps, sent);
+                self.reach_mate(steps, sent);
                 let sent = self.mate.tick(self.node.at);
-                self.to_node(steps, sent);
+                self.reach_node(steps, sent);
             }
             7 => self.node.ingress.shared.handshakes.store(usize::from(steps.byte()), Relaxed),
             _ => self.relay_answers(steps),
