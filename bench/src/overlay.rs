@@ -178,7 +178,7 @@ impl Site {
         }
         let nodes = [OakNode::new(a, 1, directory)?, OakNode::new(b, 2, directory)?];
         let keys = [nodes[0].engine.status()?.public_key, nodes[1].engine.status()?.public_key];
-        for (node, (other, key)) in nodes.iter().zip([(2, keys[1].clone()), (1, keys[0].clone())]) {
+        for (node, (other, key)) in nodes.iter().zip([(2, keys[1]), (1, keys[0])]) {
             node.engine.set_peers(vec![oak_tunnel::Peer {
                 name: "other".to_owned(),
                 public_key: key,

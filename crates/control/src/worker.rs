@@ -170,7 +170,7 @@ pub enum Effect {
         /// Number of this table; grows.
         version: TableVersion,
         /// What shall be reachable.
-        table: NetworkTable,
+        table: Box<NetworkTable>,
     },
     /// Sends a message to the cluster, if it is connected; otherwise the next hello tells everything.
     ToCluster(WorkerToCluster),

@@ -7,12 +7,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use hickory_proto::op::{Message, ResponseCode};
-use oak_model::{ApplicationId, JobName, Protocol};
+use oak_model::{ApplicationId, Balancing, JobName, Protocol};
 use tokio::time::Instant;
 
 use crate::answer::{self, Incoming, Reply};
 use crate::cache::{Cache, CacheKey};
-use crate::entry::{InstanceEntry, PolicyAddress, PolicyName, ServiceEntry, ServicePort};
+use crate::entry::{InstanceEntry, PolicyAddress, ServiceEntry, ServicePort};
 use crate::forward::{fits, for_asker};
 use crate::limits::Limits;
 use crate::zone::{Zone, ZoneContent};
@@ -38,10 +38,9 @@ fn service(name: &str, address: &str, instances: &[(u32, &str)]) -> ServiceEntry
             service: word(name),
             service_namespace: word("test"),
         },
-        addresses: vec![PolicyAddress { policy: PolicyName::ROUND_ROBIN, address: ip(address) }],
+        addresses: vec![PolicyAddress { policy: Balancing::RoundRobin, address: ip(address) }],
         instances: instances.iter().map(instance).collect(),
         ports: vec![ServicePort { protocol: Protocol::Tcp, port: 8080 }],
-        hidden_from: std::collections::BTreeSet::new(),
     }
 }
 

@@ -3,7 +3,7 @@
 #![allow(clippy::expect_used, reason = "what cannot be is a panic, and the fuzzer looks for those")]
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
@@ -67,15 +67,15 @@ pub fn parked_packet(data: &[u8]) {
             give_up(&packet, gateway);
         }
         let Some(packet) = Packet::parse(bytes, now) else { continue };
-        let pair = packet.pair;
+        let (pair, destination) = (packet.pair, packet.destination);
         if park.is_news(pair, now) {
             park.told(pair, now);
         }
         park.add(packet);
         assert!(park.bytes() <= 4 << 20, "what waits is bounded");
         if *pause > 250 {
-            for packet in park.release(&BTreeSet::from([pair.destination])) {
-                assert_eq!(packet.pair.destination, pair.destination);
+            for packet in park.release(&BTreeSet::from([destination])) {
+                assert_eq!(packet.destination, destination);
                 again(packet);
             }
         }
@@ -87,16 +87,28 @@ pub fn parked_packet(data: &[u8]) {
 }
 
 fn again(mut packet: Packet) {
-    let hops = packet.bytes.get(8).copied();
-    if parking::spend_hop(&mut packet) {
-        assert!(packet.bytes.get(8).copied() < hops, "each time costs a hop");
+    let place = if packet.source.is_ipv4() { 8 } else { 7 };
+    let hops = packet.bytes.get(place).copied();
+    if packet.take_hop() {
+        assert!(packet.bytes.get(place).copied() < hops, "each time costs a hop");
     }
 }
 
 fn give_up(packet: &Packet, gateway: Ipv4Addr) {
-    let Some(answer) = parking::unreachable(packet, gateway) else { return };
-    assert!(answer.len() <= 28 + 68 && answer.get(16..20) == Some(&packet.pair.source.octets()));
-    assert_eq!(answer.get(9), Some(&1), "an answer is ICMP");
+    match packet.source {
+        IpAddr::V4(source) => {
+            let Some(answer) = parking::unreachable(packet, gateway, source) else { return };
+            assert!(answer.len() <= 28 + 68 && answer.get(16..20) == Some(&source.octets()));
+            assert_eq!(answer.get(9), Some(&1), "an answer is ICMP");
+        }
+        IpAddr::V6(source) => {
+            let Some(answer) = parking::unreachable6(packet, gateway.to_ipv6_mapped(), source) else {
+                return;
+            };
+            assert!(answer.len() <= 1280 && answer.get(24..40) == Some(&source.octets()));
+            assert_eq!(answer.get(6), Some(&58), "an answer is ICMPv6");
+        }
+    }
 }
 
 #[cfg(test)]

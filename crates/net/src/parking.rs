@@ -280,7 +280,7 @@ impl Attendant {
 }
 
 /// ICMP "host unreachable" (RFC 792) for a packet; none for packets that must not be answered.
-fn unreachable(packet: &Packet, gateway: Ipv4Addr, source: Ipv4Addr) -> Option<Vec<u8>> {
+pub(crate) fn unreachable(packet: &Packet, gateway: Ipv4Addr, source: Ipv4Addr) -> Option<Vec<u8>> {
     let bytes = &packet.bytes;
     let header = usize::from(bytes.first()? & 15) * 4;
     let is_later_fragment = (bytes.get(6)? & 0x1f, bytes.get(7)?) != (0, &0);
@@ -302,7 +302,7 @@ fn unreachable(packet: &Packet, gateway: Ipv4Addr, source: Ipv4Addr) -> Option<V
 }
 
 /// ICMPv6 "address unreachable" (RFC 4443) for a packet; none for packets that must not be answered.
-fn unreachable6(packet: &Packet, gateway: Ipv6Addr, source: Ipv6Addr) -> Option<Vec<u8>> {
+pub(crate) fn unreachable6(packet: &Packet, gateway: Ipv6Addr, source: Ipv6Addr) -> Option<Vec<u8>> {
     const ICMP6: u8 = 58;
     const ECHO_REQUEST: u8 = 128;
     let bytes = &packet.bytes;

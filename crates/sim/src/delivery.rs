@@ -151,7 +151,6 @@ impl World {
             worker::Effect::Network { version, table } => {
                 let epoch = side.node.epoch;
                 let delay = self.agenda.between(1, 20);
-                let table = Box::new(table);
                 self.agenda.after(delay, Event::Table { worker: index, epoch, version, table });
                 return;
             }

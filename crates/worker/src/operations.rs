@@ -100,7 +100,7 @@ impl Operations {
             Effect::Answered => self.answered.notify_waiters(),
             Effect::Network { version, table } => {
                 self.ports.serve(table.ports.keys().copied());
-                self.network.set_table(version, table);
+                self.network.set_table(version, *table);
             }
             Effect::Prepare { key, attempt, image } => {
                 let operations = Arc::clone(self);

@@ -84,7 +84,7 @@ impl Worker {
         let table = self.present_network();
         self.network = table.clone();
         self.network_version.0 += 1;
-        self.outbox.emit(Effect::Network { version: self.network_version, table });
+        self.outbox.emit(Effect::Network { version: self.network_version, table: Box::new(table) });
     }
 
     pub(super) fn present_network(&self) -> NetworkTable {

@@ -186,7 +186,7 @@ impl Fixture {
 
     fn network(&self) -> NetworkTable {
         let last = self.effects.iter().rev().find_map(|effect| match effect {
-            Effect::Network { table, .. } => Some(table.clone()),
+            Effect::Network { table, .. } => Some(NetworkTable::clone(table)),
             _ => None,
         });
         last.unwrap_or_default()
