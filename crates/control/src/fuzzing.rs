@@ -325,18 +325,15 @@ pub fn overlay_news(data: &[u8]) {
 }
 
 #[cfg(test)]
+#[path = "../../../fuzz/replay.rs"]
+mod replay;
+
+#[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::path::Path;
+    use super::replay::replay;
 
     #[test]
-    fn the_corpus_is_survived() {
-        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/overlay_news");
-        let mut count = 0;
-        for file in fs::read_dir(corpus).unwrap() {
-            super::overlay_news(&fs::read(file.unwrap().path()).unwrap());
-            count += 1;
-        }
-        assert!(count > 0, "the corpus is empty");
+    fn the_corpora_are_survived() {
+        replay("overlay_news", super::overlay_news);
     }
 }

@@ -112,19 +112,12 @@ fn give_up(packet: &Packet, gateway: Ipv4Addr) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::path::Path;
+#[path = "../../../fuzz/replay.rs"]
+mod replay;
 
-    fn replay(target: &str, entry: fn(&[u8])) {
-        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
-        let mut count = 0;
-        for file in fs::read_dir(corpus).unwrap() {
-            entry(&fs::read(file.unwrap().path()).unwrap());
-            count += 1;
-        }
-        assert!(count > 0, "the corpus of {target} is empty");
-    }
+#[cfg(test)]
+mod tests {
+    use super::replay::replay;
 
     #[test]
     fn the_corpora_are_survived() {

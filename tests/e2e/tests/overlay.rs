@@ -4,7 +4,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use oak_e2e::{Api, CLUSTER, Host, Machines, Microservice, Tiers, World, application, eventually, soon};
+use oak_e2e::{
+    Api, CLUSTER, Host, Machines, Microservice, Tiers, World, application, eventually, soon,
+    while_transferring,
+};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socket_with};
 use serde_json::{Value, json};
 
@@ -144,31 +147,15 @@ fn a_killed_agent_breaks_no_transfer() -> anyhow::Result<()> {
             tiers.api.deploy(service)?;
             tiers.api.wait_running(service, 1)?;
         }
-        let make = "dd if=/dev/zero of=/usr/share/nginx/html/big bs=1M count=60";
-        let made = world.command(&machines.root, &["exec", "web", "--", "sh", "-c", make])?;
-        ensure!(made.code == Some(0), "{made:?}");
-        let url = format!("http://{WEB}/big");
-        let words = ["curl", "-sS", "--max-time", "30", "--limit-rate", "10M", "-o", "/dev/null"];
-        let words = [&words[..], &["-w", "%{http_code} %{size_download}", &url]].concat();
-        let fetched = std::thread::scope(|scope| {
-            let fetch = scope.spawn(|| machines.workers[1].check(&words));
-            eventually("the transfer has begun", soon(), || {
-                let devices = machines.workers[1].check(&["cat", "/proc/net/dev"])?;
-                let line = devices.lines().find(|line| line.trim_start().starts_with("oak0e:"));
-                let received = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-                ensure!(received.is_some_and(|bytes| bytes > 1 << 20), "{devices}");
-                Ok(())
-            })?;
+        while_transferring(world, &machines, WEB, (60, 10), || {
             for worker in &mut tiers.workers {
                 worker.kill()?;
             }
             for worker in &mut tiers.workers {
                 worker.start_until("worker ready")?;
             }
-            ensure!(!fetch.is_finished(), "the transfer was too short to show anything");
-            fetch.join().unwrap_or_else(|_| anyhow::bail!("curl was not waited for"))
+            Ok(())
         })?;
-        ensure!(fetched == "200 62914560", "{fetched}");
 
         // An engine that is killed is started again, and `down` leaves none.
         let engines = || machines.workers[0].run(&["pgrep", "-f", "[_]_tunnel"]);

@@ -27,7 +27,9 @@ struct Distance {
 }
 
 impl Distance {
-    fn add(&mut self, round_trip_us: Option<u32>) {
+    /// True if decisions may change by it.
+    fn add(&mut self, round_trip_us: Option<u32>) -> bool {
+        let former = self.ranked_us;
         if self.newest.len() == REMEMBERED {
             self.newest.remove(0);
         }
@@ -38,6 +40,7 @@ impl Distance {
             (Some(ranked), Some(us)) if is_same(ranked, us) => Some(ranked),
             (_, shortest) => shortest,
         };
+        self.ranked_us != former
     }
 }
 
@@ -54,12 +57,16 @@ impl Distances {
 impl Worker {
     /// Round trips to other nodes were measured, microseconds; none: no answer came.
     pub fn round_trips(&mut self, measured: &[(WorkerId, Option<u32>)]) {
+        let mut is_news = false;
         for (worker, round_trip_us) in measured {
-            self.distances.0.entry(*worker).or_default().add(*round_trip_us);
+            is_news |= self.distances.0.entry(*worker).or_default().add(*round_trip_us);
         }
         let wanted = &self.network.measured;
         self.distances.0.retain(|worker, _| wanted.contains_key(worker));
-        self.update_network();
+        // Measured several times a second: the table is only made anew when it may have become another one.
+        if is_news {
+            self.update_network();
+        }
     }
 
     /// An instance was measured: so many percent of one processor, on a machine with so many thousandths of one.

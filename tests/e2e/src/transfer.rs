@@ -1,0 +1,45 @@
+//! A transfer between workers that shall survive what happens to them.
+
+use anyhow::{Context as _, bail, ensure};
+
+use crate::{Host, Machines, World, eventually, soon};
+
+/// Does something while the second worker fetches so many MiB from the instance of `web`, whose service address this is, on
+/// the first one: encrypted, at `mib_per_s`, in at most five times as long
+/// as that takes.
+///
+/// # Errors
+/// The transfer breaks or is over before `work`, or `work` fails.
+pub fn while_transferring(
+    world: &World,
+    machines: &Machines,
+    address: &str,
+    (mib, mib_per_s): (u32, u32),
+    work: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let make = format!("dd if=/dev/zero of=/usr/share/nginx/html/big bs=1M count={mib}");
+    let made = world.command(&machines.root, &["exec", "web", "--", "sh", "-c", &make])?;
+    ensure!(made.code == Some(0), "{made:?}");
+    let client = machines.workers.get(1).context("there is no second worker")?;
+    let (url, limit) = (format!("http://{address}/big"), format!("{mib_per_s}M"));
+    let seconds = (mib / mib_per_s * 5).to_string();
+    let words = ["curl", "-sS", "--max-time", &seconds, "--limit-rate", &limit, "-o", "/dev/null", "-w"];
+    let words = [&words[..], &["%{http_code} %{size_download}", &url]].concat();
+    let fetched = std::thread::scope(|scope| {
+        let fetch = scope.spawn(|| client.check(&words));
+        eventually("the transfer has begun", soon(), || has_received(client, 1 << 20))?;
+        work()?;
+        ensure!(!fetch.is_finished(), "the transfer was too short to show anything");
+        fetch.join().unwrap_or_else(|_| bail!("curl was not waited for"))
+    })?;
+    ensure!(fetched == format!("200 {}", u64::from(mib) << 20), "{fetched}");
+    Ok(())
+}
+
+fn has_received(worker: &Host, least: u64) -> anyhow::Result<()> {
+    let devices = worker.check(&["cat", "/proc/net/dev"])?;
+    let line = devices.lines().find(|line| line.trim_start().starts_with("oak0e:"));
+    let received = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+    ensure!(received.is_some_and(|bytes| bytes > least), "{devices}");
+    Ok(())
+}
