@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use oak_e2e::{Conditions, Direction, Host, Passage, World, eventually, soon};
+use oak_e2e::{Cable, Conditions, Direction, Host, Passage, World, eventually, soon};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -26,7 +26,7 @@ fn packets_are_late_lost_and_swallowed_as_asked() -> anyhow::Result<()> {
         cable.set_one(Direction::Incoming, Conditions { loss: 0.2, ..Conditions::default() });
         cable.set_one(Direction::Outgoing, Conditions::default());
         let before = cable.counters(Direction::Incoming);
-        let arrived = pair.arriving(2000)?;
+        let arrived = pair.arriving(cable, 2000)?;
         let lost = cable.counters(Direction::Incoming).lost - before.lost;
         // Expected are 1600 with a standard deviation of 18.
         ensure!((1500..=1700).contains(&arrived), "{arrived} of 2000 arrived");
@@ -34,10 +34,10 @@ fn packets_are_late_lost_and_swallowed_as_asked() -> anyhow::Result<()> {
 
         cable.mend();
         cable.set_one(Direction::Outgoing, Conditions { passage: Passage::Silent, ..Conditions::default() });
-        ensure!(pair.arriving(50)? == 50, "what goes in was cut too");
+        ensure!(pair.arriving(cable, 50)? == 50, "what goes in was cut too");
         ensure!(pair.round_trip().is_err(), "an answer came through a cut");
         cable.cut();
-        ensure!(pair.arriving(50)? == 0, "something came through a cut");
+        ensure!(pair.arriving(cable, 50)? == 0, "something came through a cut");
         cable.mend();
         pair.round_trip().context("after mending")?;
 
@@ -142,14 +142,23 @@ impl Pair {
         Ok(best)
     }
 
-    /// How many of `count` packets arrive at the far machine. They are sent one by one, so that no queue overflows.
-    fn arriving(&self, count: usize) -> anyhow::Result<usize> {
+    /// How many of `count` packets arrive at the far machine. They are sent no faster than the cable takes them, so
+    /// that no queue overflows.
+    fn arriving(&self, cable: &Cable, count: u64) -> anyhow::Result<u64> {
+        const UNDER_WAY: u64 = 64;
+        let taken = || cable.counters(Direction::Incoming).accepted;
+        let before = taken();
         let mut arrived = 0;
-        for _ in 0..count {
+        self.far.set_nonblocking(true)?;
+        for sent in 0..count {
+            eventually("the cable takes what is sent", soon(), || {
+                ensure!(sent < taken() - before + UNDER_WAY);
+                Ok(())
+            })?;
             self.near.send_to(b"?", self.to_far)?;
-            self.far.set_nonblocking(true)?;
-            arrived += usize::from(self.far.recv_from(&mut [0; 16]).is_ok());
-            std::thread::yield_now();
+            while self.far.recv_from(&mut [0; 16]).is_ok() {
+                arrived += 1;
+            }
         }
         self.far.set_nonblocking(false)?;
         // What is still under way; a second of silence is the end.
