@@ -16,7 +16,9 @@ use std::process::Stdio;
 
 use anyhow::Context;
 use ipnet::Ipv4Net;
-use oak_net::{Attach, Attached, InstanceAddress, NetworkConfig, NodeNetwork, Peer, Service, ServiceTable};
+use oak_net::{
+    Attach, Attached, InstanceAddress, NetworkConfig, NodeNetwork, Peer, Service, ServiceTable, Tenant,
+};
 use oak_tunnel::{Client, Path, PrivateKey, TunnelConfig};
 
 use crate::Settings;
@@ -301,11 +303,13 @@ impl Site {
             instance: Ipv4Addr::new(10, 30, 0, node.number),
             namespace: node.own(),
         });
-        ServiceTable {
-            services: (0..services).map(known).collect(),
-            instances: instances.collect(),
-            ..ServiceTable::default()
-        }
+        let services: Vec<_> = (0..services).map(known).collect();
+        let instances: Vec<_> = instances.collect();
+        let addresses = services.iter().flat_map(|service| service.addresses.iter().copied());
+        let owned: Vec<_> = addresses.chain(instances.iter().map(|one| one.instance)).collect();
+        let members = self.nodes.iter().map(OakNode::own).collect();
+        let tenants = vec![Tenant { members, reaches: owned.clone(), refused: Vec::new() }];
+        ServiceTable { services, instances, tenants, owned, ..ServiceTable::default() }
     }
 }
 

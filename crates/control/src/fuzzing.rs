@@ -9,8 +9,8 @@ use std::sync::Arc;
 use oak_model::message::{Assignment, ClusterToWorker, DesiredInstance, WorkerWelcome};
 use oak_model::overlay::{Backend, KnownService, OverlayChange, Peer, Readiness, Target, TunnelEnd, Vantage};
 use oak_model::{
-    ApplicationId, Balancing, Generation, Incarnation, InstanceKey, JobName, Load, Moment, Now, ServiceId,
-    ServiceSpec, Surroundings, WallTime, WorkerId,
+    ApplicationId, Balancing, Generation, Incarnation, InstanceKey, JobName, Load, Moment, Now,
+    OrganizationId, ServiceId, ServiceSpec, Surroundings, WallTime, WorkerId,
 };
 
 use crate::worker::{Answer, Effect, Found, NetworkTable, Settings, Worker};
@@ -89,6 +89,11 @@ impl Steps<'_> {
         ))
     }
 
+    fn organization(&mut self) -> Option<OrganizationId> {
+        let number = self.byte() % 3;
+        (number > 0).then(|| OrganizationId::from_parts(1, u64::from(number)))
+    }
+
     fn policies(&mut self) -> BTreeMap<Balancing, Ipv4Addr> {
         self.list(|steps| (Balancing::ALL[usize::from(steps.byte() % 5)], steps.address()))
             .into_iter()
@@ -103,6 +108,8 @@ impl Steps<'_> {
             addresses: self.list(Self::address),
             policies: self.policies(),
             ports: Vec::new(),
+            organization: self.organization(),
+            exported: self.byte().is_multiple_of(2),
         }
     }
 
@@ -162,6 +169,7 @@ impl Steps<'_> {
                 surroundings: Surroundings::default(),
                 material: Vec::new(),
             },
+            organization: self.organization(),
         }
     }
 }
@@ -298,6 +306,13 @@ impl Bench {
             let is_known =
                 |backend: &Ipv4Addr| nodes.contains(backend) || self.table.elsewhere.contains(backend);
             assert!(backends.iter().all(is_known), "a service leads to instances that somebody has");
+        }
+        let tenants = self.table.tenants.values();
+        let members: Vec<Ipv4Addr> = tenants.clone().flat_map(|tenant| tenant.members.clone()).collect();
+        let all: std::collections::BTreeSet<Ipv4Addr> = members.iter().copied().collect();
+        assert_eq!(members.len(), all.len(), "an instance is of one tenant");
+        for tenant in tenants {
+            assert!(tenant.reaches.is_subset(&self.table.owned), "what is reached is somebody's");
         }
     }
 }

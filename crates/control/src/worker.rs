@@ -30,6 +30,7 @@ mod load;
 mod overlay;
 mod phase;
 mod report;
+mod tenants;
 
 #[cfg(test)]
 mod tests;
@@ -41,7 +42,9 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use oak_model::message::{Assignment, WorkerToCluster, WorkloadReport};
 use oak_model::overlay::{Peer, Vantage};
-use oak_model::{Balancing, Incarnation, InstanceKey, Load, Moment, PortMapping, Probe, WallTime, WorkerId};
+use oak_model::{
+    Balancing, Incarnation, InstanceKey, Load, Moment, OrganizationId, PortMapping, Probe, WallTime, WorkerId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::address::AddressPool;
@@ -56,6 +59,7 @@ pub use leases::SHORTEST_RUN;
 pub use load::Found;
 pub use overlay::Known;
 pub use phase::Phase;
+pub use tenants::{Tenant, TenantTable};
 
 /// Settings of the worker's decisions.
 #[derive(Clone, Debug)]
@@ -204,6 +208,10 @@ pub struct NetworkTable {
     /// Service addresses that lead to instances of this node only because nobody has called them yet: see
     /// [`Worker::ask`].
     pub untold: BTreeSet<Ipv4Addr>,
+    /// Who on this node may call what; the machine itself may call everything.
+    pub tenants: BTreeMap<Option<OrganizationId>, TenantTable>,
+    /// Service and instance addresses of which it is known whose they are.
+    pub owned: BTreeSet<Ipv4Addr>,
     /// Addresses of instances on other nodes; connections to others are cut.
     pub elsewhere: BTreeSet<Ipv4Addr>,
     /// Other nodes by their subnets, and how they are reached.

@@ -1,5 +1,6 @@
 //! What a zone is made of: services with their addresses, instances and ports, from wherever.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use oak_model::{ApplicationId, Balancing, JobName, Protocol};
@@ -17,6 +18,8 @@ pub struct ServiceEntry {
     pub instances: Vec<InstanceEntry>,
     /// Ports inside its instances, as far as the descriptor names them.
     pub ports: Vec<ServicePort>,
+    /// Applications for which it does not exist.
+    pub hidden_from: BTreeSet<ApplicationId>,
 }
 
 /// An address of a service and what decides there which instance answers.

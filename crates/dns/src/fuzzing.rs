@@ -41,6 +41,7 @@ fn service(name: &str, address: &str, instances: &[(u32, &str)]) -> ServiceEntry
         addresses: vec![PolicyAddress { policy: Balancing::RoundRobin, address: ip(address) }],
         instances: instances.iter().map(instance).collect(),
         ports: vec![ServicePort { protocol: Protocol::Tcp, port: 8080 }],
+        hidden_from: std::collections::BTreeSet::new(),
     }
 }
 

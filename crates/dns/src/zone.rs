@@ -1,6 +1,6 @@
 //! The names of one moment: built once, read by every query, replaced as a whole.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use hickory_proto::rr::rdata::{A, AAAA, NS, PTR, SOA, SRV};
@@ -43,9 +43,17 @@ pub struct Zone {
     services: HashMap<String, Vec<ServiceEntry>>,
     /// Names above services, lower-case and without the top: they exist but have no records.
     parents: HashSet<String>,
-    names: HashMap<IpAddr, Vec<(ApplicationId, Name)>>,
+    names: HashMap<IpAddr, Vec<Named>>,
     askers: HashMap<IpAddr, ApplicationId>,
     ranges: Vec<IpNet>,
+}
+
+/// The name of an address.
+#[derive(Debug)]
+struct Named {
+    application: ApplicationId,
+    name: Name,
+    hidden_from: BTreeSet<ApplicationId>,
 }
 
 /// What a zone says to a question.
@@ -141,7 +149,9 @@ impl Zone {
     fn service(&self, key: &str, asker: IpAddr) -> Option<&ServiceEntry> {
         let all = self.services.get(key)?;
         let own = self.askers.get(&asker);
-        all.iter().find(|service| Some(&service.application) == own).or_else(|| all.first())
+        let mut seen = all.iter().filter(|service| own.is_none_or(|own| !service.hidden_from.contains(own)));
+        let first = seen.clone().next();
+        seen.find(|service| Some(&service.application) == own).or(first)
     }
 
     fn find_reverse(&self, name: &Name, kind: RecordType, asker: IpAddr) -> Found {
@@ -160,8 +170,11 @@ impl Zone {
             return Found::NoData;
         }
         let own = self.askers.get(&asker);
-        let found = names.iter().find(|(application, _)| Some(application) == own).or_else(|| names.first());
-        let data = found.map(|(_, target)| RData::PTR(PTR(target.clone())));
+        let mut seen = names.iter().filter(|one| own.is_none_or(|own| !one.hidden_from.contains(own)));
+        let first = seen.clone().next();
+        let found = seen.find(|one| Some(&one.application) == own).or(first);
+        let Some(found) = found else { return Found::Unknown(Question::Address(address)) };
+        let data = [RData::PTR(PTR(found.name.clone()))];
         records_or_none(name, data.into_iter().collect())
     }
 
@@ -236,28 +249,31 @@ fn merge(known: &mut ServiceEntry, more: ServiceEntry) {
 }
 
 /// Names of addresses; the name of the service itself comes before those of its instances.
-fn names<'a>(
-    services: impl Iterator<Item = &'a ServiceEntry>,
-) -> HashMap<IpAddr, Vec<(ApplicationId, Name)>> {
-    let mut names: HashMap<IpAddr, Vec<(ApplicationId, Name)>> = HashMap::new();
+fn names<'a>(services: impl Iterator<Item = &'a ServiceEntry>) -> HashMap<IpAddr, Vec<Named>> {
+    let mut names: HashMap<IpAddr, Vec<Named>> = HashMap::new();
     for service in services {
         let Some(own) = full_name(&service.name) else { continue };
+        let named = |name: Name| Named {
+            application: service.application,
+            name,
+            hidden_from: service.hidden_from.clone(),
+        };
         for one in &service.addresses {
             let name = match one.policy {
                 Balancing::RoundRobin => own.clone(),
                 policy => own.prepend_label(policy.name()).unwrap_or_else(|_| own.clone()),
             };
-            names.entry(one.address).or_default().push((service.application, name));
+            names.entry(one.address).or_default().push(named(name));
         }
         for instance in &service.instances {
             let Ok(name) = own.prepend_label(instance.number.to_string()) else { continue };
             for address in &instance.addresses {
-                names.entry(*address).or_default().push((service.application, name.clone()));
+                names.entry(*address).or_default().push(named(name.clone()));
             }
         }
     }
     for of_address in names.values_mut() {
-        of_address.sort_by_key(|one| one.0);
+        of_address.sort_by_key(|one| one.application);
     }
     names
 }

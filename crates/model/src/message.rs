@@ -16,8 +16,8 @@ use crate::exec::TerminalSize;
 use crate::overlay::{Call, Caller, OverlayChange, RelayEnd, Target, Vantage};
 use crate::{
     Application, ApplicationId, Availability, Balancing, ClusterId, Generation, Incarnation, InstanceKey,
-    JobName, Material, Purpose, Removal, Resources, Service, ServiceId, ServiceSpec, Status, Surroundings,
-    WorkerFacts, WorkerId,
+    JobName, Material, OrganizationId, Purpose, Removal, Resources, Service, ServiceId, ServiceSpec, Status,
+    Surroundings, WorkerFacts, WorkerId,
 };
 
 /// An instance as its root wants it.
@@ -85,6 +85,9 @@ pub struct Assignment {
     pub incarnation: Incarnation,
     /// What to run.
     pub desired: DesiredInstance,
+    /// Organisation of its application, if the cluster knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub organization: Option<OrganizationId>,
 }
 
 /// A join token for workers, handed to the cluster that will check it.

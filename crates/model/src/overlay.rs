@@ -12,7 +12,9 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::message::with_policies;
-use crate::{ApplicationId, Balancing, InstanceKey, JobName, Load, PortMapping, ServiceId, WorkerId};
+use crate::{
+    ApplicationId, Balancing, InstanceKey, JobName, Load, OrganizationId, PortMapping, ServiceId, WorkerId,
+};
 
 /// UDP port of the encrypted tunnel between nodes; the number is that of the original's tunnel.
 pub const TUNNEL_PORT: u16 = 50103;
@@ -114,6 +116,12 @@ pub struct KnownService {
     /// Its ports, for names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortMapping>,
+    /// Organisation it belongs to: its own services may call it. None is one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub organization: Option<OrganizationId>,
+    /// All others may call it as well.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exported: bool,
 }
 
 impl KnownService {

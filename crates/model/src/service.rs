@@ -63,6 +63,9 @@ pub struct ServiceSpec {
     /// Seconds between stop signal and kill; `None`: the worker's usual time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_grace_s: Option<u32>,
+    /// Services of other organisations may call it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub exported: bool,
 }
 
 impl ServiceSpec {

@@ -4,12 +4,12 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use oak_model::ipv6;
 
 use crate::share;
-use crate::table::{Balancing, CheckedService, CheckedTable, PortProtocol};
+use crate::table::{Balancing, CheckedService, CheckedTable, CheckedTenant, PortProtocol};
 
 /// A map or set of our table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,12 +23,27 @@ enum Set {
     Places(u8),
     Refused,
     Untold,
+    /// Addresses of which it is known who may call them.
+    Owned,
+    /// Who calls, and the chain of what it reaches.
+    Tenants,
+    /// Who calls what was not translated, and the chain of what becomes of that.
+    Waiters,
+    /// What the tenant with this first member may call.
+    Reaches(Ipv4Addr),
+    /// What it asked for in vain.
+    Denied(Ipv4Addr),
     Identities,
     Places6(u8),
     Services6,
     Instances6,
     Refused6,
     Untold6,
+    Owned6,
+    Tenants6,
+    Waiters6,
+    Reaches6(Ipv4Addr),
+    Denied6(Ipv4Addr),
     Identities6,
     TcpPorts,
     UdpPorts,
@@ -36,16 +51,22 @@ enum Set {
 
 impl Set {
     /// Those that are there even if they are empty.
-    const FIXED: [Self; 12] = [
+    const FIXED: [Self; 18] = [
         Self::Services,
         Self::Instances,
         Self::Refused,
         Self::Untold,
+        Self::Owned,
+        Self::Tenants,
+        Self::Waiters,
         Self::Identities,
         Self::Services6,
         Self::Instances6,
         Self::Refused6,
         Self::Untold6,
+        Self::Owned6,
+        Self::Tenants6,
+        Self::Waiters6,
         Self::Identities6,
         Self::TcpPorts,
         Self::UdpPorts,
@@ -55,15 +76,25 @@ impl Set {
         let name = match self {
             Self::Places(part) => return format!("places-{part}").into(),
             Self::Places6(part) => return format!("places6-{part}").into(),
+            Self::Reaches(first) => return format!("reaches-{first}").into(),
+            Self::Reaches6(first) => return format!("reaches6-{first}").into(),
+            Self::Denied(first) => return format!("denied-{first}").into(),
+            Self::Denied6(first) => return format!("denied6-{first}").into(),
             Self::Services => "services",
             Self::Instances => "instances",
             Self::Refused => "refused",
             Self::Untold => "untold",
+            Self::Owned => "owned",
+            Self::Tenants => "tenants",
+            Self::Waiters => "waiters",
             Self::Identities => "identities",
             Self::Services6 => "services6",
             Self::Instances6 => "instances6",
             Self::Refused6 => "refused6",
             Self::Untold6 => "untold6",
+            Self::Owned6 => "owned6",
+            Self::Tenants6 => "tenants6",
+            Self::Waiters6 => "waiters6",
             Self::Identities6 => "identities6",
             Self::TcpPorts => "tcp_ports",
             Self::UdpPorts => "udp_ports",
@@ -74,15 +105,19 @@ impl Set {
     /// Map or set, and of what.
     const fn kind(self) -> (&'static str, &'static str) {
         match self {
-            Self::Services => ("map", "type ipv4_addr : verdict"),
+            Self::Services | Self::Tenants | Self::Waiters => ("map", "type ipv4_addr : verdict"),
             Self::Instances | Self::Identities => ("map", "type ipv4_addr : ipv4_addr"),
             // The type of a number that is drawn has no name.
             Self::Places(_) => ("map", "typeof numgen inc mod 2 : ip daddr"),
             Self::Places6(_) => ("map", "typeof numgen inc mod 2 : ip6 daddr"),
-            Self::Refused | Self::Untold => ("set", "type ipv4_addr"),
-            Self::Services6 => ("map", "type ipv6_addr : verdict"),
+            Self::Refused | Self::Untold | Self::Owned | Self::Reaches(_) | Self::Denied(_) => {
+                ("set", "type ipv4_addr")
+            }
+            Self::Services6 | Self::Tenants6 | Self::Waiters6 => ("map", "type ipv6_addr : verdict"),
             Self::Instances6 | Self::Identities6 => ("map", "type ipv6_addr : ipv6_addr"),
-            Self::Refused6 | Self::Untold6 => ("set", "type ipv6_addr"),
+            Self::Refused6 | Self::Untold6 | Self::Owned6 | Self::Reaches6(_) | Self::Denied6(_) => {
+                ("set", "type ipv6_addr")
+            }
             Self::TcpPorts | Self::UdpPorts => ("map", "type inet_service : verdict"),
         }
     }
@@ -94,6 +129,11 @@ impl Set {
             (Self::Instances, IpAddr::V6(_)) => Self::Instances6,
             (Self::Refused, IpAddr::V6(_)) => Self::Refused6,
             (Self::Untold, IpAddr::V6(_)) => Self::Untold6,
+            (Self::Owned, IpAddr::V6(_)) => Self::Owned6,
+            (Self::Tenants, IpAddr::V6(_)) => Self::Tenants6,
+            (Self::Waiters, IpAddr::V6(_)) => Self::Waiters6,
+            (Self::Reaches(first), IpAddr::V6(_)) => Self::Reaches6(first),
+            (Self::Denied(first), IpAddr::V6(_)) => Self::Denied6(first),
             (Self::Identities, IpAddr::V6(_)) => Self::Identities6,
             _ => self,
         }
@@ -107,6 +147,11 @@ impl Set {
                 | Self::Instances6
                 | Self::Refused6
                 | Self::Untold6
+                | Self::Owned6
+                | Self::Tenants6
+                | Self::Waiters6
+                | Self::Reaches6(_)
+                | Self::Denied6(_)
                 | Self::Identities6
         )
     }
@@ -140,6 +185,10 @@ enum ChainName {
     Port(PortProtocol, u16),
     /// One of the backends of a port.
     Backend(PortProtocol, u16, usize),
+    /// What the tenant with this first member calls.
+    Reach(Ipv4Addr),
+    /// What it calls and was not translated.
+    Wait(Ipv4Addr),
 }
 
 /// What a chain does.
@@ -151,6 +200,10 @@ enum Chain {
     Ports(PortProtocol, u16, usize),
     /// One instance and a port of it.
     Port(PortProtocol, SocketAddrV4),
+    /// Translates what the tenant reaches.
+    Reach(Ipv4Addr),
+    /// Lets wait what nobody knows yet; the rest is refused to the tenant.
+    Wait(Ipv4Addr),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,6 +247,12 @@ impl Content {
         }
         for ((protocol, port), backends) in &table.ports {
             content.add_port(*protocol, *port, backends);
+        }
+        for address in &table.owned {
+            content.put(Set::Owned, *address, Value::Nothing);
+        }
+        for (first, tenant) in &table.tenants {
+            content.add_tenant(*first, tenant);
         }
         content
     }
@@ -256,6 +315,36 @@ impl Content {
             self.chains.insert(ChainName::Backend(protocol, port, place), Chain::Port(protocol, *backend));
         }
         self.chains.insert(name, Chain::Ports(protocol, port, backends.len()));
+    }
+
+    /// Two look-ups decide, however many may be called: who calls, and whether that reaches it.
+    fn add_tenant(&mut self, first: Ipv4Addr, tenant: &CheckedTenant) {
+        let (reach, wait) = (ChainName::Reach(first), ChainName::Wait(first));
+        self.chains.insert(reach, Chain::Reach(first));
+        self.chains.insert(wait, Chain::Wait(first));
+        for member in &tenant.members {
+            for address in [IpAddr::from(*member), ipv6::node(*member).into()] {
+                self.put(Set::Tenants, address, Value::Chain(reach));
+                self.put(Set::Waiters, address, Value::Chain(wait));
+            }
+        }
+        for (set, addresses) in
+            [(Set::Reaches(first), &tenant.reaches), (Set::Denied(first), &tenant.refused)]
+        {
+            // The chains name these sets even if they are empty.
+            self.keep(set);
+            for address in addresses {
+                self.put(set, *address, Value::Nothing);
+            }
+        }
+    }
+
+    /// Has a set in both families.
+    fn keep(&mut self, set: Set) {
+        self.elements.entry(set).or_default();
+        if self.ipv6 {
+            self.elements.entry(set.of(Ipv6Addr::UNSPECIFIED.into())).or_default();
+        }
     }
 
     /// Writes all maps, sets and chains as parts of a table.
@@ -330,7 +419,8 @@ impl Content {
             writeln!(out, "delete chain inet {table} {name}")?;
         }
         for set in former_sets.difference(&sets) {
-            writeln!(out, "delete map inet {table} {}", set.name())?;
+            let (what, _) = set.kind();
+            writeln!(out, "delete {what} inet {table} {}", set.name())?;
         }
         Ok(())
     }
@@ -344,7 +434,7 @@ fn element((key, value): (&Key, &Value)) -> String {
     match value {
         Value::Nothing => key.to_string(),
         Value::Address(address) => format!("{key} : {address}"),
-        Value::Chain(chain) => format!("{key} : goto {chain}"),
+        Value::Chain(chain) => format!("{key} : {} {chain}", chain.verdict()),
     }
 }
 
@@ -371,6 +461,13 @@ impl Chain {
             Self::Port(protocol, backend) => each(&|family| {
                 format!("meta l4proto {protocol} dnat {} to {}", family.keyword(), family.port_of(backend))
             }),
+            Self::Reach(first) => each(&|family| {
+                format!("{} daddr @{} goto translate", family.keyword(), family.name(Set::Reaches(first)))
+            }),
+            Self::Wait(first) => {
+                let rules = families.iter().flat_map(|family| family.wait(first));
+                rules.chain(["accept".to_owned()]).collect()
+            }
             // The chains that it leads to have both families.
             Self::Ports(protocol, port, count) => {
                 let chain = |place| format!("{place} : goto {}", ChainName::Backend(protocol, port, place));
@@ -407,6 +504,20 @@ impl Family {
         }
     }
 
+    /// The set of this family.
+    fn name(self, set: Set) -> Cow<'static, str> {
+        set.of(self.of(Ipv4Addr::UNSPECIFIED)).name()
+    }
+
+    fn wait(self, first: Ipv4Addr) -> [String; 3] {
+        let verdicts = [
+            (Set::Reaches(first), "accept"),
+            (Set::Denied(first), "goto refuse"),
+            (Set::Owned, "goto refuse"),
+        ];
+        verdicts.map(|(set, verdict)| format!("{} daddr @{} {verdict}", self.keyword(), self.name(set)))
+    }
+
     const fn places(self, part: u8) -> Set {
         match self {
             Self::Four => Set::Places(part),
@@ -437,12 +548,24 @@ impl fmt::Display for Key {
     }
 }
 
+impl ChainName {
+    /// How elements lead to it. What a tenant does not reach may still be a port of this host.
+    const fn verdict(self) -> &'static str {
+        match self {
+            Self::Reach(_) => "jump",
+            Self::Service(_) | Self::Port(..) | Self::Backend(..) | Self::Wait(_) => "goto",
+        }
+    }
+}
+
 impl fmt::Display for ChainName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Service(first) => write!(f, "service-{first}"),
             Self::Port(protocol, port) => write!(f, "port-{protocol}-{port}"),
             Self::Backend(protocol, port, place) => write!(f, "port-{protocol}-{port}-{place}"),
+            Self::Reach(first) => write!(f, "reach-{first}"),
+            Self::Wait(first) => write!(f, "wait-{first}"),
         }
     }
 }
@@ -538,6 +661,33 @@ mod tests {
             gone[2..4],
             ["flush chain inet t service-10.30.0.1", "delete chain inet t service-10.30.0.1"]
         );
+    }
+
+    #[test]
+    fn a_tenant_is_told_as_a_difference() {
+        let tenant = |members: &[&str], reaches: &[&str]| CheckedTenant {
+            members: members.iter().map(|text| ip(text)).collect(),
+            reaches: reaches.iter().map(|text| ip(text).into()).collect(),
+            refused: BTreeSet::new(),
+        };
+        let with = |tenant: CheckedTenant| CheckedTable {
+            tenants: BTreeMap::from([(ip("10.18.0.2"), tenant)]),
+            ..CheckedTable::default()
+        };
+        let one = with(tenant(&["10.18.0.2"], &["10.30.0.1"]));
+        let new = difference(&CheckedTable::default(), &one);
+        assert!(new.contains(&"add set inet t reaches-10.18.0.2 { type ipv4_addr ; }".to_owned()));
+        assert!(new.contains(&"add set inet t denied-10.18.0.2 { type ipv4_addr ; }".to_owned()), "if empty");
+        assert!(new.contains(&"add element inet t tenants { 10.18.0.2 : jump reach-10.18.0.2 }".to_owned()));
+        let more = with(tenant(&["10.18.0.2", "10.18.0.3"], &["10.30.0.1", "10.30.0.2"]));
+        let changes = [
+            "add element inet t tenants { 10.18.0.3 : jump reach-10.18.0.2 }",
+            "add element inet t waiters { 10.18.0.3 : goto wait-10.18.0.2 }",
+            "add element inet t reaches-10.18.0.2 { 10.30.0.2 }",
+        ];
+        assert_eq!(difference(&one, &more), changes);
+        let gone = difference(&one, &CheckedTable::default());
+        assert_eq!(gone.last().map(String::as_str), Some("delete set inet t denied-10.18.0.2"));
     }
 
     #[test]

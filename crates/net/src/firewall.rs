@@ -112,7 +112,7 @@ impl Firewall {
             0
         };
         if let Some(parking) = &self.parking {
-            parking.release(checked.known_addresses());
+            parking.release(checked.known_addresses(), checked.refused_to_some());
         }
         self.loaded = Some(checked);
         Ok(Applied { changed: true, problems, forgotten_flows })

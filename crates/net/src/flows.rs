@@ -155,6 +155,7 @@ mod tests {
                 instance: "10.30.1.2".parse().unwrap(),
                 namespace: "10.18.0.2".parse().unwrap(),
             }],
+            owned: ["10.30.0.1", "10.30.1.2"].map(|text| text.parse().unwrap()).to_vec(),
             ports: vec![PortMapping {
                 protocol: PortProtocol::Udp,
                 host_port: 53,

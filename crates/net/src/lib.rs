@@ -30,11 +30,11 @@
 //!
 //! ```text
 //!  from a device ─► guard ─► prerouting ───────────────► forward ──────────► postrouting
-//!                   raw      @services  10.30.0.1 → turn  refuse if to oak0   instance → its 10.30 address
-//!                   forged   @instances 10.30.1.2 → 1:1   from_instances      host → 10.18.0.1
-//!                   127/8    @tcp_ports, @udp_ports       to_parking          egress → masquerade
-//!                   ::1, ff  (local addresses only)       from_tunnel         others to oak0e, oak0t → 10.18.0.1
-//!                                                         to_instances        strays: unconnected nodes
+//!                   raw      @tenants   who may call it   refuse if to oak0   instance → its 10.30 address
+//!                   forged   @services  10.30.0.1 → turn  from_instances      host → 10.18.0.1
+//!                   127/8    @instances 10.30.1.2 → 1:1   to_parking          egress → masquerade
+//!                   ::1, ff  @tcp_ports, @udp_ports       from_tunnel         others to oak0e, oak0t → 10.18.0.1
+//!                            (local addresses only)       to_instances        strays: unconnected nodes
 //!                                                         else refuse
 //!  from the host ─► output (same maps) ─► host: refuse what is still 10.30 and not for oak0u
 //! ```
@@ -43,6 +43,9 @@
 //!   keeps it there: any protocol, ICMP and fragments included. The server sees the client's *instance address*
 //!   (as in the original Oakestra), the client sees the address it called. Answers to an instance address
 //!   come back through the gateway, which also makes calls to oneself work.
+//! * An instance calls what its tenant reaches ([`Tenant`]): a map leads from its address to the chain of the tenant, a set
+//!   there says whether the address it calls is translated. What it does not reach is refused if it is somebody's (`@owned`).
+//!   The host may call everything.
 //! * An address without ready backend is refused at once (TCP reset, ICMP unreachable). So is a namespace
 //!   address called directly, and whatever tries to reach an instance from outside without a port.
 //! * Port 53 of the gateway is the name server of the node (crate `dns`): instances and the host reach it, an
@@ -116,5 +119,7 @@ pub use namespace::run_in;
 pub use node::{Attach, NodeNetwork};
 pub use park::Unknown;
 pub use peers::{Peer, PeerProblem, Way};
-pub use table::{Balancing, InstanceAddress, PortMapping, PortProtocol, Service, ServiceTable, TableProblem};
+pub use table::{
+    Balancing, InstanceAddress, PortMapping, PortProtocol, Service, ServiceTable, TableProblem, Tenant,
+};
 pub use teardown::teardown;

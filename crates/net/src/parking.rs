@@ -45,8 +45,14 @@ const OPEN_TRIES: u32 = 100;
 /// How often all flows are looked at because of a packet that came too late.
 const FORGET_AGAIN: Duration = Duration::from_millis(100);
 
-/// Addresses that rules translate or refuse.
-type Known = Arc<BTreeSet<IpAddr>>;
+/// What the rules have addresses for.
+#[derive(Debug, Default)]
+struct Known {
+    /// Translated or refused.
+    all: BTreeSet<IpAddr>,
+    /// Refused to some: packets of others come back and wait on.
+    partly: BTreeSet<IpAddr>,
+}
 
 /// The device and the thread that reads it; both end when this is dropped.
 #[derive(Debug)]
@@ -93,11 +99,11 @@ impl Parking {
     }
 
     /// Sends what waits for these addresses on its way. To be called when rules know them and their
-    /// untranslated flows are forgotten.
-    pub(crate) fn release(&self, known: BTreeSet<IpAddr>) {
+    /// untranslated flows are forgotten. `partly` are those that rules refuse to some and others may ask for.
+    pub(crate) fn release(&self, all: BTreeSet<IpAddr>, partly: BTreeSet<IpAddr>) {
         if let Some(tables) = &self.tables {
             // Fails only if the thread has ended, which it said.
-            let _ = tables.send(Arc::new(known));
+            let _ = tables.send(Known { all, partly });
             self.ring();
         }
     }
@@ -208,7 +214,8 @@ impl Attendant {
 
     fn take_table(&mut self, known: Known) {
         self.known = known;
-        let released = self.park.release(&self.known);
+        let mut released = self.park.release(&self.known.all);
+        released.extend(self.park.release(&self.known.partly));
         if !released.is_empty() {
             debug!(count = released.len(), "sending packets that waited for their address");
         }
@@ -223,7 +230,7 @@ impl Attendant {
             return;
         };
         let pair = packet.pair;
-        if self.known.contains(&packet.destination) {
+        if self.known.all.contains(&packet.destination) {
             return self.receive_late(packet, now);
         }
         if self.park.is_news(pair, now) && self.told.try_send(pair).is_ok() {

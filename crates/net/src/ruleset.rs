@@ -12,7 +12,7 @@ use crate::table::CheckedTable;
 
 /// To be counted up with every change of the chains below: rules of an earlier agent with another number are
 /// replaced at once, because what it did not know (the tunnel) would not be guarded.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 
 /// Renders one transaction that replaces our table whatever its state; nothing else is touched.
 pub(crate) fn render(config: &NetworkConfig, table: &CheckedTable) -> String {
@@ -53,6 +53,8 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
     let Six {
         guard: guard6,
         tunnel_guard: tunnel_guard6,
+        translate: translate6,
+        waiters: waiters6,
         prerouting: prerouting6,
         output: output6,
         postrouting: postrouting6,
@@ -61,6 +63,7 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
         from_instances: from_instances6,
         refused: refused6,
         host: host6,
+        host_waiters: host_waiters6,
         families,
     } = Six::new(config);
     // Reasons, in the order of the rules:
@@ -84,6 +87,8 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
     //   what still has a service address was not translated.
     // to_parking and host: what is unknown waits, what is known to have no backend is refused.
     // prerouting and output: somebody has to be told of these calls, as long as there is somebody.
+    // prerouting and output: instances call what their tenant reaches. Packets that waited leave as if the host
+    //   sent them, so they are looked at again.
     // to_parking: nobody outside may call services, so nobody outside may wait for them.
     write!(
         out,
@@ -108,9 +113,16 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 		ct status dnat accept
 		goto refuse
 	}}
+	chain translate {{
+		ip daddr vmap @services
+		dnat ip to ip daddr map @instances
+		{translate6}
+	}}
 	chain to_parking {{
 		ip daddr @refused goto refuse
 		{refused6}
+		iifname {ports} ip saddr vmap @waiters
+		{waiters6}
 		iifname {ports} accept
 		goto refuse
 	}}
@@ -133,8 +145,7 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 		type nat hook prerouting priority -100; policy accept;
 		iifname {tunnels} accept
 		iifname {ports} ip daddr @untold fib daddr oifname {parking} accept
-		iifname {ports} ip daddr vmap @services
-		iifname {ports} dnat ip to ip daddr map @instances
+		iifname {ports} ip saddr vmap @tenants
 		{prerouting6}
 		ip daddr {gateway} udp dport 53 accept
 		ip daddr {gateway} tcp dport 53 accept
@@ -155,8 +166,9 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 	chain output {{
 		type nat hook output priority -100; policy accept;
 		ip daddr @untold oifname {parking} accept
-		ip daddr vmap @services
-		dnat ip to ip daddr map @instances
+		ip saddr vmap @tenants
+		ip saddr != {subnet} jump translate
+		ip saddr {gateway} jump translate
 		{output6}
 		ip daddr {gateway} udp dport 53 accept
 		ip daddr {gateway} tcp dport 53 accept
@@ -196,6 +208,8 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 		oifname != {parking} ip daddr {services} goto refuse
 		{refused6}
 		{host6}
+		oifname {parking} ip saddr vmap @waiters
+		{host_waiters6}
 	}}
 "
     )
@@ -206,6 +220,8 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 struct Six {
     guard: String,
     tunnel_guard: String,
+    translate: String,
+    waiters: String,
     prerouting: String,
     output: String,
     postrouting: String,
@@ -214,6 +230,7 @@ struct Six {
     from_instances: String,
     refused: String,
     host: String,
+    host_waiters: String,
     /// Whose host ports lead to instances.
     families: &'static str,
 }
@@ -239,15 +256,19 @@ impl Six {
             // No neighbour has to be asked for or told of, and there are no routers among instances.
             guard: format!("iifname {ports} ip6 daddr {{ ::1, ff00::/8, fe80::/10 }} drop"),
             tunnel_guard: format!("iifname {tunnels} ip6 daddr != {subnet} drop"),
+            translate: "ip6 daddr vmap @services6
+		dnat ip6 to ip6 daddr map @instances6"
+                .to_owned(),
+            waiters: format!("iifname {ports} ip6 saddr vmap @waiters6"),
             prerouting: format!(
                 "iifname {ports} ip6 daddr @untold6 fib daddr oifname {parking} accept
-		iifname {ports} ip6 daddr vmap @services6
-		iifname {ports} dnat ip6 to ip6 daddr map @instances6"
+		iifname {ports} ip6 saddr vmap @tenants6"
             ),
             output: format!(
                 "ip6 daddr @untold6 oifname {parking} accept
-		ip6 daddr vmap @services6
-		dnat ip6 to ip6 daddr map @instances6"
+		ip6 saddr vmap @tenants6
+		ip6 saddr != {subnet} jump translate
+		ip6 saddr {gateway} jump translate"
             ),
             postrouting: format!(
                 "oifname {ports} ip6 saddr {gateway} accept
@@ -267,6 +288,7 @@ impl Six {
             ),
             refused: "ip6 daddr @refused6 goto refuse".to_owned(),
             host: format!("oifname != {parking} ip6 daddr {services} goto refuse"),
+            host_waiters: format!("oifname {parking} ip6 saddr vmap @waiters6"),
             families: "",
         }
     }

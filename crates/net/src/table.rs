@@ -52,6 +52,17 @@ pub struct InstanceAddress {
     pub namespace: Ipv4Addr,
 }
 
+/// Instances of this node that may call the same. An instance that is in none calls nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tenant {
+    /// Namespace addresses of the instances.
+    pub members: Vec<Ipv4Addr>,
+    /// Service and instance addresses they may call.
+    pub reaches: Vec<Ipv4Addr>,
+    /// Addresses in the service range that are refused to them at once although nobody else may know them.
+    pub refused: Vec<Ipv4Addr>,
+}
+
 /// Transport protocol of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -104,6 +115,11 @@ pub struct ServiceTable {
     /// Service addresses of whose calls somebody is told as if they were unknown, as long as somebody is there to be
     /// told; otherwise they lead to the backends.
     pub untold: Vec<Ipv4Addr>,
+    /// Who may call what; the host may call everything.
+    pub tenants: Vec<Tenant>,
+    /// Service and instance addresses that are somebody's: tenants that do not reach them are refused at once. Calls of
+    /// all others wait like those of unknown addresses.
+    pub owned: Vec<Ipv4Addr>,
     /// Ports of this host.
     pub ports: Vec<PortMapping>,
     /// How many flows in a row a backend gets with [`Balancing::Weighted`], compared with others; 1 if it is not here.
@@ -139,6 +155,12 @@ pub enum TableProblem {
         /// The port.
         host_port: u16,
     },
+    /// An instance can be of one tenant only; the first one counts.
+    #[error("instance {address} is given to two tenants")]
+    TwoTenants {
+        /// Its namespace address.
+        address: Ipv4Addr,
+    },
     /// Port 0 is no port.
     #[error("a {protocol} mapping has port 0")]
     PortZero {
@@ -171,9 +193,13 @@ impl CheckedService {
     }
 }
 
-/// An instance address and the IPv6 address that goes with it.
-fn both(address: Ipv4Addr) -> [IpAddr; 2] {
-    [address.into(), ipv6::instance(address).into()]
+/// A tenant that can be rendered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CheckedTenant {
+    /// At least one.
+    pub(crate) members: BTreeSet<Ipv4Addr>,
+    pub(crate) reaches: BTreeSet<IpAddr>,
+    pub(crate) refused: BTreeSet<IpAddr>,
 }
 
 /// A table without contradictions, in an order that does not depend on the caller's.
@@ -191,6 +217,10 @@ pub(crate) struct CheckedTable {
     pub(crate) elsewhere: BTreeSet<Ipv4Addr>,
     /// Those of the service addresses whose calls wait like those of unknown addresses.
     pub(crate) untold: BTreeSet<IpAddr>,
+    /// By their first member.
+    pub(crate) tenants: BTreeMap<Ipv4Addr, CheckedTenant>,
+    /// Addresses of which it is known who may call them.
+    pub(crate) owned: BTreeSet<IpAddr>,
     /// Only mappings with at least one backend.
     pub(crate) ports: BTreeMap<(PortProtocol, u16), BTreeSet<SocketAddrV4>>,
 }
@@ -198,10 +228,13 @@ pub(crate) struct CheckedTable {
 impl CheckedTable {
     /// All service and instance addresses that packets may be sent to, if only to be refused.
     pub(crate) fn known_addresses(&self) -> BTreeSet<IpAddr> {
-        let services = self.services.values().flat_map(CheckedService::all_addresses);
-        let instances = self.instances.keys().flat_map(|address| both(*address));
-        let all = services.chain(self.refused.iter().copied()).chain(instances);
+        let all = self.owned.iter().chain(&self.refused).copied();
         all.filter(|address| !self.untold.contains(address)).collect()
+    }
+
+    /// Addresses that are refused to some; others may still ask for them.
+    pub(crate) fn refused_to_some(&self) -> BTreeSet<IpAddr> {
+        self.tenants.values().flat_map(|tenant| &tenant.refused).copied().collect()
     }
 }
 
@@ -212,8 +245,13 @@ impl ServiceTable {
         config: &NetworkConfig,
     ) -> Result<(CheckedTable, Vec<TableProblem>), NetworkError> {
         self.check_size()?;
-        let mut checking =
-            Checking { config, taken: BTreeSet::new(), problems: Vec::new(), table: CheckedTable::default() };
+        let mut checking = Checking {
+            config,
+            taken: BTreeSet::new(),
+            with_ipv6: BTreeMap::new(),
+            problems: Vec::new(),
+            table: CheckedTable::default(),
+        };
         for service in &self.services {
             checking.service(service, &self.weights);
         }
@@ -221,6 +259,10 @@ impl ServiceTable {
             checking.instance(*instance);
         }
         checking.table.elsewhere.extend(&self.elsewhere);
+        for tenant in &self.tenants {
+            checking.tenant(tenant);
+        }
+        checking.table.owned = checking.taken_of(&self.owned);
         let untold: BTreeSet<Ipv4Addr> = self.untold.iter().copied().collect();
         for service in &self.services {
             checking.untold(service, &untold);
@@ -235,8 +277,15 @@ impl ServiceTable {
     fn check_size(&self) -> Result<(), NetworkError> {
         let in_services: usize = self.services.iter().map(Service::entries).sum();
         let in_ports: usize = self.ports.iter().map(|port| 1 + port.backends.len()).sum();
-        let entries =
-            in_services + self.instances.len() + self.elsewhere.len() + self.untold.len() + in_ports;
+        let in_tenant = |tenant: &Tenant| tenant.members.len() + tenant.reaches.len() + tenant.refused.len();
+        let in_tenants: usize = self.tenants.iter().map(in_tenant).sum();
+        let entries = in_services
+            + self.instances.len()
+            + self.elsewhere.len()
+            + self.untold.len()
+            + self.owned.len()
+            + in_tenants
+            + in_ports;
         if entries > MAX_ENTRIES {
             return Err(NetworkError::TableTooLarge { entries, limit: MAX_ENTRIES });
         }
@@ -253,6 +302,8 @@ impl Service {
 struct Checking<'a> {
     config: &'a NetworkConfig,
     taken: BTreeSet<IpAddr>,
+    /// IPv6 addresses that lead where an IPv4 address leads: who may call one may call the others.
+    with_ipv6: BTreeMap<Ipv4Addr, BTreeSet<Ipv6Addr>>,
     problems: Vec<TableProblem>,
     table: CheckedTable,
 }
@@ -269,6 +320,9 @@ impl Checking<'_> {
         let usable: Vec<Ipv6Addr> = usable.copied().collect();
         let ipv6: BTreeSet<Ipv6Addr> =
             usable.into_iter().filter(|address| self.claim((*address).into())).collect();
+        for address in addresses.iter().filter(|_| !ipv6.is_empty()) {
+            self.with_ipv6.insert(*address, ipv6.clone());
+        }
         let mut backends = BTreeMap::new();
         for backend in &service.backends {
             if self.is_backend(*backend) {
@@ -301,8 +355,58 @@ impl Checking<'_> {
         if !self.is_backend(address.namespace) || !self.claim(address.instance.into()) {
             return;
         }
+        if self.config.ipv6 {
+            let six = BTreeSet::from([ipv6::instance(address.instance)]);
+            self.with_ipv6.insert(address.instance, six);
+        }
         self.table.instances.insert(address.instance, address.namespace);
         self.table.identities.entry(address.namespace).or_insert(address.instance);
+    }
+
+    fn tenant(&mut self, tenant: &Tenant) {
+        let mut members = BTreeSet::new();
+        for member in &tenant.members {
+            if !self.is_backend(*member) {
+                continue;
+            }
+            if self.table.tenants.values().any(|other| other.members.contains(member)) {
+                self.problems.push(TableProblem::TwoTenants { address: *member });
+            } else {
+                members.insert(*member);
+            }
+        }
+        let Some(first) = members.first().copied() else { return };
+        let reached = self.services(&tenant.reaches);
+        let reaches = reached.iter().flat_map(|address| self.with_ipv6(*address)).collect();
+        let refused = self.services(&tenant.refused);
+        let refused = refused.iter().flat_map(|address| self.all_forms(*address)).collect();
+        self.table.tenants.insert(first, CheckedTenant { members, reaches, refused });
+    }
+
+    /// Those of them that are in the service range.
+    fn services(&self, addresses: &[Ipv4Addr]) -> Vec<Ipv4Addr> {
+        let range = self.config.service_range;
+        addresses.iter().copied().filter(|address| range.contains(address)).collect()
+    }
+
+    /// An address and the IPv6 addresses that lead to the same.
+    fn with_ipv6(&self, address: Ipv4Addr) -> impl Iterator<Item = IpAddr> {
+        let six = self.with_ipv6.get(&address).into_iter().flatten();
+        [IpAddr::from(address)].into_iter().chain(six.copied().map(IpAddr::V6))
+    }
+
+    /// An address of which nothing is known, and all IPv6 addresses that could go with it.
+    fn all_forms(&self, address: Ipv4Addr) -> impl Iterator<Item = IpAddr> + use<> {
+        let services = oak_model::Balancing::ALL.map(|policy| ipv6::service(policy, address));
+        let six = services.into_iter().chain([ipv6::instance(address)]).map(IpAddr::V6);
+        let is_wanted = self.config.ipv6;
+        [IpAddr::from(address)].into_iter().chain(six.filter(move |_| is_wanted))
+    }
+
+    /// Those of them that are in the table, in both families.
+    fn taken_of(&self, addresses: &[Ipv4Addr]) -> BTreeSet<IpAddr> {
+        let taken = addresses.iter().filter(|address| self.taken.contains(&IpAddr::V4(**address)));
+        taken.flat_map(|address| self.with_ipv6(*address)).collect()
     }
 
     fn port(&mut self, mapping: &PortMapping, mapped: &mut BTreeSet<(PortProtocol, u16)>) {
@@ -459,5 +563,55 @@ mod tests {
         let (checked, _) = table.check(&config()).unwrap();
         assert_eq!(checked.instances.len(), 2);
         assert_eq!(checked.identities.get(&ip("10.18.0.2")), Some(&ip("10.30.1.9")));
+    }
+
+    #[test]
+    fn who_may_call_an_address_may_call_those_of_ipv6_that_lead_to_the_same() {
+        let six = |text: &str| IpAddr::V6(text.parse().unwrap());
+        let table = ServiceTable {
+            services: vec![Service {
+                addresses: vec![ip("10.30.0.1")],
+                ipv6: vec!["fdff:2000::1".parse().unwrap()],
+                backends: vec![ip("10.18.0.3")],
+                ..Service::default()
+            }],
+            instances: vec![InstanceAddress { instance: ip("10.30.1.3"), namespace: ip("10.18.0.3") }],
+            tenants: vec![Tenant {
+                members: vec![ip("10.18.0.2")],
+                reaches: vec![ip("10.30.0.1")],
+                refused: vec![ip("10.30.0.9")],
+            }],
+            owned: vec![ip("10.30.0.1"), ip("10.30.1.3"), ip("10.30.7.7")],
+            ..ServiceTable::default()
+        };
+        let (checked, _) = table.check(&config()).unwrap();
+        let tenant = &checked.tenants[&ip("10.18.0.2")];
+        assert_eq!(tenant.reaches, BTreeSet::from([ip("10.30.0.1").into(), six("fdff:2000::1")]));
+        assert!(tenant.refused.contains(&six("fdff:2000::9")) && tenant.refused.contains(&six("fdff::9")));
+        let owned = [ip("10.30.0.1").into(), ip("10.30.1.3").into(), six("fdff:2000::1"), six("fdff::1:3")];
+        assert_eq!(checked.owned, BTreeSet::from(owned));
+        let without = NetworkConfig { ipv6: false, ..config() };
+        let (checked, _) = table.check(&without).unwrap();
+        assert!(checked.owned.iter().chain(&checked.tenants[&ip("10.18.0.2")].refused).all(IpAddr::is_ipv4));
+    }
+
+    #[test]
+    fn an_instance_is_of_one_tenant() {
+        let tenant = |members: &[&str], reaches: &[&str]| Tenant {
+            members: members.iter().map(|text| ip(text)).collect(),
+            reaches: reaches.iter().map(|text| ip(text)).collect(),
+            refused: Vec::new(),
+        };
+        let table = ServiceTable {
+            tenants: vec![
+                tenant(&["10.18.0.2", "192.0.2.1"], &["10.30.0.1", "8.8.8.8"]),
+                tenant(&["10.18.0.2"], &["10.30.0.2"]),
+            ],
+            ..ServiceTable::default()
+        };
+        let (checked, problems) = table.check(&config()).unwrap();
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert_eq!(checked.tenants.len(), 1);
+        assert_eq!(checked.tenants[&ip("10.18.0.2")].reaches, BTreeSet::from([ip("10.30.0.1").into()]));
     }
 }

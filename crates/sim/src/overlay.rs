@@ -73,6 +73,10 @@ impl World {
             require(reached == expected, || {
                 format!("{}: {address} leads to {reached:?} instead of {expected:?}", side.facts.name)
             })?;
+            let everybody = side.network.tenants.values();
+            let may = side.network.owned.contains(address)
+                && everybody.clone().all(|one| one.reaches.contains(address));
+            require(may, || format!("{}: {address} is not everybody's", side.facts.name))?;
         }
         for (there, _) in all.iter().filter(|(there, _)| there.id != side.id) {
             let subnet = there.node.machine.as_ref().and_then(|machine| machine.subnet());

@@ -1,6 +1,6 @@
 //! Names for instances: a name server on the gateway address of this node, kept in step with its tables.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use ipnet::IpNet;
-use oak_control::worker::{Answer, NetworkTable, TableVersion, Worker, Workload};
+use oak_control::worker::{Answer, NetworkTable, TableVersion, Tenant, Worker, Workload};
 use oak_dns::{
     DnsConfig, DnsServer, HostResolver, InstanceEntry, Limits, Lookup, PolicyAddress, Question, ServiceEntry,
     ServicePort, Upstreams, Zone, ZoneContent, instance_resolver,
 };
 use oak_model::overlay::{Readiness, Target};
-use oak_model::{Balancing, JobName, chain, ipv6};
+use oak_model::{ApplicationId, Balancing, JobName, OrganizationId, chain, ipv6};
 use oak_net::NetworkConfig;
 use oak_store::StoreError;
 use tokio::sync::{SetOnce, watch};
@@ -210,12 +210,7 @@ impl Names {
 
     /// Makes these services the ones that are known here; whoever knows more services of other nodes adds them to the
     /// list.
-    fn publish(
-        &self,
-        serial: u32,
-        services: Vec<ServiceEntry>,
-        askers: HashMap<IpAddr, oak_model::ApplicationId>,
-    ) {
+    fn publish(&self, serial: u32, services: Vec<ServiceEntry>, askers: HashMap<IpAddr, ApplicationId>) {
         let wanted = self.lock().wanted.clone();
         let server = wanted.as_ref().map(|wanted| wanted.gateway.into());
         let ranges = wanted.map(|wanted| wanted.ranges).unwrap_or_default();
@@ -270,9 +265,11 @@ impl Lookup for Elsewhere {
 
 /// Everything that is known here of one service.
 fn service(worker: &Worker, table: &NetworkTable, id: oak_model::ServiceId) -> Option<ServiceEntry> {
-    let known = worker.known_services().filter(|known| known.service.id == id).map(|known| elsewhere(&known));
+    let callers = callers(worker);
+    let known = worker.known_services().filter(|known| known.service.id == id);
+    let known = known.map(|known| elsewhere(&known, &callers));
     let here = worker.workloads().filter(|workload| workload.key().service == id);
-    let mut entries = known.chain(here.map(|workload| entry(workload, table)));
+    let mut entries = known.chain(here.map(|workload| entry(workload, table, &callers)));
     let mut all = entries.next()?;
     for entry in entries {
         all.instances.extend(entry.instances);
@@ -280,11 +277,12 @@ fn service(worker: &Worker, table: &NetworkTable, id: oak_model::ServiceId) -> O
     Some(all)
 }
 
-type Known = (Vec<ServiceEntry>, HashMap<IpAddr, oak_model::ApplicationId>);
+type Known = (Vec<ServiceEntry>, HashMap<IpAddr, ApplicationId>);
 
 /// The services that are known here with all their instances, and who asks from which address.
 fn services(worker: &Worker, table: &NetworkTable) -> Known {
-    let mut services: Vec<_> = worker.known_services().map(|known| elsewhere(&known)).collect();
+    let callers = callers(worker);
+    let mut services: Vec<_> = worker.known_services().map(|known| elsewhere(&known, &callers)).collect();
     let mut askers = HashMap::new();
     for workload in worker.workloads() {
         let desired = &workload.assignment().desired;
@@ -292,14 +290,35 @@ fn services(worker: &Worker, table: &NetworkTable) -> Known {
             askers.insert(address.into(), desired.application);
         }
         if worker.is_open(desired.key.service) {
-            services.push(entry(workload, table));
+            services.push(entry(workload, table, &callers));
         }
     }
     (services, askers)
 }
 
+/// The applications of this node, and who they are.
+type Callers = BTreeMap<ApplicationId, Tenant>;
+
+fn callers(worker: &Worker) -> Callers {
+    let caller = |workload: &Workload| {
+        let assignment = workload.assignment();
+        (assignment.desired.application, Tenant::Organization(assignment.organization))
+    };
+    worker.workloads().map(caller).collect()
+}
+
+/// For which of them a service does not exist.
+fn hidden_from(
+    callers: &Callers,
+    organization: Option<OrganizationId>,
+    exported: bool,
+) -> BTreeSet<ApplicationId> {
+    let others = callers.iter().filter(|(_, caller)| !caller.may_call(organization, exported));
+    others.map(|(application, _)| *application).collect()
+}
+
 /// An instance of this node with its service.
-fn entry(workload: &Workload, table: &NetworkTable) -> ServiceEntry {
+fn entry(workload: &Workload, table: &NetworkTable, callers: &Callers) -> ServiceEntry {
     let desired = &workload.assignment().desired;
     let node_address = table.instances.get(&desired.instance_address);
     let instance = InstanceEntry {
@@ -313,11 +332,12 @@ fn entry(workload: &Workload, table: &NetworkTable) -> ServiceEntry {
         addresses: desired.addresses().flat_map(policy_addresses).collect(),
         instances: node_address.map(|_| instance).into_iter().collect(),
         ports: desired.spec.ports.iter().map(port).collect(),
+        hidden_from: hidden_from(callers, workload.assignment().organization, desired.spec.exported),
     }
 }
 
 /// A service with its instances on other nodes.
-fn elsewhere(known: &oak_control::worker::Known<'_>) -> ServiceEntry {
+fn elsewhere(known: &oak_control::worker::Known<'_>, callers: &Callers) -> ServiceEntry {
     let instances = known.backends.iter().map(|backend| InstanceEntry {
         number: backend.key.number,
         addresses: own_addresses(backend.instance_address),
@@ -329,6 +349,7 @@ fn elsewhere(known: &oak_control::worker::Known<'_>) -> ServiceEntry {
         addresses: known.service.all_addresses().flat_map(policy_addresses).collect(),
         instances: instances.collect(),
         ports: known.service.ports.iter().map(port).collect(),
+        hidden_from: hidden_from(callers, known.service.organization, known.service.exported),
     }
 }
 

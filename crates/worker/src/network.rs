@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
-use oak_control::worker::{NetworkTable, OwnPlace, TableVersion};
+use oak_control::worker::{NetworkTable, OwnPlace, TableVersion, TenantTable};
 use oak_model::overlay::{PLAIN_PORT, TUNNEL_PORT, Target};
 use oak_model::{Protocol, chain, ipv6};
 use oak_net::{
     Balancing, InstanceAddress, NetworkConfig, NetworkError, NodeNetwork, PortMapping, PortProtocol, Service,
-    ServiceTable,
+    ServiceTable, Tenant,
 };
 use oak_store::StoreError;
 use tokio::sync::{Mutex, watch};
@@ -129,6 +129,8 @@ impl Network {
             warn!(note, "network");
         }
         *open = Some(Arc::clone(&network));
+        // What the first instance may call has to be known before it starts.
+        self.table.send_modify(|_| {});
         self.present.send_replace(Some(Arc::clone(&network)));
         Ok(network)
     }
@@ -318,6 +320,8 @@ fn service_table(table: &NetworkTable) -> ServiceTable {
             .collect(),
         elsewhere: table.elsewhere.iter().copied().collect(),
         untold: table.untold.iter().copied().collect(),
+        tenants: table.tenants.values().map(tenant).collect(),
+        owned: table.owned.iter().copied().collect(),
         ports: table
             .ports
             .iter()
@@ -360,4 +364,9 @@ const fn balancing(policy: oak_model::Balancing) -> Balancing {
         oak_model::Balancing::LeastLoaded => Balancing::Weighted,
         oak_model::Balancing::Sticky => Balancing::Sticky,
     }
+}
+
+fn tenant(table: &TenantTable) -> Tenant {
+    let list = |addresses: &BTreeSet<Ipv4Addr>| addresses.iter().copied().collect();
+    Tenant { members: list(&table.members), reaches: list(&table.reaches), refused: list(&table.refused) }
 }

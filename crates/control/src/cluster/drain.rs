@@ -89,9 +89,10 @@ impl Cluster {
     fn start_successor(&mut self, key: InstanceKey, worker: WorkerId) {
         self.superseded(key, worker);
         let successor = Placement { worker, incarnation: self.next_incarnation() };
+        let organization = self.organization_of(key);
         let Some(placed) = self.placed.get_mut(&key) else { return };
         placed.successor = Some(successor);
-        let assignment = placed.assignment(successor);
+        let assignment = placed.assignment(successor, organization);
         self.hold(key, successor);
         self.save_placed(key);
         self.send_to_worker(worker, ClusterToWorker::Assign(assignment));

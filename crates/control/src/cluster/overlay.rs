@@ -39,10 +39,12 @@ impl Cluster {
     pub(super) fn overlay_hold(&mut self, key: InstanceKey, worker: WorkerId) {
         let Some(placed) = self.placed.get(&key) else { return };
         let desired = &placed.desired;
+        let organization = self.organization_of(key);
         let is_known = self.overlay.hub.service(key.service).is_some_and(|known| {
             known.addresses == desired.service_addresses
                 && known.policies == desired.policies
                 && known.ports == desired.spec.ports
+                && (known.organization, known.exported) == (organization, desired.spec.exported)
         });
         if !is_known {
             self.overlay.hub.know(KnownService {
@@ -52,6 +54,8 @@ impl Cluster {
                 addresses: desired.service_addresses.clone(),
                 policies: desired.policies.clone(),
                 ports: desired.spec.ports.clone(),
+                organization,
+                exported: desired.spec.exported,
             });
         }
         self.overlay.hub.hold(key, desired.instance_address, worker);
@@ -255,7 +259,8 @@ impl Cluster {
         }
     }
 
-    /// Services of one organisation may call each other; a machine may call what its operator has deployed on it.
+    /// Services of one organisation may call each other, and those that are exported; a machine may call what its operator
+    /// has deployed on it.
     fn may_call(&self, caller: Caller, callee: ServiceId) -> bool {
         let organization = |service| {
             let application = self.overlay.hub.service(service)?.application;
@@ -264,6 +269,9 @@ impl Cluster {
         match caller {
             Caller::Node(_) => true,
             Caller::Service(caller) if self.overlay.hub.service(caller).is_none() => false,
+            Caller::Service(_) if self.overlay.hub.service(callee).is_some_and(|known| known.exported) => {
+                true
+            }
             // Of what is in other clusters the root has said that it may be called.
             Caller::Service(_) if organization(callee).is_none() => true,
             Caller::Service(caller) => organization(caller) == organization(callee),

@@ -175,11 +175,12 @@ impl Cluster {
         self.superseded(key, worker);
         self.pending.remove(key);
         let placement = Placement { worker, incarnation: self.next_incarnation() };
+        let organization = self.organization_of(key);
         let Some(placed) = self.placed.get_mut(&key) else { return };
         placed.placement = Some(placement);
         placed.status = Status::NodeScheduled;
         "waiting for the worker".clone_into(&mut placed.detail);
-        let assignment = placed.assignment(placement);
+        let assignment = placed.assignment(placement, organization);
         self.hold(key, placement);
         self.save_placed(key);
         self.send_to_worker(worker, ClusterToWorker::Assign(assignment));

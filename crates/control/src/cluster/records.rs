@@ -2,7 +2,7 @@
 //! applications can be deployed here while there is no root.
 
 use oak_model::message::{ClusterToRoot, ClusterWelcome, DesiredInstance, HeldInstance, Holdings};
-use oak_model::{Application, ApplicationId, InstanceKey, Service, ServiceId};
+use oak_model::{Application, ApplicationId, InstanceKey, OrganizationId, Service, ServiceId};
 use serde::{Deserialize, Serialize};
 
 use super::{Cluster, Effect, Placed};
@@ -72,6 +72,12 @@ impl Cluster {
         let service = self.services.get(&key.service);
         let application = service.and_then(|service| self.applications.get(&service.application));
         application.is_some_and(|known| known.local)
+    }
+
+    /// The organisation of an instance, if it has one.
+    pub(super) fn organization_of(&self, key: InstanceKey) -> Option<OrganizationId> {
+        let application = self.placed.get(&key)?.desired.application;
+        self.applications.get(&application)?.application.organization
     }
 
     /// Tells the root what it does not know: everything, or what was deployed here.

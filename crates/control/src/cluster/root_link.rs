@@ -188,7 +188,9 @@ impl Cluster {
     fn supply_anew(&mut self, key: InstanceKey) {
         let Some(placed) = self.placed.get(&key).filter(|placed| !placed.removing) else { return };
         let places = placed.placement.into_iter().chain(placed.successor);
-        let orders: Vec<_> = places.map(|place| (place.worker, placed.assignment(place))).collect();
+        let organization = self.organization_of(key);
+        let assignment = |place| placed.assignment(place, organization);
+        let orders: Vec<_> = places.map(|place| (place.worker, assignment(place))).collect();
         for (worker, assignment) in orders {
             self.send_to_worker(worker, ClusterToWorker::Assign(assignment));
         }
@@ -197,13 +199,14 @@ impl Cluster {
     /// Has the present worker run the changed instance, as a new incarnation.
     fn renew(&mut self, key: InstanceKey) {
         let incarnation = self.next_incarnation();
+        let organization = self.organization_of(key);
         let Some(placed) = self.placed.get_mut(&key) else { return };
         let Some(placement) = placed.placement.as_mut() else { return };
         placement.incarnation = incarnation;
         let placement = *placement;
         placed.status = Status::NodeScheduled;
         "waiting for the worker to replace it".clone_into(&mut placed.detail);
-        let assignment = placed.assignment(placement);
+        let assignment = placed.assignment(placement, organization);
         self.send_to_worker(placement.worker, ClusterToWorker::Assign(assignment));
     }
 

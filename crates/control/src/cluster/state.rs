@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::Ipv4Net;
 use oak_model::message::{Assignment, DesiredInstance};
-use oak_model::{Availability, Incarnation, Moment, Status, WorkerFacts, WorkerId};
+use oak_model::{Availability, Incarnation, Moment, OrganizationId, Status, WorkerFacts, WorkerId};
 use serde::{Deserialize, Serialize};
 
 /// A worker of this cluster.
@@ -127,7 +127,7 @@ impl Placed {
     }
 
     /// What the worker of one of its places is told.
-    pub(super) fn assignment(&self, place: Placement) -> Assignment {
-        Assignment { incarnation: place.incarnation, desired: self.desired.clone() }
+    pub(super) fn assignment(&self, place: Placement, organization: Option<OrganizationId>) -> Assignment {
+        Assignment { incarnation: place.incarnation, desired: self.desired.clone(), organization }
     }
 }

@@ -299,7 +299,7 @@ fn orders(messages: &[(WorkerId, ClusterToWorker)]) -> (Orders, Orders) {
     let (mut assigned, mut removed) = (Vec::new(), Vec::new());
     for (worker, message) in messages {
         match message {
-            ClusterToWorker::Assign(Assignment { incarnation, desired }) => {
+            ClusterToWorker::Assign(Assignment { incarnation, desired, .. }) => {
                 assigned.push((desired.key.number, Placement { worker: *worker, incarnation: *incarnation }));
             }
             ClusterToWorker::Remove { key, incarnation } => {

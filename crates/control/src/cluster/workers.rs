@@ -123,7 +123,10 @@ impl Cluster {
             let here = |place: &Placement| place.worker == id;
             let current = placed.placement.into_iter().chain(placed.successor).find(here);
             match current {
-                Some(place) if !placed.removing => assignments.push(placed.assignment(place)),
+                Some(place) if !placed.removing => {
+                    let organization = self.organization_of(placed.desired.key);
+                    assignments.push(placed.assignment(place, organization));
+                }
                 Some(place) => removals.push((placed.desired.key, place.incarnation)),
                 None => {}
             }

@@ -92,14 +92,15 @@ impl Root {
         }
     }
 
-    /// Services of one organisation may call each other; a machine may call everything.
+    /// Services of one organisation may call each other, and those that are exported; a machine may call everything.
     fn may_call(&self, caller: Caller, callee: ServiceId) -> bool {
         let Caller::Service(caller) = caller else { return true };
         let organization = |service: ServiceId| -> Option<Option<OrganizationId>> {
             let application = self.services.get(&service)?.application;
             Some(self.applications.get(&application)?.organization)
         };
-        organization(caller) == organization(callee)
+        let is_exported = self.services.get(&callee).is_some_and(|service| service.spec.exported);
+        is_exported || organization(caller) == organization(callee)
     }
 
     fn follow(&mut self, id: ServiceId) {
@@ -107,17 +108,30 @@ impl Root {
         if !self.overlay.followed.insert(id) {
             return;
         }
-        self.overlay.hub.know(known(service));
+        self.overlay.hub.know(self.known(service));
         let keys: Vec<_> = self.instances_of(id).map(|instance| instance.key).collect();
         for key in keys {
             self.overlay_instance(key);
         }
     }
 
+    fn known(&self, service: &Service) -> KnownService {
+        KnownService {
+            id: service.id,
+            application: service.application,
+            job_name: service.job_name.clone(),
+            addresses: vec![service.address],
+            policies: service.policies.clone(),
+            ports: service.spec.ports.clone(),
+            organization: self.organization_of(service),
+            exported: service.spec.exported,
+        }
+    }
+
     /// A service has further addresses.
     pub(super) fn overlay_readdressed(&mut self, id: ServiceId) {
         if let Some(service) = self.services.get(&id).filter(|_| self.overlay.followed.contains(&id)) {
-            self.overlay.hub.know(known(service));
+            self.overlay.hub.know(self.known(service));
         }
     }
 
@@ -259,16 +273,5 @@ impl Root {
             let news = OverlayChange { complete: true, ..self.overlay.hub.connect(cluster) };
             self.outbox.emit(Effect::Send { cluster, session, message: RootToCluster::Overlay(news) });
         }
-    }
-}
-
-fn known(service: &Service) -> KnownService {
-    KnownService {
-        id: service.id,
-        application: service.application,
-        job_name: service.job_name.clone(),
-        addresses: vec![service.address],
-        policies: service.policies.clone(),
-        ports: service.spec.ports.clone(),
     }
 }

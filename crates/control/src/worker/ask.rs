@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use oak_model::message::WorkerToCluster;
+use oak_model::message::{Assignment, WorkerToCluster};
 use oak_model::overlay::{Backend, Target};
 use oak_model::{ApplicationId, Moment, Now, ServiceId};
 
-use super::{Effect, Worker, Workload};
+use super::{Effect, Tenant, Worker, Workload};
 
 /// An answer takes one round trip, two if the root is asked. After this it is assumed that none comes.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -47,13 +47,16 @@ impl Worker {
     /// Somebody with this address calls something that may be unknown here.
     pub fn ask(&mut self, now: Now, source: Ipv4Addr, target: Target) {
         let caller = self.caller(source);
+        let tenant = self.tenant_of(caller);
         let known = self.find(&target, caller);
         if let Some(callee) = known {
             if self.calls_already(caller, callee) {
                 return;
             }
             self.remember_call(caller, callee);
-        } else if self.overlay.refused.contains_key(&target) || self.overlay.calls.len() >= CALLED {
+        } else if self.overlay.refused.contains_key(&(target.clone(), tenant))
+            || self.overlay.calls.len() >= CALLED
+        {
             return;
         } else if let Some(question) = self.overlay.questions.get_mut(&target) {
             if !question.callers.insert(caller) {
@@ -72,8 +75,12 @@ impl Worker {
     /// What became of a question.
     #[must_use]
     pub fn answer(&self, target: &Target, application: Option<ApplicationId>) -> Answer {
-        if let Some(service) = self.find_in(target, application) {
+        let tenant = self.tenant_of_application(application);
+        if let Some(service) = self.find_in(target, application, tenant) {
             return Answer::Service(service);
+        }
+        if self.overlay.refused.contains_key(&(target.clone(), tenant)) {
+            return Answer::NotFound;
         }
         if self.overlay.questions.contains_key(target) { Answer::Pending } else { Answer::NotFound }
     }
@@ -97,11 +104,17 @@ impl Worker {
     fn find(&self, target: &Target, caller: Option<ServiceId>) -> Option<ServiceId> {
         let of_caller = |workload: &&Workload| Some(workload.key().service) == caller;
         let application = self.workloads.values().find(of_caller).map(|w| w.assignment().desired.application);
-        self.find_in(target, application)
+        self.find_in(target, application, self.tenant_of(caller))
     }
 
-    /// Among the services that are open: those that were told, and those with instances here that somebody called.
-    fn find_in(&self, target: &Target, application: Option<ApplicationId>) -> Option<ServiceId> {
+    /// Among the services that are open: those that were told, and those with instances here that somebody called. What
+    /// is not for a tenant does not exist for it.
+    fn find_in(
+        &self,
+        target: &Target,
+        application: Option<ApplicationId>,
+        tenant: Tenant,
+    ) -> Option<ServiceId> {
         let told = self.overlay.services.values().filter(|service| match target {
             Target::Address(address) => {
                 let is_instance = |backend: &Backend| backend.instance_address == *address;
@@ -109,14 +122,23 @@ impl Worker {
             }
             Target::Name(name) => service.job_name.is_dns_name(name),
         });
+        let told = told.filter(|service| tenant.may_call(service.organization, service.exported));
         let told = told.map(|service| (Some(service.application) == application, service.id));
-        let here = self.hosted(target).filter(|(_, service)| self.is_open(*service));
+        let here = self.hosted(target, tenant).filter(|(_, service)| self.is_open(*service));
         told.chain(here.map(|(of, service)| (Some(of) == application, service))).max().map(|(_, id)| id)
     }
 
-    /// Services with instances here.
-    fn hosted<'a>(&'a self, target: &'a Target) -> impl Iterator<Item = (ApplicationId, ServiceId)> + 'a {
-        let desired = self.workloads.values().map(|workload| &workload.assignment().desired);
+    /// Services with instances here that a tenant may call.
+    fn hosted<'a>(
+        &'a self,
+        target: &'a Target,
+        tenant: Tenant,
+    ) -> impl Iterator<Item = (ApplicationId, ServiceId)> + 'a {
+        let assignments = self.workloads.values().map(Workload::assignment);
+        let may_call = move |assignment: &&Assignment| {
+            tenant.may_call(assignment.organization, assignment.desired.spec.exported)
+        };
+        let desired = assignments.filter(may_call).map(|assignment| &assignment.desired);
         let meant = desired.filter(move |desired| match target {
             Target::Address(address) => desired.addresses().any(|(_, own)| own == *address),
             Target::Name(name) => desired.job_name.is_dns_name(name),
@@ -150,14 +172,20 @@ impl Worker {
 
     /// The cluster knows no such service.
     pub(super) fn not_found(&mut self, now: Now, target: Target) {
-        if self.overlay.questions.remove(&target).is_some() {
-            self.refuse(target, now.moment + REFUSED_FOR);
+        let Some(question) = self.overlay.questions.get(&target) else { return };
+        let tenants: BTreeSet<Tenant> =
+            question.callers.iter().map(|caller| self.tenant_of(*caller)).collect();
+        // The answer does not say whom it is for: what one tenant may not call may be another's own. Without a further
+        // answer the question ends by itself.
+        if let (Some(tenant), 1) = (tenants.first(), tenants.len()) {
+            self.overlay.questions.remove(&target);
+            self.refuse(target, *tenant, now.moment + REFUSED_FOR);
         }
     }
 
-    fn refuse(&mut self, target: Target, until: Moment) {
+    fn refuse(&mut self, target: Target, tenant: Tenant, until: Moment) {
         if self.overlay.refused.len() < REMEMBERED {
-            self.overlay.refused.insert(target, until);
+            self.overlay.refused.insert((target, tenant), until);
         }
         self.outbox.emit(Effect::Answered);
     }
@@ -180,12 +208,13 @@ impl Worker {
             .collect();
         for target in unanswered {
             let callers = self.overlay.questions.remove(&target).map(|question| question.callers);
-            let hosted = self.hosted(&target).next();
-            let Some((_, service)) = hosted else {
-                self.refuse(target, now.moment + UNANSWERED_FOR);
-                continue;
-            };
             for caller in callers.unwrap_or_default() {
+                let tenant = self.tenant_of(caller);
+                let hosted = self.hosted(&target, tenant).next();
+                let Some((_, service)) = hosted else {
+                    self.refuse(target.clone(), tenant, now.moment + UNANSWERED_FOR);
+                    continue;
+                };
                 self.remember_call(caller, service);
                 // The question may have been lost with a session, and the next one may have begun before this.
                 let target = target.clone();

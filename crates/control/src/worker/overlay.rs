@@ -11,7 +11,7 @@ use oak_model::{InstanceKey, Moment, ServiceId, WorkerFacts, WorkerId};
 use serde::{Deserialize, Serialize};
 
 use super::ask::Question;
-use super::{Effect, NetworkTable, OwnPlace, Worker};
+use super::{Effect, NetworkTable, OwnPlace, Tenant, Worker};
 use crate::{CorruptRow, Row, Table};
 
 /// What a worker knows of others.
@@ -23,7 +23,7 @@ pub(super) struct Overlay {
     backends: BTreeMap<InstanceKey, BTreeMap<WorkerId, Backend>>,
     peers: BTreeMap<WorkerId, Peer>,
     pub(super) questions: BTreeMap<Target, Question>,
-    pub(super) refused: BTreeMap<Target, Moment>,
+    pub(super) refused: BTreeMap<(Target, Tenant), Moment>,
 }
 
 /// Callers of a service as they are stored.
@@ -261,11 +261,6 @@ impl Worker {
         }
         for (address, backend) in best {
             table.instances.entry(address).or_insert(backend.node_address);
-        }
-        for target in self.overlay.refused.keys() {
-            if let Target::Address(address) = target {
-                table.services.entry(*address).or_default();
-            }
         }
         table.own = OwnPlace { vantage: self.meta.vantage.clone(), seen_as: self.seen_as.clone() };
         table.peers = self.overlay.peers.values().map(|peer| (peer.subnet, peer.clone())).collect();

@@ -125,6 +125,7 @@ impl Worker {
         }
         self.add_overlay(&mut table);
         self.balance(&mut table);
+        self.add_tenants(&mut table);
         table
     }
 }

@@ -50,6 +50,7 @@ fn assignment(number: u32, incarnation: u64) -> Assignment {
             surroundings: Surroundings::default(),
             material: Vec::new(),
         },
+        organization: None,
     }
 }
 

@@ -35,6 +35,7 @@ pub(crate) fn entry(service: &str, addresses: &[&str], instances: &[(u32, &str, 
         addresses: addresses.iter().map(round_robin).collect(),
         instances: instances.iter().map(instance).collect(),
         ports: vec![ServicePort { protocol: Protocol::Tcp, port: 8080 }],
+        hidden_from: BTreeSet::new(),
     }
 }
 
@@ -206,6 +207,22 @@ proptest! {
             prop_assert_eq!(texts(&zone, &full, RecordType::A), vec![address(place)]);
             let back = texts(&zone, &format!("{place}.2.30.10.in-addr.arpa."), RecordType::PTR);
             prop_assert_eq!(back, vec![format!("{name}.test.shop.prod.oak.")]);
+        }
+    }
+}
+
+#[test]
+fn what_is_hidden_from_an_application_does_not_exist_for_it() {
+    let mut web = entry("web", &["10.30.0.1"], &[(0, "10.30.1.1", true)]);
+    web.hidden_from = BTreeSet::from([application(2)]);
+    let zone = zone_of(vec![web]);
+    let web = Name::from_ascii("web.test.shop.prod.oak.").unwrap();
+    let reverse = Name::from_ascii("1.0.30.10.in-addr.arpa.").unwrap();
+    for (asker, sees) in [(CLIENT, true), (ip("10.18.0.1"), true), (ip("10.18.0.9"), false)] {
+        let found = [zone.find(&web, RecordType::A, asker), zone.find(&reverse, RecordType::PTR, asker)];
+        for found in found {
+            assert_eq!(matches!(found, Found::Records { .. }), sees, "{asker}: {found:?}");
+            assert!(sees || matches!(found, Found::Unknown(_)), "others are asked, who know who may know it");
         }
     }
 }

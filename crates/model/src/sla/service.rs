@@ -59,6 +59,7 @@ const SERVICE: Vocabulary = Vocabulary {
         "one_shot",
         "at_most_one",
         "privileged",
+        "exported",
         "cmd",
         "environment",
         "sla_violation_strategy",
@@ -169,6 +170,7 @@ pub(super) fn read(value: &Value, path: Path<'_>, findings: &mut Findings) -> Op
         healthcheck: health::read_healthcheck(fields, findings),
         restart: health::read_restart(fields, findings),
         stop_grace_s: health::read_stop_grace(fields, findings),
+        exported: fields.flag("exported", findings),
     };
     let replicas = upkeep::read_replicas(fields, findings);
     let update = upkeep::read_policy(fields, spec.at_most_one, findings);

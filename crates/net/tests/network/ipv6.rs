@@ -8,7 +8,7 @@ use crate::support::traffic::{
 };
 use crate::support::{
     HOST, OUTSIDE, World, attach, await_that, in_world, inside, instance_address, instances,
-    namespace_address, node, run, service_address,
+    namespace_address, node, run, service_address, together,
 };
 use oak_model::{Balancing as Policy, ipv6};
 use oak_net::{Balancing, PortMapping, PortProtocol, Service, ServiceTable};
@@ -38,7 +38,7 @@ fn table(policy: Balancing, backends: &[u8], known: &[u8]) -> ServiceTable {
         policy,
         backends: backends.iter().map(|n| namespace_address(*n)).collect(),
     };
-    ServiceTable { services: vec![service], instances: instances(known), ..ServiceTable::default() }
+    together(ServiceTable { services: vec![service], instances: instances(known), ..ServiceTable::default() })
 }
 
 /// The uplink has IPv6 addresses, too.
@@ -164,7 +164,7 @@ fn a_call_of_an_unknown_address_waits_until_it_is_known() {
         let network = world.open().await;
         let (a, b) = (attach(&network, 2).await, attach(&network, 3).await);
         network
-            .apply(ServiceTable { instances: instances(&[2, 3]), ..ServiceTable::default() })
+            .apply(together(ServiceTable { instances: instances(&[2, 3]), ..ServiceTable::default() }))
             .await
             .unwrap();
         let _server = TcpServer::start(Place::Namespace(&b.namespace), ANY, 80, "b");

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use crate::support::traffic::{Place, TcpServer, ask_tcp, connect};
 use crate::support::{
     World, attach, await_that, in_world, inside, instances, lasting_devices, namespace_address, run,
-    service_address,
+    service_address, together,
 };
 use oak_net::{Attach, NetworkError, NodeNetwork, Service, ServiceTable, teardown};
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
 fn table(backends: &[u8]) -> ServiceTable {
-    ServiceTable {
+    together(ServiceTable {
         services: vec![Service {
             addresses: vec![service_address(1)],
             backends: backends.iter().map(|n| namespace_address(*n)).collect(),
@@ -23,7 +23,7 @@ fn table(backends: &[u8]) -> ServiceTable {
         }],
         instances: instances(backends),
         ..ServiceTable::default()
-    }
+    })
 }
 
 /// Everything this crate could leave behind on a host.

@@ -9,4 +9,5 @@ mod policies;
 mod ports;
 mod services;
 mod support;
+mod tenants;
 mod unknown;

@@ -5,9 +5,11 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use crate::support::traffic::{Place, TcpServer, ask_tcp};
-use crate::support::{World, attach, in_world, instances, namespace_address, run, service_address};
+use crate::support::{
+    World, attach, in_world, instance_address, instances, namespace_address, run, service_address, together,
+};
 use oak_model::ipv6;
-use oak_net::{Attached, Balancing, NodeNetwork, Service, ServiceTable};
+use oak_net::{Attached, Balancing, NodeNetwork, Service, ServiceTable, Tenant};
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
@@ -19,11 +21,11 @@ fn table(policy: Balancing, backends: &[u8]) -> ServiceTable {
         policy,
         backends: backends.iter().map(|n| namespace_address(*n)).collect(),
     };
-    ServiceTable {
+    together(ServiceTable {
         services: vec![service],
         instances: instances(&[2, 3, 4, 8, 9]),
         ..ServiceTable::default()
-    }
+    })
 }
 
 /// A node with servers 2, 3 and 4, each of which says its number, and clients 8 and 9.
@@ -132,7 +134,11 @@ fn what_differs_is_told_and_comes_to_the_same_as_everything() {
             (&[3, 4], &[4, 5, 6], &[2, 3, 4]),
             (&[], &[], &[]),
         ];
-        let mut made = BTreeSet::new();
+        let tenant = |members: &[u8], reaches, refused| {
+            let members = members.iter().map(|n| namespace_address(*n)).collect();
+            Tenant { members, reaches, refused }
+        };
+        let (mut made, mut known) = (BTreeSet::new(), None);
         for (first, second, third) in steps {
             let mut table = ServiceTable { instances: instances(third), ..ServiceTable::default() };
             for (n, policy) in policies.into_iter().enumerate() {
@@ -141,11 +147,21 @@ fn what_differs_is_told_and_comes_to_the_same_as_everything() {
             }
             table.ports = vec![port(80, second), port(81, third)];
             table.untold = vec![service_address(1)];
+            let reaches: Vec<_> = third.iter().map(|n| instance_address(*n)).collect();
+            table.owned = [reaches.clone(), vec![service_address(2)]].concat();
+            table.tenants = vec![
+                tenant(first, reaches.clone(), vec![]),
+                tenant(&[7, 8], vec![service_address(2)], reaches),
+            ];
             network.apply(table.clone()).await.unwrap();
+            // One that was made anew has another number.
+            let number = run("nft", "-a list tables");
+            assert!(known.is_none_or(|known| known == number), "a difference is enough");
             let by_difference = run("nft", "list table inet oakestra");
             run("nft", "delete table inet oakestra");
             network.apply(table).await.unwrap();
             assert_eq!(sorted(&by_difference), sorted(&run("nft", "list table inet oakestra")));
+            known = Some(run("nft", "-a list tables"));
             made.insert(sorted(&by_difference));
         }
         assert_eq!(made.len(), 6);

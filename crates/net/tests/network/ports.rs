@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use crate::support::traffic::{AT_ONCE, Place, TcpServer, UdpClient, UdpServer, arrives, ask_tcp, connect};
 use crate::support::{
     GATEWAY, HOST, OUTSIDE, attach, in_world, inside, instance_address, instances, namespace_address, run,
+    together,
 };
 use oak_net::{PortMapping, PortProtocol, ServiceTable, port_holder};
 
@@ -19,7 +20,7 @@ fn mapping(protocol: PortProtocol, host_port: u16, backends: &[(u8, u16)]) -> Po
 }
 
 fn table(ports: Vec<PortMapping>) -> ServiceTable {
-    ServiceTable { instances: instances(&[2, 3]), ports, ..ServiceTable::default() }
+    together(ServiceTable { instances: instances(&[2, 3]), ports, ..ServiceTable::default() })
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use crate::support::traffic::{Place, TcpServer, UdpClient, UdpServer, ask_tcp, is_refused_tcp, ping};
 use crate::support::{
     GATEWAY, HOST, OUTSIDE, attach, in_world, inside, instance_address, instances, namespace_address, run,
-    service_address,
+    service_address, together,
 };
 use oak_net::{Service, ServiceTable};
 
@@ -14,7 +14,7 @@ const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
 /// Service 1 with the given instances as backends, and all of `known` with instance addresses.
 fn table(backends: &[u8], known: &[u8]) -> ServiceTable {
-    ServiceTable {
+    together(ServiceTable {
         services: vec![Service {
             addresses: vec![service_address(1)],
             backends: backends.iter().map(|n| namespace_address(*n)).collect(),
@@ -22,7 +22,7 @@ fn table(backends: &[u8], known: &[u8]) -> ServiceTable {
         }],
         instances: instances(known),
         ..ServiceTable::default()
-    }
+    })
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::support::traffic::{
 };
 use crate::support::{
     GATEWAY, attach, await_that, in_world, inside, instance_address, instances, namespace_address, run,
-    service_address,
+    service_address, together,
 };
 use oak_net::{Attached, NodeNetwork, Service, ServiceTable, Unknown};
 
@@ -21,7 +21,7 @@ const WITHOUT_REPETITION: Duration = Duration::from_millis(900);
 
 /// A table that knows service 1, with the given backends, and the instances.
 fn known(backends: &[u8]) -> ServiceTable {
-    ServiceTable {
+    together(ServiceTable {
         services: vec![Service {
             addresses: vec![service_address(1)],
             backends: backends.iter().map(|n| namespace_address(*n)).collect(),
@@ -29,12 +29,12 @@ fn known(backends: &[u8]) -> ServiceTable {
         }],
         instances: instances(&[2, 3]),
         ..ServiceTable::default()
-    }
+    })
 }
 
 /// A table that knows the instances' own addresses only.
 fn unknown() -> ServiceTable {
-    ServiceTable { services: vec![], ..known(&[]) }
+    together(ServiceTable { services: vec![], ..known(&[]) })
 }
 
 /// What somebody does who calls, on a thread of its own.
@@ -259,7 +259,7 @@ fn without_an_agent_unknown_addresses_are_refused_at_once() {
         assert_eq!(network.next_unknown().await.destination, service_address(9));
         let mut table = known(&[3]);
         table.services[0].addresses.push(service_address(9));
-        network.apply(table).await.unwrap();
+        network.apply(together(table)).await.unwrap();
         assert!(waiting.answer().0.is_ok());
     });
 }

@@ -221,6 +221,8 @@ fn abroad(worker: WorkerId) -> OverlayChange {
         addresses: vec![Ipv4Addr::new(10, 30, 0, 7)],
         policies: BTreeMap::new(),
         ports: Vec::new(),
+        organization: None,
+        exported: false,
     };
     let backend = Backend {
         key: key_of(7, 0),

@@ -91,7 +91,7 @@ fn a_changed_instance_replaces_the_old_one_on_its_worker() {
     let second = fixture.placement(0).unwrap();
     assert_eq!(second.worker, one);
     assert!(second.incarnation > first.incarnation);
-    let assignment = Assignment { incarnation: second.incarnation, desired: changed };
+    let assignment = Assignment { incarnation: second.incarnation, desired: changed, organization: None };
     assert_eq!(fixture.to_workers.last(), Some(&(one, ClusterToWorker::Assign(assignment))));
     assert_eq!(fixture.cluster.fleet.reserved(one).unwrap().0.memory_mib, 300);
 }

@@ -35,6 +35,8 @@ fn service() -> KnownService {
         addresses: vec![DB],
         policies: BTreeMap::new(),
         ports: Vec::new(),
+        organization: None,
+        exported: false,
     }
 }
 
@@ -304,4 +306,69 @@ fn each_policy_leads_to_what_it_wants() {
     assert_eq!(measure(&mut fixture, 5_000, 20_000), Some(vec![near]));
     assert_eq!(measure(&mut fixture, 5_000, 2_000), Some(vec![far]));
     assert_eq!(fixture.table().services.get(&DB), Some(&vec![near, far]));
+}
+
+fn organization(number: u64) -> Option<OrganizationId> {
+    Some(OrganizationId::from_parts(1, number))
+}
+
+/// Instance 1 of one organisation, and of another one an instance of another service.
+fn two_tenants(exported: bool) -> Fixture {
+    let mine = Assignment { organization: organization(1), ..assignment(1, 1) };
+    let mut theirs = with_spec(2, 1, |spec| spec.exported = exported);
+    theirs.organization = organization(2);
+    theirs.desired.key.service = ServiceId::from_parts(1, 5);
+    theirs.desired.application = ApplicationId::from_parts(1, 5);
+    theirs.desired.service_addresses = vec![Ipv4Addr::new(10, 30, 0, 5)];
+    let mut fixture = Fixture::new(vec![mine, theirs]);
+    fixture.worker.set_asks(true);
+    fixture.commit();
+    fixture
+}
+
+fn addresses_of(fixture: &Fixture) -> Vec<Ipv4Addr> {
+    fixture.worker.workloads().filter_map(Workload::address).collect()
+}
+
+#[test]
+fn organizations_reach_their_own_and_what_is_exported() {
+    let theirs = Ipv4Addr::new(10, 30, 0, 5);
+    for exported in [false, true] {
+        let mut fixture = two_tenants(exported);
+        let table = fixture.table();
+        let first = &table.tenants[&organization(1)];
+        assert_eq!(first.reaches.contains(&theirs), exported);
+        assert!(first.reaches.contains(&Ipv4Addr::new(10, 30, 0, 1)));
+        assert!(table.tenants[&organization(2)].reaches.contains(&theirs));
+        assert!(table.owned.contains(&theirs), "nobody has to ask whose it is");
+        assert_eq!(table.tenants.values().map(|tenant| tenant.members.len()).sum::<usize>(), 2);
+        // What is told of elsewhere says whose it is, too.
+        let known = KnownService { organization: organization(2), exported, ..service() };
+        let change = OverlayChange { services: vec![known], ..OverlayChange::default() };
+        fixture.message(ClusterToWorker::Overlay(change));
+        assert_eq!(fixture.table().tenants[&organization(1)].reaches.contains(&DB), exported);
+    }
+}
+
+#[test]
+fn a_no_for_one_organization_is_none_for_another() {
+    let mut fixture = two_tenants(false);
+    let [mine, theirs] = addresses_of(&fixture)[..] else { panic!("two instances") };
+    fixture.ask(0, mine, Target::Address(DB));
+    fixture.message(ClusterToWorker::NotFound(Target::Address(DB)));
+    assert!(fixture.table().tenants[&organization(1)].refused.contains(&DB));
+    assert!(!fixture.table().services.contains_key(&DB), "others may ask");
+    fixture.asked();
+    fixture.ask(1, theirs, Target::Address(DB));
+    assert_eq!(fixture.asked().len(), 1);
+    // Both ask, and the answer may be for either: nobody is refused because of it.
+    let other = Target::Address(Ipv4Addr::new(10, 30, 0, 77));
+    fixture.ask(2, mine, other.clone());
+    fixture.ask(2, theirs, other.clone());
+    fixture.message(ClusterToWorker::NotFound(other.clone()));
+    assert_eq!(fixture.worker.answer(&other, None), Answer::Pending);
+    assert_eq!(
+        fixture.worker.answer(&Target::Address(DB), Some(ApplicationId::from_parts(1, 1))),
+        Answer::NotFound
+    );
 }

@@ -52,6 +52,7 @@ const KEYS: &[&str] = &[
     "restart",
     "stop_grace_s",
     "one_shot",
+    "exported",
     "status",
     "memroy",
 ];

@@ -328,7 +328,7 @@ fn refuses_two_services_of_one_name() {
 fn fills_the_specification() {
     let request = service(&json!({
         "memory": 100, "vcpus": 2, "storage": 5, "vgpus": 2, "cmd": ["sh", "-c", "sleep 1"], "environment": ["A=b=c", "B="],
-        "port": "6080:80/tcp;53/udp", "addresses": {"rr_ip": "10.30.55.55", "rr_ip_v6": "fdff:2000::55:55", "closest_ip": "auto", "sticky_ip_v6": "fdff:5000::5:6"}, "one_shot": true, "privileged": true,
+        "port": "6080:80/tcp;53/udp", "addresses": {"rr_ip": "10.30.55.55", "rr_ip_v6": "fdff:2000::55:55", "closest_ip": "auto", "sticky_ip_v6": "fdff:5000::5:6"}, "one_shot": true, "privileged": true, "exported": true,
         "arch": ["x86_64", "amd64", "arm64"],
         "constraints": [
             {"type": "direct", "cluster": "a; b;", "node": "n1;n2"},
@@ -350,7 +350,7 @@ fn fills_the_specification() {
     assert_eq!(spec.service_address, Some([10, 30, 55, 55].into()));
     let policies = [(Balancing::Closest, None), (Balancing::Sticky, Some([10, 30, 5, 6].into()))];
     assert_eq!(spec.policies, policies.into());
-    assert!(spec.one_shot && spec.privileged);
+    assert!(spec.one_shot && spec.privileged && spec.exported);
     assert_eq!(spec.architectures, [Architecture::Amd64, Architecture::Arm64]);
     assert_eq!(
         (spec.target.clusters, spec.target.workers),

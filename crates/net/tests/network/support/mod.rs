@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use oak_net::{Attach, Attached, InstanceAddress, NetworkConfig, NodeNetwork};
+use oak_net::{Attach, Attached, InstanceAddress, NetworkConfig, NodeNetwork, ServiceTable, Tenant};
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use tempfile::TempDir;
@@ -119,6 +119,20 @@ pub(crate) fn namespace_address(n: u8) -> Ipv4Addr {
 /// The instance address that goes with instance `n`.
 pub(crate) fn instance_address(n: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 30, 1, n)
+}
+
+/// All instances of the machine are of one tenant, and everything in the table is theirs.
+pub(crate) fn together(table: ServiceTable) -> ServiceTable {
+    let members = (2..=126).map(namespace_address).collect();
+    of_one_tenant(table, members)
+}
+
+/// These are of one tenant, and everything in the table is theirs.
+pub(crate) fn of_one_tenant(table: ServiceTable, members: Vec<Ipv4Addr>) -> ServiceTable {
+    let services = table.services.iter().flat_map(|service| service.addresses.iter().copied());
+    let all: Vec<Ipv4Addr> = services.chain(table.instances.iter().map(|one| one.instance)).collect();
+    let tenant = Tenant { members, reaches: all.clone(), refused: vec![] };
+    ServiceTable { tenants: vec![tenant], owned: all, ..table }
 }
 
 pub(crate) fn instances(numbers: &[u8]) -> Vec<InstanceAddress> {

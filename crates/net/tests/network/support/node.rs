@@ -7,7 +7,7 @@ use oak_net::{
     Attach, Attached, InstanceAddress, NetworkConfig, NodeNetwork, Peer, Service, ServiceTable, Way,
 };
 
-use super::{World, await_up, inside, run, service_address};
+use super::{World, await_up, inside, of_one_tenant, run, service_address};
 
 /// Node `n` has subnet 10.18.`n`.0/24 and is at 192.0.2.`n`.
 pub(crate) struct Node {
@@ -101,7 +101,8 @@ pub(crate) async fn attach(network: &NodeNetwork, who: Somebody) -> Attached {
 
 /// Service 1 with the given backends; everybody known has an instance address.
 pub(crate) fn table(backends: &[Somebody], known: &[Somebody]) -> ServiceTable {
-    ServiceTable {
+    let members = backends.iter().chain(known).map(|who| who.namespace()).collect();
+    let table = ServiceTable {
         services: vec![Service {
             addresses: vec![service_address(1)],
             backends: backends.iter().map(|who| who.namespace()).collect(),
@@ -112,5 +113,6 @@ pub(crate) fn table(backends: &[Somebody], known: &[Somebody]) -> ServiceTable {
             .map(|who| InstanceAddress { instance: who.instance(), namespace: who.namespace() })
             .collect(),
         ..ServiceTable::default()
-    }
+    };
+    of_one_tenant(table, members)
 }

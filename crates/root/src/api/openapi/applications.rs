@@ -167,6 +167,7 @@ fn microservice() -> Value {
             ("one_shot", boolean("Ends by itself")),
             ("at_most_one", boolean("Never two processes of an instance")),
             ("privileged", boolean("With all capabilities and devices")),
+            ("exported", boolean("Services of other organisations may call it")),
             ("arch", list(word("Architecture", &["amd64", "arm64", "arm", "riscv64"]))),
             (
                 "constraints",
