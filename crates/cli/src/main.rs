@@ -15,8 +15,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    BackupArguments, ConfigArguments, EXIT_FAILURE, EXIT_USAGE, Failure, RestoreArguments, ServerArguments,
-    SimArguments, UserCommand,
+    BackupArguments, ConfigArguments, EXIT_FAILURE, EXIT_USAGE, Failure, NetArguments, RestoreArguments,
+    ServerArguments, SimArguments, UserCommand,
 };
 use config::{Loaded, Sources};
 use output::{Output, Style};
@@ -46,6 +46,8 @@ enum Command {
     Restore(RestoreArguments),
     /// Show the configuration and where each value comes from
     Config(ConfigArguments),
+    /// Look at the network of the worker on this machine
+    Net(NetArguments),
     /// Simulate a system under virtual time: faults, losses, more machines
     Sim(SimArguments),
 }
@@ -94,6 +96,10 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             print(|output| arguments.run(&loaded.config, output))
         }
         Command::Restore(arguments) => {
+            let loaded = load(cli.config, arguments.overrides())?;
+            print(|output| arguments.run(&loaded.config, output))
+        }
+        Command::Net(arguments) => {
             let loaded = load(cli.config, arguments.overrides())?;
             print(|output| arguments.run(&loaded.config, output))
         }

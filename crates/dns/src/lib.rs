@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod ask;
 mod cache;
 mod entry;
 mod forward;
@@ -36,6 +37,7 @@ mod resolv;
 mod server;
 mod zone;
 
+pub use ask::ask;
 pub use entry::{InstanceEntry, PolicyAddress, ServiceEntry, ServicePort};
 pub use forward::Upstreams;
 pub use limits::Limits;

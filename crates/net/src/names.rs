@@ -57,7 +57,8 @@ pub fn encrypted_name(bridge: &str) -> String {
 }
 
 /// Name of the device to nodes that are sent plain packets.
-pub(crate) fn tunnel_name(bridge: &str) -> String {
+#[must_use]
+pub fn tunnel_name(bridge: &str) -> String {
     format!("{bridge}t")
 }
 

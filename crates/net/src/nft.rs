@@ -38,6 +38,21 @@ pub(crate) fn run(rules: &str, what: &'static str) -> Result<(), NetworkError> {
     Err(NetworkError::Nft { what, message: if message.is_empty() { status.to_string() } else { message } })
 }
 
+/// What the kernel has, as `nft` writes it; `question` is one command that changes nothing.
+pub(crate) fn list(question: &str) -> Result<String, NetworkError> {
+    let input = in_memory(question).tried(|| "prepare the input of nft".to_owned())?;
+    let output = command().stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).output();
+    let output = match output {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(NetworkError::NftMissing),
+        output => output.tried(|| "start nft".to_owned())?,
+    };
+    if !output.status.success() {
+        let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(NetworkError::Nft { what: "list the table", message });
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 fn command() -> Command {
     let mut command = Command::new("nft");
     command.args(["-f", "-"]).stdout(Stdio::null());

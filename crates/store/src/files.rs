@@ -59,8 +59,11 @@ impl FileStore {
     }
 }
 
-/// Reads every row below a directory; a folder that is not there is empty.
-pub(crate) fn read_files(directory: &Path) -> Result<Vec<Row>, StoreError> {
+/// Reads every row below a directory, without changing anything; a folder that is not there is empty.
+///
+/// # Errors
+/// A folder cannot be listed.
+pub fn read_files(directory: &Path) -> Result<Vec<Row>, StoreError> {
     let failed = |path: &Path, source| StoreError::Files { path: path.to_owned(), source };
     let mut rows = Vec::new();
     for (table, name) in DIRECTORIES {

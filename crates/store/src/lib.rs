@@ -26,7 +26,7 @@ mod writer;
 
 pub use clock::SystemClock;
 pub use engine::{Engine, EngineStopped};
-pub use files::FileStore;
+pub use files::{FileStore, read_files};
 pub use health::{Change, Health, Writes, stalled};
 pub use journal::{Committed, Journal, StoreError};
 pub use machine::{Concern, Hosted};

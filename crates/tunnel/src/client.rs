@@ -41,6 +41,11 @@ impl Client {
         Self { socket: config.control_socket() }
     }
 
+    /// For the engine whose directory this is ([`TunnelConfig::directory`]).
+    pub fn at(directory: &std::path::Path) -> Self {
+        Self { socket: TunnelConfig::new("", 0, directory.to_owned()).control_socket() }
+    }
+
     /// Replaces all peers. They are on disk when this returns.
     pub fn set_peers(&self, peers: Vec<Peer>) -> Result<(), ClientError> {
         self.done(&Request::SetPeers { peers })

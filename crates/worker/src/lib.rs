@@ -19,6 +19,7 @@ mod exec;
 mod facts;
 mod garbage;
 mod gpus;
+pub mod inspect;
 mod logs;
 mod names;
 mod network;

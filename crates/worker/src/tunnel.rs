@@ -81,6 +81,11 @@ impl TunnelSettings {
     }
 }
 
+/// State of the engine of the worker with this directory; none if none runs.
+pub(crate) fn status(directory: &std::path::Path) -> Option<Status> {
+    Client::at(&directory.join(DIRECTORY)).status().ok()
+}
+
 fn config(directory: &std::path::Path, bridge: &str) -> TunnelConfig {
     TunnelConfig::new(&oak_net::encrypted_name(bridge), TUNNEL_PORT, directory.join(DIRECTORY))
 }

@@ -16,6 +16,7 @@ mod hidden;
 mod local;
 mod logs;
 mod maintenance;
+mod net;
 mod restore;
 mod scale;
 mod secret;
@@ -34,6 +35,7 @@ use oak_model::Availability;
 pub(crate) use backup::Arguments as BackupArguments;
 pub(crate) use config::Arguments as ConfigArguments;
 pub(crate) use failure::{EXIT_FAILURE, EXIT_USAGE, Failure};
+pub(crate) use net::Arguments as NetArguments;
 pub(crate) use restore::Arguments as RestoreArguments;
 pub(crate) use sim::Arguments as SimArguments;
 

@@ -2,7 +2,7 @@
 //! remembered for the time when there is none.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use oak_model::message::{LocalCall, WorkerHello, WorkerToCluster};
 use oak_model::overlay::{Backend, KnownService, MOST_SEEN, OverlayChange, Peer, Readiness, Target};
@@ -95,6 +95,17 @@ impl Worker {
             service,
             backends: self.overlay.backends_of(service.id).copied().collect(),
         })
+    }
+
+    /// Other nodes that this one has to do with.
+    pub fn peers(&self) -> impl Iterator<Item = &Peer> {
+        self.overlay.peers.values()
+    }
+
+    /// As the cluster saw this node last, if there is a NAT in between.
+    #[must_use]
+    pub const fn outside(&self) -> Option<IpAddr> {
+        self.meta.vantage.outside
     }
 
     /// Whether all instances of a service with instances here are known. Where calls of unknown addresses are noticed, the
