@@ -6,6 +6,7 @@
 mod build;
 mod down;
 mod lock;
+mod original;
 mod run;
 mod signals;
 
@@ -111,11 +112,14 @@ pub(crate) enum RoleCommand {
         cluster: ClusterFlags,
     },
     /// Run a worker
+    #[command(args_conflicts_with_subcommands = true)]
     Worker {
         #[command(flatten)]
         common: CommonFlags,
         #[command(flatten)]
         worker: WorkerFlags,
+        #[command(subcommand)]
+        action: Option<original::WorkerCommand>,
     },
 }
 
@@ -153,7 +157,7 @@ impl RoleCommand {
                 ];
                 given.extend(flags.map(|(path, flag, value)| (path, flag, value.clone())));
             }
-            Self::Worker { common: shared, worker } => {
+            Self::Worker { common: shared, worker, .. } => {
                 given.extend(common(shared));
                 let flags: [Given<'_>; 4] = [
                     ("worker.cluster", "--cluster", &worker.cluster),
@@ -176,7 +180,8 @@ impl RoleCommand {
             Self::Up { .. } => run::start(loaded, run::all),
             Self::Root { .. } => run::start(loaded, run::root),
             Self::Cluster { .. } => run::start(loaded, run::cluster),
-            Self::Worker { .. } => run::start(loaded, run::worker),
+            Self::Worker { action: Some(command), .. } => command.answer(),
+            Self::Worker { action: None, .. } => run::start(loaded, run::worker),
             Self::Down { purge, .. } => down::run(&loaded.config, *purge),
         }
     }

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use oak_model::overlay::TUNNEL_PORT;
 use serde_json::{Map, Value};
 
 use super::error::ConfigProblem;
@@ -78,6 +79,14 @@ fn network(file: &mut Reading<'_>) {
     }
     if file.is_on("Debug") {
         file.set("log.filter", "debug".to_owned());
+    }
+    if let Some(port) = file.text("NodePublicPort").filter(|port| *port != TUNNEL_PORT.to_string()) {
+        file.note(
+            "NodePublicPort",
+            &format!(
+                "packets of other workers come to UDP port {TUNNEL_PORT}; {port} cannot be told to them"
+            ),
+        );
     }
     if file.text("DefaultInterface").is_some() {
         file.note(
