@@ -37,6 +37,8 @@ pub struct Rules<'a> {
 pub enum Fate {
     /// It gets a new destination.
     Chosen(Chosen),
+    /// The address belongs to a tenant that has not exported it.
+    OtherTenant,
     /// Nothing takes connections there, or nobody knew the address when the agent asked.
     Refused,
     /// The address is not known here: the packet waits while the agent asks.
@@ -143,7 +145,7 @@ impl Look {
 impl Rules<'_> {
     /// What happens to the first packet from an instance of this node to an address.
     #[must_use]
-    pub fn fate(&self, destination: IpAddr) -> Fate {
+    pub fn fate(&self, source: Ipv4Addr, destination: IpAddr) -> Fate {
         let (is_service, is_node) = match destination {
             IpAddr::V4(address) => (
                 self.config.service_range.contains(&address),
@@ -156,15 +158,25 @@ impl Rules<'_> {
             ),
         };
         match (is_service, is_node) {
-            (true, _) => self.fate_of_call(destination),
+            (true, _) => self.fate_of_call(source, destination),
             (false, true) => Fate::NodeAddress,
             (false, false) => Fate::Outside,
         }
     }
 
-    fn fate_of_call(&self, destination: IpAddr) -> Fate {
+    fn fate_of_call(&self, source: Ipv4Addr, destination: IpAddr) -> Fate {
         if self.has("refused", destination) {
             return Fate::Refused;
+        }
+        let tenant =
+            self.value("tenants", source.into()).and_then(|verdict| verdict.strip_prefix("jump reach-"));
+        if let Some(tenant) = tenant {
+            if self.has(&format!("refused-{tenant}"), destination) {
+                return Fate::Refused;
+            }
+            if !self.has(&format!("reaches-{tenant}"), destination) && self.has("owned", destination) {
+                return Fate::OtherTenant;
+            }
         }
         if self.parks && self.has("untold", destination) {
             return Fate::Waits;
@@ -338,7 +350,7 @@ mod tests {
         let config = NetworkConfig::new("/nowhere", "10.18.0.0/25".parse().unwrap());
         let config = NetworkConfig { ipv6: true, ..config };
         let rules = Rules { config: &config, text: LISTING.to_owned(), parks };
-        rules.fate(destination.parse().unwrap())
+        rules.fate(Ipv4Addr::new(10, 18, 0, 5), destination.parse().unwrap())
     }
 
     fn chosen(choice: Choice, shares: &[(&str, usize)]) -> Fate {

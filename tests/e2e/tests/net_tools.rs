@@ -38,7 +38,6 @@ fn says(world: &World, worker: &Host, words: &[&str], expected: &[&str]) -> anyh
     let output = world.command(worker, &[&["net"], words].concat())?;
     let missing = expected.iter().find(|text| !output.stdout.contains(**text));
     ensure!(output.code == Some(0) && missing.is_none(), "{words:?} without {missing:?}: {output:?}");
-    eprintln!("oak net {words:?}\n{}", output.stdout);
     Ok(())
 }
 
@@ -106,7 +105,6 @@ fn capture_requests(world: &World, root: &Host, worker: &Host) -> anyhow::Result
         requests.and_then(|()| capture.join().map_err(|_| anyhow::anyhow!("the capture panicked"))?)
     })?;
     ensure!(captured.code == Some(0) && captured.stdout.contains(WEB), "{captured:?}");
-    eprintln!("oak net capture\n{}", captured.stdout);
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use oak_control::CorruptRow;
 use oak_control::worker::{Found, Settings, Worker, Workload};
-use oak_model::{InstanceKey, JobName};
+use oak_model::{InstanceKey, JobName, OrganizationId};
 use oak_net::{Attached, Look, NetworkError};
 use oak_store::{StoreError, SystemClock, read_files};
 use oak_tunnel::Status;
@@ -84,6 +84,8 @@ pub struct LocalInstance {
     pub device: String,
     /// File that names its network namespace.
     pub namespace: PathBuf,
+    /// Organisation it belongs to.
+    pub organization: Option<OrganizationId>,
     #[serde(skip)]
     key: InstanceKey,
     #[serde(skip)]
@@ -142,6 +144,7 @@ impl Inspection {
             address: attached.address,
             device: device.clone(),
             namespace: attached.namespace.clone(),
+            organization: workload.assignment().organization,
             key: workload.key(),
             job_name,
         })

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ipnet::Ipv4Net;
 use oak_control::worker::Workload;
 use oak_model::overlay::{Backend, PLAIN_PORT, Peer, Readiness};
-use oak_model::{Balancing, JobName, ServiceId, WorkerId, ipv6};
+use oak_model::{Balancing, JobName, OrganizationId, ServiceId, WorkerId, ipv6};
 use oak_net::{Rules, encrypted_name};
 use oak_tunnel::{Path, PeerStatus, RelayStatus};
 use serde::Serialize;
@@ -105,6 +105,10 @@ pub struct ServiceState {
     pub name: String,
     /// Its addresses, those that choose in turn first.
     pub addresses: Vec<AddressState>,
+    /// Organisation it belongs to.
+    pub organization: Option<OrganizationId>,
+    /// Others may call it.
+    pub exported: bool,
     /// All its instances that are known here.
     pub backends: Vec<BackendState>,
 }
@@ -220,15 +224,19 @@ impl Inspection {
         for known in self.machine.known_services() {
             let service = known.service;
             let state = ServiceState::new(&service.job_name, service.all_addresses());
+            let state =
+                ServiceState { organization: service.organization, exported: service.exported, ..state };
             let ready = state.ready(rules);
             let backends = known.backends.iter().map(|backend| elsewhere(backend, &ready)).collect();
             services.insert(service.id, ServiceState { backends, ..state });
         }
         for workload in self.machine.workloads() {
             let desired = &workload.assignment().desired;
-            let service = services
-                .entry(desired.key.service)
-                .or_insert_with(|| ServiceState::new(&desired.job_name, desired.addresses()));
+            let service = services.entry(desired.key.service).or_insert_with(|| ServiceState {
+                organization: workload.assignment().organization,
+                exported: desired.spec.exported,
+                ..ServiceState::new(&desired.job_name, desired.addresses())
+            });
             let ready = service.ready(rules);
             service.backends.extend(self.here(workload, &ready));
         }
@@ -267,7 +275,13 @@ impl ServiceState {
             ipv6: ipv6::service(policy, address),
             chosen: Vec::new(),
         };
-        Self { name: full_name(name), addresses: addresses.map(address).collect(), backends: Vec::new() }
+        Self {
+            name: full_name(name),
+            addresses: addresses.map(address).collect(),
+            organization: None,
+            exported: false,
+            backends: Vec::new(),
+        }
     }
 
     /// Node addresses of the instances that some address of the service leads to.

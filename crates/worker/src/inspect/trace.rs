@@ -56,8 +56,11 @@ impl Inspection {
         if let Some(called) = &called {
             trace.step("service", called.describe(address));
         }
-        match rules.fate(address) {
+        match rules.fate(from.address, address) {
             Fate::Chosen(chosen) => {
+                if let Some(called) = &called {
+                    trace.step("owner", called.service.why_open(from));
+                }
                 trace.step("policy", choice(called.as_ref(), &chosen));
                 self.follow(&mut trace, called.as_ref(), address, &chosen)?;
             }
@@ -88,7 +91,7 @@ impl Inspection {
                         return Ok(None);
                     };
                     trace.step("name", format!("{server} says that {name} is {address}"));
-                    return Ok(Some((*address).into()));
+                    return Ok(Some(*address));
                 }
                 Ok(None) => trace.step("name", format!("{server} says that there is no {name}")),
                 Err(error) => {
@@ -238,6 +241,7 @@ fn part(chosen: &Chosen, share: usize) -> String {
 
 fn stop(fate: &Fate, is_known: bool) -> &'static str {
     match fate {
+        Fate::OtherTenant => "it belongs to another organisation, which has not exported it: refused at once",
         Fate::Refused if is_known => "nothing takes connections at this address: refused at once",
         Fate::Refused => {
             "its cluster has said that there is no such thing, or nothing takes connections there: refused at once"
@@ -257,6 +261,14 @@ fn stop(fate: &Fate, is_known: bool) -> &'static str {
 }
 
 impl ServiceState {
+    fn why_open(&self, from: &LocalInstance) -> &'static str {
+        if self.organization == from.organization {
+            "it belongs to the same organisation"
+        } else {
+            "it belongs to another organisation, which has exported it"
+        }
+    }
+
     /// Whether an address is one of its, and which.
     fn called_at(&self, address: IpAddr) -> Option<Called<'_>> {
         let policy =
@@ -336,6 +348,7 @@ mod tests {
             address: Ipv4Addr::new(10, 18, 0, 2),
             device: "oak0-1".into(),
             namespace: "/nowhere".into(),
+            organization: None,
             key: "6abff0e0c0ffee0000000001.0".parse().unwrap(),
             job_name: oak_model::JobName {
                 application: word("shop"),
@@ -354,9 +367,15 @@ mod tests {
 
     #[test]
     fn every_end_is_said() {
-        for fate in
-            [Fate::Refused, Fate::Waits, Fate::Unknown, Fate::NodeAddress, Fate::NoIpv6, Fate::Outside]
-        {
+        for fate in [
+            Fate::Refused,
+            Fate::OtherTenant,
+            Fate::Waits,
+            Fate::Unknown,
+            Fate::NodeAddress,
+            Fate::NoIpv6,
+            Fate::Outside,
+        ] {
             assert!(!stop(&fate, true).is_empty() && !stop(&fate, false).is_empty());
         }
     }
@@ -380,6 +399,8 @@ mod tests {
         ServiceState {
             name: "web.test.shop.prod".into(),
             addresses: vec![address(Balancing::RoundRobin, 55), address(Balancing::Closest, 56)],
+            organization: None,
+            exported: false,
             backends: vec![backend(0, None), backend(1, elsewhere)],
         }
     }
