@@ -171,10 +171,10 @@ impl Rules<'_> {
         let tenant =
             self.value("tenants", source.into()).and_then(|verdict| verdict.strip_prefix("jump reach-"));
         if let Some(tenant) = tenant {
-            if self.has(&format!("refused-{tenant}"), destination) {
+            if self.has_of(tenant, "denied", destination) {
                 return Fate::Refused;
             }
-            if !self.has(&format!("reaches-{tenant}"), destination) && self.has("owned", destination) {
+            if !self.has_of(tenant, "reaches", destination) && self.has("owned", destination) {
                 return Fate::OtherTenant;
             }
         }
@@ -205,8 +205,16 @@ impl Rules<'_> {
     }
 
     fn has(&self, set: &str, address: IpAddr) -> bool {
-        let set = of_family(set, address);
-        elements(block(&self.text, "set", &set)).any(|element| element.parse() == Ok(address))
+        self.lists(&of_family(set, address), address)
+    }
+
+    /// Whether a set that a tenant has of its own has an address.
+    fn has_of(&self, tenant: &str, set: &str, address: IpAddr) -> bool {
+        self.lists(&format!("{}-{tenant}", of_family(set, address)), address)
+    }
+
+    fn lists(&self, set: &str, address: IpAddr) -> bool {
+        elements(block(&self.text, "set", set)).any(|element| element.parse() == Ok(address))
     }
 
     fn value(&self, map: &str, address: IpAddr) -> Option<&str> {
@@ -335,6 +343,41 @@ mod tests {
 \t\ttype ipv6_addr
 \t}
 
+\tset owned {
+\t\ttype ipv4_addr
+\t\telements = { 10.30.0.1, 10.30.0.7 }
+\t}
+
+\tset owned6 {
+\t\ttype ipv6_addr
+\t\telements = { fdff:2000::1, fdff::7 }
+\t}
+
+\tmap tenants {
+\t\ttype ipv4_addr : verdict
+\t\telements = { 10.18.0.5 : jump reach-10.18.0.5, 10.18.0.6 : jump reach-10.18.0.6 }
+\t}
+
+\tset reaches-10.18.0.5 {
+\t\ttype ipv4_addr
+\t\telements = { 10.30.0.1, 10.30.0.7 }
+\t}
+
+\tset reaches6-10.18.0.5 {
+\t\ttype ipv6_addr
+\t\telements = { fdff:2000::1, fdff::7 }
+\t}
+
+\tset denied-10.18.0.6 {
+\t\ttype ipv4_addr
+\t\telements = { 10.30.9.9 }
+\t}
+
+\tset denied6-10.18.0.6 {
+\t\ttype ipv6_addr
+\t\telements = { fdff:2000::9:9 }
+\t}
+
 \tchain service-10.30.0.1 {
 \t\tdnat ip to numgen inc mod 3 offset 65536 map @places-1
 \t\tdnat ip6 to numgen inc mod 3 offset 65536 map @places6-1
@@ -347,10 +390,14 @@ mod tests {
 ";
 
     fn fate(destination: &str, parks: bool) -> Fate {
+        fate_of("10.18.0.5", destination, parks)
+    }
+
+    fn fate_of(source: &str, destination: &str, parks: bool) -> Fate {
         let config = NetworkConfig::new("/nowhere", "10.18.0.0/25".parse().unwrap());
         let config = NetworkConfig { ipv6: true, ..config };
         let rules = Rules { config: &config, text: LISTING.to_owned(), parks };
-        rules.fate(Ipv4Addr::new(10, 18, 0, 5), destination.parse().unwrap())
+        rules.fate(source.parse().unwrap(), destination.parse().unwrap())
     }
 
     fn chosen(choice: Choice, shares: &[(&str, usize)]) -> Fate {
@@ -376,6 +423,16 @@ mod tests {
         assert_eq!(fate("fc00::2", true), Fate::NodeAddress);
         assert_eq!(fate("10.18.0.1", true), Fate::Outside, "the gateway is the machine itself");
         assert_eq!(fate("192.0.2.1", true), Fate::Outside);
+    }
+
+    #[test]
+    fn what_others_have_is_refused_in_both_families() {
+        for address in ["10.30.0.1", "fdff:2000::1", "10.30.0.7", "fdff::7"] {
+            assert_eq!(fate_of("10.18.0.6", address, true), Fate::OtherTenant, "{address}");
+        }
+        for address in ["10.30.9.9", "fdff:2000::9:9"] {
+            assert_eq!(fate_of("10.18.0.6", address, true), Fate::Refused, "{address}");
+        }
     }
 
     #[test]
