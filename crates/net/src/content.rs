@@ -1,168 +1,16 @@
 //! The part of the nftables table that follows from the service table: elements of maps and sets, and a chain for each
 //! choice among several instances. Pure. It is either rendered as a whole or as the difference to another one.
 
-use std::borrow::Cow;
+mod sets;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
-use oak_model::ipv6;
+use sets::{Family, Kind, Set};
 
 use crate::share;
 use crate::table::{Balancing, CheckedService, CheckedTable, CheckedTenant, PortProtocol};
-
-/// A map or set of our table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Set {
-    /// Service addresses behind which somebody chooses.
-    Services,
-    /// Addresses with one instance behind them.
-    Instances,
-    /// What the choices among several lead to. A map for each choice, and a map for all of them, would both make the kernel
-    /// slow: it looks at all maps for each new one, and at all users of a map for each further one.
-    Places(u8),
-    Refused,
-    Untold,
-    /// Addresses of which it is known who may call them.
-    Owned,
-    /// Who calls, and the chain of what it reaches.
-    Tenants,
-    /// Who calls what was not translated, and the chain of what becomes of that.
-    Waiters,
-    /// What the tenant with this first member may call.
-    Reaches(Ipv4Addr),
-    /// What it asked for in vain.
-    Denied(Ipv4Addr),
-    Identities,
-    Places6(u8),
-    Services6,
-    Instances6,
-    Refused6,
-    Untold6,
-    Owned6,
-    Tenants6,
-    Waiters6,
-    Reaches6(Ipv4Addr),
-    Denied6(Ipv4Addr),
-    Identities6,
-    TcpPorts,
-    UdpPorts,
-}
-
-impl Set {
-    /// Those that are there even if they are empty.
-    const FIXED: [Self; 18] = [
-        Self::Services,
-        Self::Instances,
-        Self::Refused,
-        Self::Untold,
-        Self::Owned,
-        Self::Tenants,
-        Self::Waiters,
-        Self::Identities,
-        Self::Services6,
-        Self::Instances6,
-        Self::Refused6,
-        Self::Untold6,
-        Self::Owned6,
-        Self::Tenants6,
-        Self::Waiters6,
-        Self::Identities6,
-        Self::TcpPorts,
-        Self::UdpPorts,
-    ];
-
-    fn name(self) -> Cow<'static, str> {
-        let name = match self {
-            Self::Places(part) => return format!("places-{part}").into(),
-            Self::Places6(part) => return format!("places6-{part}").into(),
-            Self::Reaches(first) => return format!("reaches-{first}").into(),
-            Self::Reaches6(first) => return format!("reaches6-{first}").into(),
-            Self::Denied(first) => return format!("denied-{first}").into(),
-            Self::Denied6(first) => return format!("denied6-{first}").into(),
-            Self::Services => "services",
-            Self::Instances => "instances",
-            Self::Refused => "refused",
-            Self::Untold => "untold",
-            Self::Owned => "owned",
-            Self::Tenants => "tenants",
-            Self::Waiters => "waiters",
-            Self::Identities => "identities",
-            Self::Services6 => "services6",
-            Self::Instances6 => "instances6",
-            Self::Refused6 => "refused6",
-            Self::Untold6 => "untold6",
-            Self::Owned6 => "owned6",
-            Self::Tenants6 => "tenants6",
-            Self::Waiters6 => "waiters6",
-            Self::Identities6 => "identities6",
-            Self::TcpPorts => "tcp_ports",
-            Self::UdpPorts => "udp_ports",
-        };
-        name.into()
-    }
-
-    /// Map or set, and of what.
-    const fn kind(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Services | Self::Tenants | Self::Waiters => ("map", "type ipv4_addr : verdict"),
-            Self::Instances | Self::Identities => ("map", "type ipv4_addr : ipv4_addr"),
-            // The type of a number that is drawn has no name.
-            Self::Places(_) => ("map", "typeof numgen inc mod 2 : ip daddr"),
-            Self::Places6(_) => ("map", "typeof numgen inc mod 2 : ip6 daddr"),
-            Self::Refused | Self::Untold | Self::Owned | Self::Reaches(_) | Self::Denied(_) => {
-                ("set", "type ipv4_addr")
-            }
-            Self::Services6 | Self::Tenants6 | Self::Waiters6 => ("map", "type ipv6_addr : verdict"),
-            Self::Instances6 | Self::Identities6 => ("map", "type ipv6_addr : ipv6_addr"),
-            Self::Refused6 | Self::Untold6 | Self::Owned6 | Self::Reaches6(_) | Self::Denied6(_) => {
-                ("set", "type ipv6_addr")
-            }
-            Self::TcpPorts | Self::UdpPorts => ("map", "type inet_service : verdict"),
-        }
-    }
-
-    /// The same of the family of an address.
-    const fn of(self, address: IpAddr) -> Self {
-        match (self, address) {
-            (Self::Services, IpAddr::V6(_)) => Self::Services6,
-            (Self::Instances, IpAddr::V6(_)) => Self::Instances6,
-            (Self::Refused, IpAddr::V6(_)) => Self::Refused6,
-            (Self::Untold, IpAddr::V6(_)) => Self::Untold6,
-            (Self::Owned, IpAddr::V6(_)) => Self::Owned6,
-            (Self::Tenants, IpAddr::V6(_)) => Self::Tenants6,
-            (Self::Waiters, IpAddr::V6(_)) => Self::Waiters6,
-            (Self::Reaches(first), IpAddr::V6(_)) => Self::Reaches6(first),
-            (Self::Denied(first), IpAddr::V6(_)) => Self::Denied6(first),
-            (Self::Identities, IpAddr::V6(_)) => Self::Identities6,
-            _ => self,
-        }
-    }
-
-    const fn is_ipv6(self) -> bool {
-        matches!(
-            self,
-            Self::Places6(_)
-                | Self::Services6
-                | Self::Instances6
-                | Self::Refused6
-                | Self::Untold6
-                | Self::Owned6
-                | Self::Tenants6
-                | Self::Waiters6
-                | Self::Reaches6(_)
-                | Self::Denied6(_)
-                | Self::Identities6
-        )
-    }
-
-    const fn of_ports(protocol: PortProtocol) -> Self {
-        match protocol {
-            PortProtocol::Tcp => Self::TcpPorts,
-            PortProtocol::Udp => Self::UdpPorts,
-        }
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
@@ -230,26 +78,23 @@ impl Content {
         for (first, service) in &table.services {
             content.add_service(*first, service);
         }
-        for address in &table.refused {
-            content.put(Set::Refused, *address, Value::Nothing);
+        let lists =
+            [(Kind::Refused, &table.refused), (Kind::Untold, &table.untold), (Kind::Owned, &table.owned)];
+        for (kind, addresses) in lists {
+            content.put_all(kind, addresses);
         }
-        for address in &table.untold {
-            content.put(Set::Untold, *address, Value::Nothing);
-        }
-        for (instance, namespace) in &table.instances {
-            content.put(Set::Instances, (*instance).into(), Value::Address((*namespace).into()));
-            content.put(Set::Instances, ipv6::instance(*instance).into(), node6(*namespace));
-        }
-        for (namespace, instance) in &table.identities {
-            content.put(Set::Identities, (*namespace).into(), Value::Address((*instance).into()));
-            let six = Value::Address(ipv6::instance(*instance).into());
-            content.put(Set::Identities, ipv6::node(*namespace).into(), six);
+        for family in content.families() {
+            for (instance, node) in &table.instances {
+                let node = Value::Address(family.node(*node));
+                content.put(Kind::Instances, family.instance(*instance), node);
+            }
+            for (node, instance) in &table.identities {
+                let instance = Value::Address(family.instance(*instance));
+                content.put(Kind::Identities, family.node(*node), instance);
+            }
         }
         for ((protocol, port), backends) in &table.ports {
             content.add_port(*protocol, *port, backends);
-        }
-        for address in &table.owned {
-            content.put(Set::Owned, *address, Value::Nothing);
         }
         for (first, tenant) in &table.tenants {
             content.add_tenant(*first, tenant);
@@ -257,15 +102,25 @@ impl Content {
         content
     }
 
-    /// What is there: the fixed ones, and the others that have elements.
-    fn sets(&self) -> BTreeSet<Set> {
-        let fixed = Set::FIXED.into_iter().filter(|set| self.ipv6 || !set.is_ipv6());
-        fixed.chain(self.elements.keys().copied()).collect()
+    const fn families(&self) -> &'static [Family] {
+        Family::all(self.ipv6)
     }
 
-    fn put(&mut self, set: Set, address: IpAddr, value: Value) {
-        if address.is_ipv4() || self.ipv6 {
-            self.put_in(set.of(address), Key::Address(address), value);
+    /// What is there: the fixed ones, and the others that have elements.
+    fn sets(&self) -> BTreeSet<Set> {
+        Set::fixed(self.families()).chain(self.elements.keys().copied()).collect()
+    }
+
+    fn put(&mut self, kind: Kind, address: IpAddr, value: Value) {
+        let family = Family::of(address);
+        if self.families().contains(&family) {
+            self.put_in(kind.of(family), Key::Address(address), value);
+        }
+    }
+
+    fn put_all(&mut self, kind: Kind, addresses: &BTreeSet<IpAddr>) {
+        for address in addresses {
+            self.put(kind, *address, Value::Nothing);
         }
     }
 
@@ -277,10 +132,12 @@ impl Content {
         let backends: Vec<Ipv4Addr> = service.backends.keys().copied().collect();
         // Nothing to choose: no chain either, as for an instance address.
         for address in service.all_addresses() {
-            match (&backends[..], address) {
-                ([only], IpAddr::V4(_)) => self.put(Set::Instances, address, Value::Address((*only).into())),
-                ([only], IpAddr::V6(_)) => self.put(Set::Instances, address, node6(*only)),
-                _ => self.put(Set::Services, address, Value::Chain(ChainName::Service(first))),
+            match backends[..] {
+                [only] => {
+                    let node = Value::Address(Family::of(address).node(only));
+                    self.put(Kind::Instances, address, node);
+                }
+                _ => self.put(Kind::Services, address, Value::Chain(ChainName::Service(first))),
             }
         }
         if backends.len() == 1 {
@@ -293,10 +150,10 @@ impl Content {
             Balancing::Sticky => (Choice::Sticky, share::slots(&backends)),
         };
         let start = first_place(first);
-        for (place, backend) in (start..).zip(&places) {
-            self.put_in(Set::Places(part(start)), Key::Place(place), Value::Address((*backend).into()));
-            if self.ipv6 {
-                self.put_in(Set::Places6(part(start)), Key::Place(place), node6(*backend));
+        for family in self.families() {
+            for (place, backend) in (start..).zip(&places) {
+                let node = Value::Address(family.node(*backend));
+                self.put_in(Kind::Places(part(start)).of(*family), Key::Place(place), node);
             }
         }
         let chain = Chain::Places(choice, start, places.len());
@@ -306,7 +163,7 @@ impl Content {
     /// One chain per backend instead of a map to address and port: understood by every nft since 0.9.
     fn add_port(&mut self, protocol: PortProtocol, port: u16, backends: &BTreeSet<SocketAddrV4>) {
         let name = ChainName::Port(protocol, port);
-        self.put_in(Set::of_ports(protocol), Key::Port(port), Value::Chain(name));
+        self.put_in(Set::ports(protocol), Key::Port(port), Value::Chain(name));
         if let (Some(only), 1) = (backends.first(), backends.len()) {
             self.chains.insert(name, Chain::Port(protocol, *only));
             return;
@@ -322,37 +179,25 @@ impl Content {
         let (reach, wait) = (ChainName::Reach(first), ChainName::Wait(first));
         self.chains.insert(reach, Chain::Reach(first));
         self.chains.insert(wait, Chain::Wait(first));
-        for member in &tenant.members {
-            for address in [IpAddr::from(*member), ipv6::node(*member).into()] {
-                self.put(Set::Tenants, address, Value::Chain(reach));
-                self.put(Set::Waiters, address, Value::Chain(wait));
+        for family in self.families() {
+            for member in &tenant.members {
+                self.put(Kind::Tenants, family.node(*member), Value::Chain(reach));
+                self.put(Kind::Waiters, family.node(*member), Value::Chain(wait));
             }
-        }
-        for (set, addresses) in
-            [(Set::Reaches(first), &tenant.reaches), (Set::Denied(first), &tenant.refused)]
-        {
             // The chains name these sets even if they are empty.
-            self.keep(set);
-            for address in addresses {
-                self.put(set, *address, Value::Nothing);
+            for kind in [Kind::Reaches(first), Kind::Denied(first)] {
+                self.elements.entry(kind.of(*family)).or_default();
             }
         }
-    }
-
-    /// Has a set in both families.
-    fn keep(&mut self, set: Set) {
-        self.elements.entry(set).or_default();
-        if self.ipv6 {
-            self.elements.entry(set.of(Ipv6Addr::UNSPECIFIED.into())).or_default();
-        }
+        self.put_all(Kind::Reaches(first), &tenant.reaches);
+        self.put_all(Kind::Denied(first), &tenant.refused);
     }
 
     /// Writes all maps, sets and chains as parts of a table.
     pub(crate) fn write(&self, out: &mut String) -> fmt::Result {
         let none = BTreeMap::new();
         for set in self.sets() {
-            let (what, kind) = set.kind();
-            writeln!(out, "\t{what} {} {{\n\t\t{kind}", set.name())?;
+            writeln!(out, "\t{} {set} {{\n\t\t{}", set.what(), set.elements())?;
             let elements = self.elements.get(&set).unwrap_or(&none);
             // An empty element list is a syntax error.
             if !elements.is_empty() {
@@ -361,7 +206,7 @@ impl Content {
             writeln!(out, "\t}}")?;
         }
         for (name, chain) in &self.chains {
-            let rules = list(chain.rules(self.ipv6).into_iter(), "\n\t\t");
+            let rules = list(chain.rules(self.families()).into_iter(), "\n\t\t");
             writeln!(out, "\tchain {name} {{\n\t\t{rules}\n\t}}")?;
         }
         Ok(())
@@ -379,8 +224,7 @@ impl Content {
     fn write_difference(&self, out: &mut String, former: &Self, table: &str) -> fmt::Result {
         let (sets, former_sets) = (self.sets(), former.sets());
         for set in sets.difference(&former_sets) {
-            let (what, kind) = set.kind();
-            writeln!(out, "add {what} inet {table} {} {{ {kind} ; }}", set.name())?;
+            writeln!(out, "add {} inet {table} {set} {{ {} ; }}", set.what(), set.elements())?;
         }
         let changed: Vec<_> =
             self.chains.iter().filter(|(name, chain)| former.chains.get(name) != Some(chain)).collect();
@@ -391,7 +235,7 @@ impl Content {
             }
         }
         for (name, chain) in &changed {
-            for rule in chain.rules(self.ipv6) {
+            for rule in chain.rules(self.families()) {
                 writeln!(out, "add rule inet {table} {name} {rule}")?;
             }
         }
@@ -403,11 +247,11 @@ impl Content {
                 |(key, value): &(&Key, &Value), other: &BTreeMap<Key, Value>| other.get(key) != Some(*value);
             let gone = list(before.iter().filter(|entry| differs(entry, after)).map(element), ", ");
             if !gone.is_empty() {
-                writeln!(out, "delete element inet {table} {} {{ {gone} }}", set.name())?;
+                writeln!(out, "delete element inet {table} {set} {{ {gone} }}")?;
             }
             let new = list(after.iter().filter(|entry| differs(entry, before)).map(element), ", ");
             if !new.is_empty() {
-                writeln!(out, "add element inet {table} {} {{ {new} }}", set.name())?;
+                writeln!(out, "add element inet {table} {set} {{ {new} }}")?;
             }
         }
         // One that chooses among others goes before these.
@@ -419,8 +263,7 @@ impl Content {
             writeln!(out, "delete chain inet {table} {name}")?;
         }
         for set in former_sets.difference(&sets) {
-            let (what, _) = set.kind();
-            writeln!(out, "delete {what} inet {table} {}", set.name())?;
+            writeln!(out, "delete {} inet {table} {set}", set.what())?;
         }
         Ok(())
     }
@@ -438,10 +281,6 @@ fn element((key, value): (&Key, &Value)) -> String {
     }
 }
 
-fn node6(address: Ipv4Addr) -> Value {
-    Value::Address(ipv6::node(address).into())
-}
-
 /// Every service has places of its own, more than it can need, so that one does not move those of others.
 fn first_place(service: Ipv4Addr) -> u32 {
     service.to_bits() << 16
@@ -453,8 +292,7 @@ const fn part(start: u32) -> u8 {
 }
 
 impl Chain {
-    fn rules(self, ipv6: bool) -> Vec<String> {
-        let families = if ipv6 { &[Family::Four, Family::Six][..] } else { &[Family::Four] };
+    fn rules(self, families: &[Family]) -> Vec<String> {
         let each = |rule: &dyn Fn(Family) -> String| families.iter().map(|family| rule(*family)).collect();
         match self {
             Self::Places(choice, start, count) => each(&|family| choice.rule(start, count, family)),
@@ -462,10 +300,18 @@ impl Chain {
                 format!("meta l4proto {protocol} dnat {} to {}", family.keyword(), family.port_of(backend))
             }),
             Self::Reach(first) => each(&|family| {
-                format!("{} daddr @{} goto translate", family.keyword(), family.name(Set::Reaches(first)))
+                format!("{} daddr @{} goto translate", family.keyword(), Kind::Reaches(first).of(family))
             }),
             Self::Wait(first) => {
-                let rules = families.iter().flat_map(|family| family.wait(first));
+                let verdicts = [
+                    (Kind::Reaches(first), "accept"),
+                    (Kind::Denied(first), "goto refuse"),
+                    (Kind::Owned, "goto refuse"),
+                ];
+                let rule = |family: Family, (kind, verdict): (Kind, &str)| {
+                    format!("{} daddr @{} {verdict}", family.keyword(), kind.of(family))
+                };
+                let rules = families.iter().flat_map(|family| verdicts.map(|verdict| rule(*family, verdict)));
                 rules.chain(["accept".to_owned()]).collect()
             }
             // The chains that it leads to have both families.
@@ -479,7 +325,7 @@ impl Chain {
 
 impl Choice {
     fn rule(self, start: u32, count: usize, family: Family) -> String {
-        let (ip, places) = (family.keyword(), family.places(part(start)).name());
+        let (ip, places) = (family.keyword(), Kind::Places(part(start)).of(family));
         let number = match self {
             Self::InTurn => format!("numgen inc mod {count}"),
             Self::Random => format!("numgen random mod {count}"),
@@ -487,54 +333,6 @@ impl Choice {
             Self::Sticky => format!("jhash {ip} saddr mod {count} seed 0x6f616b"),
         };
         format!("dnat {ip} to {number} offset {start} map @{places}")
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Family {
-    Four,
-    Six,
-}
-
-impl Family {
-    const fn keyword(self) -> &'static str {
-        match self {
-            Self::Four => "ip",
-            Self::Six => "ip6",
-        }
-    }
-
-    /// The set of this family.
-    fn name(self, set: Set) -> Cow<'static, str> {
-        set.of(self.of(Ipv4Addr::UNSPECIFIED)).name()
-    }
-
-    fn wait(self, first: Ipv4Addr) -> [String; 3] {
-        let verdicts = [
-            (Set::Reaches(first), "accept"),
-            (Set::Denied(first), "goto refuse"),
-            (Set::Owned, "goto refuse"),
-        ];
-        verdicts.map(|(set, verdict)| format!("{} daddr @{} {verdict}", self.keyword(), self.name(set)))
-    }
-
-    const fn places(self, part: u8) -> Set {
-        match self {
-            Self::Four => Set::Places(part),
-            Self::Six => Set::Places6(part),
-        }
-    }
-
-    /// The address of an instance's namespace.
-    fn of(self, namespace: Ipv4Addr) -> IpAddr {
-        match self {
-            Self::Four => namespace.into(),
-            Self::Six => ipv6::node(namespace).into(),
-        }
-    }
-
-    fn port_of(self, backend: SocketAddrV4) -> SocketAddr {
-        SocketAddr::new(self.of(*backend.ip()), backend.port())
     }
 }
 
