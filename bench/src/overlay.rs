@@ -13,6 +13,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path as FilePath;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use ipnet::Ipv4Net;
@@ -30,6 +31,7 @@ use crate::table::verdict;
 /// Rounds if nothing smaller is asked for.
 const ROUNDS: usize = 5;
 const MANY: usize = 5_000;
+const CHANGES: usize = 10;
 /// What workers leave for the longest packet of an instance in the tunnel, bytes.
 const TUNNEL_MTU: u32 = 1420;
 
@@ -69,6 +71,14 @@ pub(crate) fn run(settings: &Settings) -> anyhow::Result<()> {
         }
         measure::print(&format!("overlay, {title}"), rounds, &ways, &samples);
         judge(&ways, &samples);
+    }
+    for services in [1, MANY] {
+        let times = site.changes(services)?;
+        println!(
+            "one instance more or less, {services} in the table: p50 {:.1} ms, longest {:.1} ms",
+            times[times.len() / 2].as_secs_f64() * 1e3,
+            times[times.len() - 1].as_secs_f64() * 1e3
+        );
     }
     Ok(())
 }
@@ -290,6 +300,25 @@ impl Site {
             self.runtime.block_on(node.network.apply(table.clone()))?;
         }
         Ok(())
+    }
+
+    /// How long the kernel takes to have a change of one service, shortest first.
+    fn changes(&self, services: usize) -> anyhow::Result<Vec<Duration>> {
+        let one = self.table(services);
+        let mut two = one.clone();
+        let changed = two.services.last_mut().context("a service")?;
+        changed.backends.push(self.nodes[0].own());
+        let network = &self.nodes[0].network;
+        self.runtime.block_on(network.apply(one.clone()))?;
+        let mut times = Vec::with_capacity(2 * CHANGES);
+        for table in [&two, &one].into_iter().cycle().take(2 * CHANGES) {
+            let began = Instant::now();
+            let applied = self.runtime.block_on(network.apply(table.clone()))?;
+            times.push(began.elapsed());
+            anyhow::ensure!(applied.changed, "nothing changed");
+        }
+        times.sort();
+        Ok(times)
     }
 
     /// That many services, the last of which is the one that is called.

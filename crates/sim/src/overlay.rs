@@ -80,8 +80,11 @@ impl World {
         }
         for (there, _) in all.iter().filter(|(there, _)| there.id != side.id) {
             let subnet = there.node.machine.as_ref().and_then(|machine| machine.subnet());
-            let is_known = subnet.is_some_and(|subnet| side.network.peers.contains_key(&subnet));
-            require(is_known, || format!("{} does not know {}", side.facts.name, there.facts.name))?;
+            let known = subnet.and_then(|subnet| side.network.peers.get(&subnet));
+            let is_found = known.is_some_and(|peer| peer.underlay.to_string() == there.facts.address);
+            require(is_found, || {
+                format!("{} does not know where {} is: {known:?}", side.facts.name, there.facts.name)
+            })?;
             self.may_meet(side, there)?;
         }
         Ok(())

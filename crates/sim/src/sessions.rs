@@ -51,6 +51,11 @@ impl World {
                     return;
                 }
                 let session = side.link.dial(&mut self.agenda);
+                // Another lease, or another network.
+                if self.agenda.chance(0.02) {
+                    let (third, last) = (self.agenda.pick(256), self.agenda.pick(254) + 1);
+                    side.facts.address = format!("198.18.{third}.{last}");
+                }
                 let facts = side.facts.clone();
                 side.node.call(&mut self.agenda, |machine, _, _| {
                     let frame = Box::new(UpFrame::WorkerHello(machine.hello(facts)));
