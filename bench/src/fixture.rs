@@ -78,6 +78,7 @@ fn worker(number: u64) -> WorkerSummary {
         availability: oak_model::Availability::Open,
         round_trip_us: None,
         subnet: None,
+        more_subnets: Vec::new(),
         outside: None,
     }
 }

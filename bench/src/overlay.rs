@@ -294,8 +294,11 @@ impl Site {
             } else {
                 oak_net::Way::Plain { underlay: Ipv4Addr::new(192, 0, 2, other) }
             };
-            let problems =
-                self.runtime.block_on(node.network.set_peers(vec![Peer { subnet: subnet(other), way }]))?;
+            let problems = self.runtime.block_on(node.network.set_peers(vec![Peer {
+                subnet: subnet(other),
+                gateway: Ipv4Addr::new(10, 18, other, 1),
+                way,
+            }]))?;
             anyhow::ensure!(problems.is_empty(), "node {}: {problems:?}", node.number);
             self.runtime.block_on(node.network.apply(table.clone()))?;
         }

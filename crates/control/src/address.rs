@@ -103,6 +103,41 @@ impl AddressPool {
     }
 }
 
+/// Addresses of the instances of one worker: all of its subnets, but for the first one of each, a gateway.
+#[derive(Clone, Debug, Default)]
+pub struct NodePool {
+    pools: Vec<(Ipv4Net, AddressPool)>,
+}
+
+impl NodePool {
+    /// Has these subnets, no others, and still in use what is in use of them.
+    pub fn set_subnets(&mut self, subnets: &[Ipv4Net]) {
+        self.pools.retain(|(subnet, _)| subnets.contains(subnet));
+        for subnet in subnets {
+            if !self.pools.iter().any(|(known, _)| known == subnet) {
+                self.pools.push((*subnet, AddressPool::hosts_of(*subnet).without_first()));
+            }
+        }
+    }
+
+    /// Takes a given address; false when it is in use or in none of the subnets.
+    pub fn claim(&mut self, address: Ipv4Addr) -> bool {
+        self.pools.iter_mut().any(|(_, pool)| pool.claim(address))
+    }
+
+    /// Takes the next free address of the first subnet that has one.
+    pub fn allocate(&mut self) -> Option<Ipv4Addr> {
+        self.pools.iter_mut().find_map(|(_, pool)| pool.allocate())
+    }
+
+    /// Gives an address back.
+    pub fn release(&mut self, address: Ipv4Addr) {
+        for (_, pool) in &mut self.pools {
+            pool.release(address);
+        }
+    }
+}
+
 /// Service and instance addresses of the whole system, less the blocks that clusters give out by themselves.
 #[derive(Clone, Debug)]
 pub struct ServicePool {

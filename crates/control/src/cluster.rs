@@ -335,14 +335,15 @@ impl Cluster {
             availability: worker.availability,
             round_trip_us: worker.round_trip_us,
             subnet: worker.subnet,
+            more_subnets: worker.more_subnets.clone(),
             outside: worker.outside,
         })
     }
 
-    /// A subnet for a new worker out of the blocks of this cluster: the next free one after the last one given, going
+    /// A subnet for a worker out of the blocks of this cluster: the next free one after the last one given, going
     /// round, so that the subnet of a worker that was removed rests before another one gets it.
     fn allocate_subnet(&mut self) -> Option<Ipv4Net> {
-        let taken: BTreeSet<_> = self.workers.values().filter_map(|worker| worker.subnet).collect();
+        let taken: BTreeSet<_> = self.workers.values().flat_map(Worker::subnets).collect();
         let blocks = self.meta.node_blocks.iter();
         let subnets = blocks.filter_map(|block| block.subnets(plan::WORKER_PREFIX).ok()).flatten();
         let free = next_free(subnets, self.meta.last_subnet, &taken)?;
@@ -352,7 +353,7 @@ impl Cluster {
     }
 }
 
-/// Instances a worker subnet has addresses for: all hosts but the gateway.
-fn addresses_of(subnet: Option<Ipv4Net>) -> u32 {
-    subnet.map_or(0, |subnet| AddressPool::hosts_of(subnet).without_first().capacity())
+/// Instances that subnets of a worker have addresses for: all hosts but the first one of each.
+fn addresses_of(subnets: impl Iterator<Item = Ipv4Net>) -> u32 {
+    subnets.map(|subnet| AddressPool::hosts_of(subnet).without_first().capacity()).sum()
 }

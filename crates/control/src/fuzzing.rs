@@ -132,6 +132,7 @@ impl Steps<'_> {
         Peer {
             worker: self.worker_id(),
             subnet: ipnet::Ipv4Net::new(self.address(), prefix).expect("a prefix of at most 32"),
+            more_subnets: Vec::new(),
             underlay: self.address(),
             tunnel: (self.byte().is_multiple_of(2)).then_some(tunnel),
             plain: self.byte().is_multiple_of(2),
@@ -255,8 +256,8 @@ impl Bench {
 
     fn welcome(&mut self, assignments: Vec<Assignment>, overlay: OverlayChange) {
         let subnet = "10.18.0.0/25".parse().expect("a subnet");
-        self.worker
-            .welcome(self.at(), WorkerWelcome { subnet, assignments, overlay, vantage: Vantage::default() });
+        let (more_subnets, vantage) = (Vec::new(), Vantage::default());
+        self.worker.welcome(self.at(), WorkerWelcome { subnet, more_subnets, assignments, overlay, vantage });
     }
 
     fn step(&mut self, steps: &mut Steps<'_>) {

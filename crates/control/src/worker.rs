@@ -47,7 +47,7 @@ use oak_model::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::address::AddressPool;
+use crate::address::NodePool;
 use crate::backoff::Backoff;
 use crate::{Outbox, Table};
 use ends::AfterStop;
@@ -352,8 +352,16 @@ impl Workload {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Meta {
     subnet: Option<Ipv4Net>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    more_subnets: Vec<Ipv4Net>,
     #[serde(default, skip_serializing_if = "Vantage::is_empty")]
     vantage: Vantage,
+}
+
+impl Meta {
+    fn subnets(&self) -> Vec<Ipv4Net> {
+        self.subnet.iter().chain(&self.more_subnets).copied().collect()
+    }
 }
 
 /// The state of a worker.
@@ -362,7 +370,7 @@ pub struct Worker {
     settings: Settings,
     meta: Meta,
     workloads: BTreeMap<InstanceKey, Workload>,
-    addresses: Option<AddressPool>,
+    addresses: NodePool,
     attempts: u64,
     leases: leases::Questions,
     network: NetworkTable,
@@ -389,7 +397,7 @@ impl Worker {
             settings,
             meta: Meta::default(),
             workloads: BTreeMap::new(),
-            addresses: None,
+            addresses: NodePool::default(),
             attempts: 0,
             leases: leases::Questions::default(),
             network: NetworkTable::default(),
@@ -410,10 +418,16 @@ impl Worker {
         self.outbox.take()
     }
 
-    /// Subnet of this node, once its cluster gave it one.
+    /// First subnet of this node, once its cluster gave it one.
     #[must_use]
     pub const fn subnet(&self) -> Option<Ipv4Net> {
         self.meta.subnet
+    }
+
+    /// All subnets of this node, the first one first.
+    #[must_use]
+    pub fn subnets(&self) -> Vec<Ipv4Net> {
+        self.meta.subnets()
     }
 
     /// All workloads.

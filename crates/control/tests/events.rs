@@ -50,6 +50,7 @@ fn worker(number: u64, connected: bool) -> WorkerSummary {
         availability: Availability::Open,
         round_trip_us: None,
         subnet: None,
+        more_subnets: Vec::new(),
         outside: None,
     }
 }

@@ -359,6 +359,7 @@ fn what_moved_to_another_cluster_after_the_backup_stays_where_it_is() {
         availability: Availability::Open,
         round_trip_us: None,
         subnet: None,
+        more_subnets: Vec::new(),
         outside: None,
     };
     let hello = |lineage| ClusterHello { lineage, workers: vec![worker.clone()], ..ClusterHello::default() };

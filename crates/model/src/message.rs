@@ -332,6 +332,9 @@ pub struct WorkerSummary {
     /// Addresses of its instances, once it has some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subnet: Option<Ipv4Net>,
+    /// Further addresses of its instances.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_subnets: Vec<Ipv4Net>,
     /// The address its cluster sees it at, if that is another one than it has: there is a NAT in between.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outside: Option<IpAddr>,
@@ -392,6 +395,9 @@ pub struct LocalCall {
 pub struct WorkerWelcome {
     /// Addresses for the instances of this worker; it keeps them for life.
     pub subnet: Ipv4Net,
+    /// Further ones, if those are not enough; it keeps them, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_subnets: Vec<Ipv4Net>,
     /// All assignments.
     pub assignments: Vec<Assignment>,
     /// What it has to know of other nodes.

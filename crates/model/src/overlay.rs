@@ -83,6 +83,9 @@ pub struct Peer {
     pub worker: WorkerId,
     /// Addresses of its instances; the first one is its own.
     pub subnet: Ipv4Net,
+    /// Further addresses of its instances.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_subnets: Vec<Ipv4Net>,
     /// Where the packets for them are sent to.
     pub underlay: Ipv4Addr,
     /// Where it takes encrypted packets; none if it cannot or shall not.
@@ -97,6 +100,19 @@ pub struct Peer {
     /// The relay of its cluster, if that is another one than the reader's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relay: Option<RelayEnd>,
+}
+
+impl Peer {
+    /// All addresses of its instances.
+    pub fn subnets(&self) -> impl Iterator<Item = Ipv4Net> {
+        std::iter::once(self.subnet).chain(self.more_subnets.iter().copied())
+    }
+
+    /// Its own address among them.
+    #[must_use]
+    pub fn gateway(&self) -> Ipv4Addr {
+        self.subnet.hosts().next().unwrap_or(self.subnet.addr())
+    }
 }
 
 /// A service as those who call it know it.

@@ -20,6 +20,9 @@ pub struct NetworkConfig {
     pub bridge: String,
     /// Addresses of the namespaces on this node; the first host address is the gateway.
     pub subnet: Ipv4Net,
+    /// Further addresses of namespaces on this node, behind the same gateway.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_subnets: Vec<Ipv4Net>,
     /// All namespace addresses of all nodes (design, section 7).
     pub node_range: Ipv4Net,
     /// All service and instance addresses.
@@ -60,6 +63,7 @@ impl NetworkConfig {
             state_directory: state_directory.into(),
             bridge: "oak0".to_owned(),
             subnet,
+            more_subnets: Vec::new(),
             node_range: Ipv4Net::new_assert(Ipv4Addr::new(10, 16, 0, 0), 12),
             service_range: Ipv4Net::new_assert(Ipv4Addr::new(10, 30, 0, 0), 16),
             mtu: 1450,
@@ -81,9 +85,20 @@ impl NetworkConfig {
         ipv6::node(first_host(self.subnet))
     }
 
-    /// The network that goes with the subnet.
-    pub(crate) fn subnet6(&self) -> Ipv6Net {
-        ipv6::node_network(self.subnet).unwrap_or(ipv6::NODES)
+    /// All networks of namespaces on this node, that of the gateway first.
+    pub fn subnets(&self) -> impl Iterator<Item = Ipv4Net> + Clone {
+        std::iter::once(self.subnet).chain(self.more_subnets.iter().copied())
+    }
+
+    /// The one of them that an address is in.
+    #[must_use]
+    pub fn subnet_of(&self, address: Ipv4Addr) -> Option<Ipv4Net> {
+        self.subnets().find(|subnet| subnet.contains(&address))
+    }
+
+    /// The networks that go with them; none without IPv6.
+    pub(crate) fn subnets6(&self) -> impl Iterator<Item = Ipv6Net> + Clone {
+        self.subnets().filter(|_| self.ipv6).filter_map(ipv6::node_network)
     }
 
     /// The same settings, without IPv6 if it cannot be.
@@ -95,18 +110,25 @@ impl NetworkConfig {
         self
     }
 
+    /// Whether these are the settings of `former`, with or without further subnets.
+    pub(crate) fn extends(&self, former: &Self) -> bool {
+        let more_subnets = self.more_subnets.clone();
+        self.more_subnets.starts_with(&former.more_subnets)
+            && *self == Self { more_subnets, ..former.clone() }
+    }
+
     /// Whether `address` may be given to a namespace on this node.
     #[must_use]
     pub fn is_assignable(&self, address: Ipv4Addr) -> bool {
-        self.subnet.contains(&address)
-            && address != self.subnet.network()
-            && address != self.subnet.broadcast()
-            && address != self.gateway()
+        self.subnet_of(address).is_some_and(|subnet| {
+            // Other nodes send plain packets to the first host address of each.
+            ![subnet.network(), first_host(subnet), subnet.broadcast()].contains(&address)
+        })
     }
 
     /// Whether `address` may be a backend: a namespace address of any node.
     pub(crate) fn is_namespace_address(&self, address: Ipv4Addr) -> bool {
-        (self.node_range.contains(&address) || self.subnet.contains(&address))
+        (self.node_range.contains(&address) || self.subnet_of(address).is_some())
             && !self.service_range.contains(&address)
     }
 
@@ -118,14 +140,15 @@ impl NetworkConfig {
         }
         check_bridge(&self.bridge)?;
         check_table(&self.table)?;
-        if !(8..=30).contains(&self.subnet.prefix_len()) || self.subnet != self.subnet.trunc() {
-            return refuse(format!("subnet {} is not a network of /8 to /30", self.subnet));
-        }
-        if overlap(self.subnet, self.service_range) {
-            return refuse(format!(
-                "subnet {} overlaps the service addresses {}",
-                self.subnet, self.service_range
-            ));
+        let mut taken = vec![self.service_range];
+        for subnet in self.subnets() {
+            if !(8..=30).contains(&subnet.prefix_len()) || subnet != subnet.trunc() {
+                return refuse(format!("subnet {subnet} is not a network of /8 to /30"));
+            }
+            if let Some(other) = taken.iter().find(|other| overlap(subnet, **other)) {
+                return refuse(format!("subnet {subnet} overlaps {other}"));
+            }
+            taken.push(subnet);
         }
         let (plain, encrypted) = (self.tunnel_port, self.encrypted_port);
         if plain == 0 || encrypted == 0 || plain == encrypted {
@@ -187,6 +210,20 @@ mod tests {
         assert!(config.is_assignable(Ipv4Addr::new(10, 18, 0, 2)));
         for taken in [0, 1, 127, 128] {
             assert!(!config.is_assignable(Ipv4Addr::new(10, 18, 0, taken)));
+        }
+    }
+
+    #[test]
+    fn further_subnets_have_addresses_and_no_place_twice() {
+        let more = |subnet: &str| NetworkConfig { more_subnets: vec![subnet.parse().unwrap()], ..config() };
+        let wide = more("10.18.0.128/25");
+        wide.check().unwrap();
+        assert!(wide.extends(&config()) && wide.extends(&wide) && !config().extends(&wide));
+        assert!(wide.is_assignable(Ipv4Addr::new(10, 18, 0, 130)));
+        assert!(!wide.is_assignable(Ipv4Addr::new(10, 18, 0, 129)));
+        assert!(!wide.is_assignable(Ipv4Addr::new(10, 18, 1, 2)));
+        for wrong in ["10.18.0.0/25", "10.18.0.0/24", "10.30.1.0/25"] {
+            assert!(more(wrong).check().is_err(), "{wrong}");
         }
     }
 

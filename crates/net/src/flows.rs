@@ -73,7 +73,7 @@ impl<'a> FlowJudge<'a> {
         let (client, backend) = (flow.original.source, flow.original.destination);
         self.config.is_assignable(backend)
             && self.config.node_range.contains(&client)
-            && !self.config.subnet.contains(&client)
+            && self.config.subnet_of(client).is_none()
             && !self.known.contains(&backend)
     }
 
@@ -83,7 +83,7 @@ impl<'a> FlowJudge<'a> {
         let port = (PortProtocol::Udp, flow.original.destination_port);
         flow.protocol == PortProtocol::Udp.number()
             && flow.original.source == flow.reply.destination
-            && !self.config.subnet.contains(&flow.original.destination)
+            && self.config.subnet_of(flow.original.destination).is_none()
             && self.table.ports.contains_key(&port)
     }
 }

@@ -23,7 +23,8 @@ pub(crate) const PARKING_METRIC: u32 = 1_000;
 /// Whether the kernel still has what the last agent made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Start {
-    /// Same settings, same version, same boot: rules that exist are the right ones.
+    /// Same settings, same version, same boot: rules that exist are the right ones, but for a further subnet, which the
+    /// first table brings.
     Adopted,
     Fresh,
 }
@@ -33,7 +34,7 @@ pub(crate) fn prepare(config: &NetworkConfig, directory: &StateDirectory) -> Res
     let boot = current_boot();
     let previous = directory.network().filter(|record| record.boot == boot);
     let start = match &previous {
-        Some(record) if record.config == *config && record.rules == ruleset::VERSION => Start::Adopted,
+        Some(record) if config.extends(&record.config) && record.rules == ruleset::VERSION => Start::Adopted,
         _ => Start::Fresh,
     };
     let mut changed_settings = previous.map_or_else(Vec::new, |record| record.changed_settings);
@@ -67,10 +68,9 @@ pub(crate) fn prepare(config: &NetworkConfig, directory: &StateDirectory) -> Res
 pub(crate) fn check_ranges(socket: &mut Socket, config: &NetworkConfig) -> Result<(), NetworkError> {
     let routes = route::routes(socket).tried(|| "list routes".to_owned())?;
     let links = link::all(socket).tried(|| "list devices".to_owned())?;
-    let mut ours = vec![IpNet::V4(config.service_range), IpNet::V4(config.subnet)];
-    if config.ipv6 {
-        ours.push(config.subnet6().into());
-    }
+    let mut ours = vec![IpNet::V4(config.service_range)];
+    ours.extend(config.subnets().map(IpNet::V4));
+    ours.extend(config.subnets6().map(IpNet::V6));
     for route in routes {
         let range = ours.iter().copied().find(|range| range.contains(&route.destination));
         let device = links.iter().find(|link| link.index == route.device).map(|link| &link.name);
@@ -91,7 +91,10 @@ pub(crate) fn ensure_gateway(socket: &mut Socket, config: &NetworkConfig) -> Res
     let gateway = config.gateway();
     let mut own = vec![IpNet::V4(Ipv4Net::new_assert(gateway, config.subnet.prefix_len()))];
     if config.ipv6 {
-        own.push(Ipv6Net::new_assert(config.gateway6(), config.subnet6().prefix_len()).into());
+        own.extend(
+            ipv6::node_network(config.subnet)
+                .map(|subnet| IpNet::from(Ipv6Net::new_assert(config.gateway6(), subnet.prefix_len()))),
+        );
     }
     for own in &own {
         route::add_address(socket, device, *own, PrefixRoute::Connected).tried(what)?;
@@ -101,7 +104,9 @@ pub(crate) fn ensure_gateway(socket: &mut Socket, config: &NetworkConfig) -> Res
             route::delete_address(socket, device, other).tried(what)?;
         }
     }
-    for route in to_services(config, device, REFUSING_METRIC) {
+    let more = config.subnets().skip(1).map(IpNet::V4).chain(config.subnets6().skip(1).map(IpNet::V6));
+    let more = more.map(|destination| Route { destination, device, gateway: None, source: None, metric: 0 });
+    for route in more.chain(to_services(config, device, REFUSING_METRIC)) {
         route::replace_route(socket, &route).tried(what)?;
     }
     // Earlier versions had no metric, and their route would go before that of the parking.

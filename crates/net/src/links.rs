@@ -214,7 +214,8 @@ impl Links {
         };
         up(socket, "lo").tried(what)?;
         let device = up(socket, "eth0").tried(what)?;
-        let own = Ipv4Net::new_assert(address, self.config.subnet.prefix_len());
+        let prefix = self.config.subnet_of(address).map_or(32, |subnet| subnet.prefix_len());
+        let own = Ipv4Net::new_assert(address, prefix);
         self.address_inside(socket, device, own.into(), gateway.into()).tried(what)?;
         if self.config.ipv6 {
             self.address_inside6(socket, device, address).tried(what)?;
@@ -223,7 +224,9 @@ impl Links {
     }
 
     fn address_inside6(&self, socket: &mut Socket, device: u32, address: Ipv4Addr) -> std::io::Result<()> {
-        let own = Ipv6Net::new_assert(ipv6::node(address), self.config.subnet6().prefix_len());
+        let subnet = self.config.subnet_of(address).and_then(ipv6::node_network);
+        let prefix = subnet.map_or(128, |subnet| subnet.prefix_len());
+        let own = Ipv6Net::new_assert(ipv6::node(address), prefix);
         self.address_inside(socket, device, own.into(), self.config.gateway6().into())
     }
 

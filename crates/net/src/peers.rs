@@ -18,7 +18,7 @@ use ipnet::{IpNet, Ipv4Net};
 use oak_model::ipv6;
 use tracing::debug;
 
-use crate::config::{NetworkConfig, first_host, overlap};
+use crate::config::{NetworkConfig, overlap};
 use crate::error::{NetworkError, Tried};
 use crate::names::{encrypted_name, mac, tunnel_name};
 use crate::netlink::Socket;
@@ -30,11 +30,13 @@ use crate::sysctl;
 /// VXLAN network identifier of all nodes ("oak" in ASCII).
 const NETWORK_ID: u32 = 0x006f_616b;
 
-/// Another node.
+/// Another node, or one of its networks if it has several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Addresses of its namespaces.
     pub subnet: Ipv4Net,
+    /// Address of its gateway device: the first host address of its first network.
+    pub gateway: Ipv4Addr,
     /// How it is reached.
     pub way: Way,
 }
@@ -160,7 +162,7 @@ pub(crate) fn set(
 /// Separates the peers that can be connected from those that cannot.
 fn check(config: &NetworkConfig, peers: &[Peer]) -> (Vec<Peer>, Vec<PeerProblem>) {
     let (mut accepted, mut problems) = (Vec::new(), Vec::new());
-    let mut taken = vec![config.subnet, config.service_range];
+    let mut taken: Vec<_> = config.subnets().chain([config.service_range]).collect();
     for peer in peers {
         match check_subnet(config, peer.subnet, &taken) {
             Err(problem) => problems.push(problem),
@@ -170,7 +172,7 @@ fn check(config: &NetworkConfig, peers: &[Peer]) -> (Vec<Peer>, Vec<PeerProblem>
             }
         }
     }
-    accepted.retain(|Peer { subnet, way }| {
+    accepted.retain(|Peer { subnet, way, .. }| {
         let Way::Plain { underlay } = way else { return true };
         let is_host = !(underlay.is_unspecified()
             || underlay.is_loopback()
@@ -309,10 +311,9 @@ struct Wanted {
 impl Wanted {
     fn new(config: &NetworkConfig, device: u32, peers: &[Peer]) -> Self {
         let mut wanted = Self::default();
-        for Peer { subnet, way } in peers {
+        for Peer { subnet, gateway, way } in peers {
             let Way::Plain { underlay } = way else { continue };
-            let gateway = first_host(*subnet);
-            let mac = mac(gateway);
+            let (gateway, mac) = (*gateway, mac(*gateway));
             wanted.forwardings.push(Forwarding { mac, underlay: *underlay });
             for destination in networks(config, *subnet) {
                 let address = match destination {
@@ -367,7 +368,8 @@ mod tests {
     use super::*;
 
     fn peer(subnet: &str, underlay: &str) -> Peer {
-        Peer { subnet: subnet.parse().unwrap(), way: Way::Plain { underlay: underlay.parse().unwrap() } }
+        let (subnet, way) = (subnet.parse().unwrap(), Way::Plain { underlay: underlay.parse().unwrap() });
+        Peer { subnet, gateway: crate::config::first_host(subnet), way }
     }
 
     #[test]

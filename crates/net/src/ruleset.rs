@@ -48,7 +48,7 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
         format!("{{ \"{}\", \"{}\" }}", encrypted_name(&config.bridge), tunnel_name(&config.bridge));
     let parking = format!("\"{}\"", parking_name(&config.bridge));
     let tunnel_ports = format!("{{ {}, {} }}", config.encrypted_port, config.tunnel_port);
-    let (subnet, gateway) = (config.subnet, config.gateway());
+    let (subnet, gateway) = (one_of(config.subnets()), config.gateway());
     let (nodes, services) = (config.node_range, config.service_range);
     let Six {
         guard: guard6,
@@ -215,6 +215,12 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
     )
 }
 
+/// What an address in any of these networks is compared with.
+fn one_of<N: fmt::Display>(networks: impl Iterator<Item = N>) -> String {
+    let all: Vec<_> = networks.map(|network| network.to_string()).collect();
+    if let [only] = &all[..] { only.clone() } else { format!("{{ {} }}", all.join(", ")) }
+}
+
 /// Rules of IPv6 that stand between those of IPv4; without IPv6 there are only those that let nothing through.
 #[derive(Debug, Default)]
 struct Six {
@@ -250,7 +256,7 @@ impl Six {
                 ..Self::default()
             };
         }
-        let (subnet, gateway) = (config.subnet6(), config.gateway6());
+        let (subnet, gateway) = (one_of(config.subnets6()), config.gateway6());
         let (nodes, services) = (ipv6::NODES, ipv6::SERVICES);
         Self {
             // No neighbour has to be asked for or told of, and there are no routers among instances.

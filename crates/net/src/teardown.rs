@@ -50,7 +50,7 @@ fn remove_all(state_directory: &Path, bridge: &str, table: &str) -> Result<(), N
     };
     let mut errors = ErrorList::default();
     let record = directory.network();
-    let mut subnets: Vec<Ipv4Net> = record.iter().map(|record| record.config.subnet).collect();
+    let mut subnets: Vec<Ipv4Net> = record.iter().flat_map(|record| record.config.subnets()).collect();
     match Socket::route().tried(|| "open a netlink socket".to_owned()) {
         Ok(mut socket) => remove_devices(&mut socket, bridge, &mut subnets, &mut errors),
         Err(error) => errors.0.push(error),

@@ -57,7 +57,7 @@ struct State {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Wanted {
     gateway: Ipv4Addr,
-    subnet: IpNet,
+    subnets: Vec<IpNet>,
     ranges: Vec<IpNet>,
 }
 
@@ -80,17 +80,15 @@ impl Names {
 
     /// Says which network the server is for. It starts when the names are known.
     pub(crate) fn belong_to(&self, network: &NetworkConfig) {
-        let wanted = Wanted {
-            gateway: network.gateway(),
-            subnet: network.subnet.into(),
-            ranges: vec![
-                network.service_range.into(),
-                network.node_range.into(),
-                network.subnet.into(),
-                ipv6::SERVICES.into(),
-                ipv6::NODES.into(),
-            ],
-        };
+        let subnets: Vec<IpNet> = network.subnets().map(IpNet::from).collect();
+        let mut ranges = vec![
+            network.service_range.into(),
+            network.node_range.into(),
+            ipv6::SERVICES.into(),
+            ipv6::NODES.into(),
+        ];
+        ranges.extend(&subnets);
+        let wanted = Wanted { gateway: network.gateway(), subnets, ranges };
         let mut state = self.lock();
         if state.wanted.as_ref() != Some(&wanted) {
             *state = State { wanted: Some(wanted), ..State::default() };
@@ -114,7 +112,7 @@ impl Names {
         let listen = SocketAddr::from((wanted.gateway, PORT));
         let config = DnsConfig {
             listen,
-            clients: vec![wanted.subnet],
+            clients: wanted.subnets.clone(),
             upstreams: Upstreams::File(HOST_FILE.into()),
             limits: Limits::default(),
         };

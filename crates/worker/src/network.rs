@@ -98,11 +98,13 @@ impl Network {
         }
     }
 
-    /// The open network. Another subnet than before means another cluster: instances get new addresses then.
-    pub(crate) async fn get(&self, subnet: Ipv4Net) -> Result<Arc<NodeNetwork>, NetworkError> {
+    /// The open network with these subnets, of which there is at least one. It is opened anew if they are others than
+    /// before: there are more, or it is another cluster, and instances get new addresses.
+    pub(crate) async fn get(&self, subnets: &[Ipv4Net]) -> Result<Arc<NodeNetwork>, String> {
+        let (subnet, more_subnets) = subnets.split_first().ok_or("this node has no subnet yet")?;
         let mut open = self.open.lock().await;
         if let Some(network) = open.as_ref()
-            && network.config().subnet == subnet
+            && network.config().subnets().eq(subnets.iter().copied())
         {
             return Ok(Arc::clone(network));
         }
@@ -122,9 +124,11 @@ impl Network {
             table: self.settings.table.clone(),
             tunnel_port: PLAIN_PORT,
             encrypted_port: TUNNEL_PORT,
-            ..NetworkConfig::new(&self.settings.directory, subnet)
+            more_subnets: more_subnets.to_vec(),
+            ..NetworkConfig::new(&self.settings.directory, *subnet)
         };
-        let network = Arc::new(NodeNetwork::open(config).await?);
+        let network = NodeNetwork::open(config).await.map_err(|error| chain(&error))?;
+        let network = Arc::new(network);
         for note in network.notes() {
             warn!(note, "network");
         }
@@ -215,7 +219,7 @@ impl Network {
             return Ok(());
         };
         let config = network.config();
-        let inner = [config.subnet, config.service_range];
+        let inner: Vec<_> = config.subnets().chain([config.service_range]).collect();
         let place = keeper.whereabouts(&self.settings, &table.own).await;
         let Ways { routes, tunnels, relays, mut problems } =
             Ways::choose(&self.settings.own_end, &place, &inner, table.peers.values());

@@ -269,9 +269,9 @@ impl Operations {
         let spec = &assignment.desired.spec;
         let image = self.pull(key, attempt, &spec.image).await?;
         let engine = self.engine.wait().await;
-        let subnet = engine.call(|worker, _, _| worker.subnet()).await.map_err(|error| error.to_string())?;
-        let subnet = subnet.ok_or("this node has no subnet yet")?;
-        let network = self.network.get(subnet).await.map_err(|error| chain(&error))?;
+        let subnets =
+            engine.call(|worker, _, _| worker.subnets()).await.map_err(|error| error.to_string())?;
+        let network = self.network.get(&subnets).await?;
         self.names.serve(network.config()).await;
         self.ports.claim(key, &spec.ports, &network).await?;
         let id = container_id(key).map_err(|error| chain(&error))?;

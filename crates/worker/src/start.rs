@@ -257,14 +257,14 @@ async fn sweep(operations: &Operations, machine: &Worker, survivors: &Survivors,
         }
     }
     operations.secrets.sweep(|key| is_wanted(&key));
-    let Some(subnet) = machine.subnet() else { return };
-    let network = match operations.network.get(subnet).await {
+    let subnets = machine.subnets();
+    if subnets.is_empty() {
+        return;
+    }
+    let network = match operations.network.get(&subnets).await {
         Ok(network) => network,
         Err(error) => {
-            warn!(
-                error = chain(&error),
-                "cannot open the network yet; it is tried again with the next start"
-            );
+            warn!(error, "cannot open the network yet; it is tried again with the next start");
             return;
         }
     };

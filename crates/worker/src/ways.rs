@@ -74,7 +74,7 @@ impl Ways {
         inner: &[Ipv4Net],
         peers: impl Iterator<Item = &'a Peer> + Clone,
     ) -> Self {
-        let inner: Vec<_> = inner.iter().copied().chain(peers.clone().map(|peer| peer.subnet)).collect();
+        let inner: Vec<_> = inner.iter().copied().chain(peers.clone().flat_map(Peer::subnets)).collect();
         let mut keys: BTreeSet<PublicKey> = own.tunnel.iter().filter_map(key).collect();
         let mut relays = Relays::new(own, place);
         let mut ways = Self::default();
@@ -97,7 +97,11 @@ impl Ways {
                 _ => Err(no_way(own, peer)),
             };
             match way {
-                Ok(way) => ways.routes.push(oak_net::Peer { subnet: peer.subnet, way }),
+                Ok(way) => {
+                    let gateway = peer.gateway();
+                    let route = |subnet| oak_net::Peer { subnet, gateway, way };
+                    ways.routes.extend(peer.subnets().map(route));
+                }
                 Err(why) => {
                     let (id, address) = (peer.worker, peer.underlay);
                     ways.problems.push(format!("worker {id} at {address} is not reached: {why}"));
@@ -184,7 +188,7 @@ fn encrypted(
         name: peer.worker.to_string(),
         public_key,
         paths: direct_paths(end, peer, inner),
-        networks: networks(peer.subnet),
+        networks: peer.subnets().flat_map(networks).collect(),
         ..oak_tunnel::Peer::default()
     })
 }
@@ -257,6 +261,7 @@ mod tests {
         Peer {
             worker: WorkerId::from_parts(1, u64::from(number)),
             subnet: Ipv4Net::new(Ipv4Addr::new(10, 18, number, 0), 25).unwrap(),
+            more_subnets: Vec::new(),
             underlay: Ipv4Addr::new(192, 0, 2, number),
             tunnel: (encryption != Encryption::Off).then(|| end(number)),
             plain: encryption.allows_plain(),

@@ -128,7 +128,7 @@ fn show(status: &NetworkStatus, output: &mut Output<'_>) -> Result<(), Failure> 
         || "no NAT towards its cluster".to_owned(),
         |address| format!("seen by its cluster as {address}"),
     );
-    output.line(format_args!("this worker has {}; {outside}", status.subnet))?;
+    output.line(format_args!("this worker has {}; {outside}", list(&status.subnets)))?;
     for relay in &status.relays {
         output.line(relay_line(relay))?;
     }
@@ -168,6 +168,10 @@ fn show(status: &NetworkStatus, output: &mut Output<'_>) -> Result<(), Failure> 
     Ok(())
 }
 
+fn list(subnets: &[impl ToString]) -> String {
+    subnets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
 fn relay_line(relay: &RelayState) -> String {
     let state = if relay.is_registered { "passes packets on" } else { "does not answer" };
     let seen = relay.seen_as.map(|address| format!("; it sees this worker as {address}"));
@@ -190,7 +194,7 @@ fn peer_row(peer: &PeerState) -> [Cell; 10] {
     let bytes = |bytes: Option<u64>| bytes.map(|bytes| bytes.to_string()).unwrap_or_default();
     [
         peer.worker.to_string().into(),
-        peer.subnet.to_string().into(),
+        list(&peer.subnets).into(),
         way,
         path.into(),
         seen_as(peer).into(),

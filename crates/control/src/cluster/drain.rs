@@ -97,6 +97,7 @@ impl Cluster {
         self.save_placed(key);
         self.send_to_worker(worker, ClusterToWorker::Assign(assignment));
         self.report_worker(worker);
+        self.widen(worker);
     }
 
     fn stop_before_move(&mut self, now: Now, key: InstanceKey, place: Placement) {

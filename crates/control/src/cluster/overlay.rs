@@ -218,7 +218,9 @@ impl Cluster {
         let Some(worker) = self.workers.get(&id) else { return };
         if let (Some(subnet), Ok(underlay)) = (worker.subnet, worker.facts.address.parse()) {
             let (tunnel, plain, outside) = (worker.facts.tunnel.clone(), worker.facts.plain, worker.outside);
-            let peer = Peer { worker: id, subnet, underlay, tunnel, plain, outside, relay: None };
+            let more_subnets = worker.more_subnets.clone();
+            let relay = None;
+            let peer = Peer { worker: id, subnet, more_subnets, underlay, tunnel, plain, outside, relay };
             self.overlay.hub.set_peer(peer, Some(id));
         }
     }

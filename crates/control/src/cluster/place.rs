@@ -187,6 +187,7 @@ impl Cluster {
         for worker in former.map(|former| former.worker).into_iter().chain([worker]) {
             self.report_worker(worker);
         }
+        self.widen(worker);
     }
 
     pub(super) fn next_incarnation(&mut self) -> Incarnation {

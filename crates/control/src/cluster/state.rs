@@ -16,6 +16,9 @@ pub struct Worker {
     pub facts: WorkerFacts,
     /// Addresses of its instances, for life. Absent while the cluster has no block to give from.
     pub subnet: Option<Ipv4Net>,
+    /// Further ones, for life, too: it had more instances than the first one has addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_subnets: Vec<Ipv4Net>,
     /// Whether it takes instances.
     #[serde(default)]
     pub availability: Availability,

@@ -534,6 +534,28 @@ fn a_worker_keeps_its_subnet_for_life() {
 }
 
 #[test]
+fn a_worker_that_is_filling_up_gets_a_further_subnet_for_life() {
+    let mut fixture = Fixture::new();
+    let one = fixture.worker("one");
+    for number in 0..117 {
+        fixture.set(desired(number, u64::from(number) + 1, 1));
+    }
+    assert_eq!(fixture.welcomes.len(), 1, "eight are left");
+    fixture.set(desired(117, 118, 1));
+    let further = ["10.18.0.128/25".parse().unwrap()];
+    assert_eq!(fixture.welcomes.last().unwrap().1.more_subnets, further);
+    for number in 118..130 {
+        fixture.set(desired(number, u64::from(number) + 1, 1));
+    }
+    assert_eq!(fixture.left_on(one), 130);
+    fixture.restart_from(fixture.disk.clone());
+    fixture.open(at(0), one, 2, Vec::new());
+    assert_eq!(fixture.welcomes.last().unwrap().1.more_subnets, further);
+    fixture.worker("two");
+    assert_eq!(fixture.welcomes.last().unwrap().1.subnet, "10.18.1.0/25".parse().unwrap(), "nobody else's");
+}
+
+#[test]
 fn a_worker_cannot_speak_for_another_or_for_an_ended_session() {
     let mut fixture = Fixture::new();
     let workers = [fixture.worker("one"), fixture.worker("two")];

@@ -86,6 +86,7 @@ impl Cluster {
                 plain: true,
             },
             subnet: None,
+            more_subnets: Vec::new(),
             availability: Availability::Open,
             outside: None,
             session: None,

@@ -1,5 +1,6 @@
 //! Workers: sessions and what they report.
 
+use ipnet::Ipv4Net;
 use oak_model::message::{
     ClusterToRoot, ClusterToWorker, UsageReport, WorkerHello, WorkerToCluster, WorkerWelcome, WorkloadReport,
 };
@@ -9,6 +10,9 @@ use oak_placement::WorkerState;
 use super::relay::outside;
 use super::{Cluster, Effect, Parting, Placement, Worker, addresses_of};
 use crate::counter::LARGEST_LEAP;
+
+/// Addresses that a worker has left when it gets a further subnet: more than start before it knows.
+const SPARE_ADDRESSES: u32 = 8;
 
 impl Cluster {
     /// Whether a worker belongs to this cluster; others are refused.
@@ -117,6 +121,7 @@ impl Cluster {
     fn welcome_worker(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id) else { return };
         let (Some(session), Some(subnet)) = (worker.session, worker.subnet) else { return };
+        let more_subnets = worker.more_subnets.clone();
         let mut assignments = Vec::new();
         let mut removals = Vec::new();
         for placed in self.held.get(&id).into_iter().flatten().filter_map(|key| self.placed.get(key)) {
@@ -135,7 +140,8 @@ impl Cluster {
             );
         }
         let overlay = self.overlay_welcome(id);
-        let welcome = WorkerWelcome { subnet, assignments, overlay, vantage: self.vantage(id) };
+        let vantage = self.vantage(id);
+        let welcome = WorkerWelcome { subnet, more_subnets, assignments, overlay, vantage };
         self.outbox.emit(Effect::Welcome { worker: id, session, welcome });
         // What is being removed is not in the welcome; the worker confirms each removal it still has to do, and
         // this asks for the confirmation of those it has already done.
@@ -170,7 +176,34 @@ impl Cluster {
             self.welcome_worker(id);
             self.report_worker(id);
         }
+        let all: Vec<_> = self.workers.keys().copied().collect();
+        for id in all {
+            self.widen(id);
+        }
         self.retry_soon(now);
+    }
+
+    /// Gives a worker a further subnet before it has no addresses left.
+    pub(super) fn widen(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id).filter(|worker| worker.subnet.is_some()) else { return };
+        let (_, instances) = self.fleet.reserved(id).unwrap_or_default();
+        if instances + SPARE_ADDRESSES <= addresses_of(worker.subnets()) {
+            return;
+        }
+        let Some(subnet) = self.allocate_subnet() else {
+            self.request_node_block();
+            return;
+        };
+        let (overcommit, position) = (self.settings.cpu_overcommit, self.position());
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.more_subnets.push(subnet);
+        let (state, connected) = (worker.state(overcommit, position), worker.session.is_some());
+        self.fleet.upsert(id, state);
+        self.fleet.set_connected(id, connected);
+        self.save_worker(id);
+        self.overlay_peer(id);
+        self.welcome_worker(id);
+        self.report_worker(id);
     }
 
     /// The link to a worker ended: suspect at once, given up when it is not back in time. Silence has lasted long
@@ -299,13 +332,18 @@ impl Cluster {
 }
 
 impl Worker {
+    /// Addresses of its instances.
+    pub(super) fn subnets(&self) -> impl Iterator<Item = Ipv4Net> {
+        self.subnet.iter().chain(&self.more_subnets).copied()
+    }
+
     /// What placement must know about it, with its link up.
     pub(super) fn state(&self, cpu_overcommit: u32, position: Option<Position>) -> WorkerState {
         WorkerState {
             cordoned: self.availability != Availability::Open,
             unreliable: self.record.probation.is_some(),
             round_trip_us: self.round_trip_us,
-            ..WorkerState::new(&self.facts, cpu_overcommit, addresses_of(self.subnet), position)
+            ..WorkerState::new(&self.facts, cpu_overcommit, addresses_of(self.subnets()), position)
         }
     }
 }

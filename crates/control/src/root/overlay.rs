@@ -216,7 +216,8 @@ impl Root {
         if let (Some(subnet), Ok(underlay)) = (worker.subnet, worker.facts.address.parse()) {
             let (tunnel, plain) = (worker.facts.tunnel.clone(), worker.facts.plain);
             let (outside, relay) = (worker.outside, self.relay_of(cluster));
-            let peer = Peer { worker: worker.id, subnet, underlay, tunnel, plain, outside, relay };
+            let (worker, more_subnets) = (worker.id, worker.more_subnets.clone());
+            let peer = Peer { worker, subnet, more_subnets, underlay, tunnel, plain, outside, relay };
             self.overlay.hub.set_peer(peer, Some(cluster));
         }
     }

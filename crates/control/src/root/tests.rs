@@ -204,6 +204,7 @@ fn summary(number: u64, memory_mib: u32) -> WorkerSummary {
         availability: oak_model::Availability::Open,
         round_trip_us: None,
         subnet: None,
+        more_subnets: Vec::new(),
         outside: None,
     }
 }

@@ -7,16 +7,14 @@ use oak_model::{Incarnation, InstanceKey, Now, RestartPolicy, Status};
 
 use super::health::Health;
 use super::{Attempt, Effect, Meta, Phase, Stored, Worker, Workload};
-use crate::address::AddressPool;
 use crate::{Entropy, Table};
 
 impl Worker {
     /// The cluster answered with everything this worker shall run.
     pub fn welcome(&mut self, now: Now, welcome: WorkerWelcome) {
-        if self.meta.subnet != Some(welcome.subnet) {
-            self.addresses = Some(AddressPool::hosts_of(welcome.subnet).without_first());
-        }
-        let meta = Meta { subnet: Some(welcome.subnet), vantage: welcome.vantage };
+        let WorkerWelcome { subnet, more_subnets, vantage, .. } = welcome;
+        let meta = Meta { subnet: Some(subnet), more_subnets, vantage };
+        self.addresses.set_subnets(&meta.subnets());
         if self.meta != meta {
             self.meta = meta;
             self.outbox.put(Table::Meta, "worker", &self.meta);
@@ -111,7 +109,7 @@ impl Worker {
 
     fn insert(&mut self, now: Now, assignment: Assignment) {
         let key = assignment.desired.key;
-        let address = self.addresses.as_mut().and_then(AddressPool::allocate);
+        let address = self.addresses.allocate();
         let stored = Stored::new(assignment, address);
         let workload = Workload {
             stored,
@@ -207,7 +205,7 @@ impl Worker {
         // A workload that came before the node had a subnet gets its address here.
         let missing = self.workloads.get(&key).is_some_and(|workload| workload.stored.address.is_none());
         if missing {
-            let address = self.addresses.as_mut().and_then(AddressPool::allocate);
+            let address = self.addresses.allocate();
             if let Some(workload) = self.workloads.get_mut(&key) {
                 workload.stored.address = address;
             }
@@ -217,7 +215,7 @@ impl Worker {
         let Some(workload) = self.workloads.get_mut(&key) else { return };
         let Some(address) = workload.stored.address else {
             let attempt = workload.attempt;
-            self.failed(now, &mut NoJitter, key, attempt, "all addresses of the node's subnet are in use");
+            self.failed(now, &mut NoJitter, key, attempt, "all addresses of the node's subnets are in use");
             return;
         };
         // From here on it may have run, whatever becomes of this program.
@@ -295,8 +293,8 @@ impl Worker {
             self.workloads.remove(&key);
             self.overlay_left(key.service);
             self.outbox.delete(Table::Workload, key);
-            if let (Some(pool), Some(address)) = (self.addresses.as_mut(), address) {
-                pool.release(address);
+            if let Some(address) = address {
+                self.addresses.release(address);
             }
             self.outbox.emit(Effect::ToCluster(WorkerToCluster::Removed { key, incarnation }));
             if let Some(assignment) = next {

@@ -7,7 +7,6 @@ use oak_model::{InstanceKey, Now, Status};
 use super::ends::Verdict;
 use super::health::Health;
 use super::{Attempt, Exit, Meta, Phase, Settings, Stored, Worker, Workload};
-use crate::address::AddressPool;
 use crate::{CorruptRow, Row, Table};
 
 /// What the runtime found of a workload when the worker started.
@@ -67,11 +66,11 @@ impl Worker {
                 }
             }
         }
-        worker.addresses = worker.meta.subnet.map(|subnet| AddressPool::hosts_of(subnet).without_first());
+        worker.addresses.set_subnets(&worker.meta.subnets());
         let mut adopted = BTreeMap::new();
         for mut stored in stored {
-            if let (Some(pool), Some(address)) = (worker.addresses.as_mut(), stored.address) {
-                pool.claim(address);
+            if let Some(address) = stored.address {
+                worker.addresses.claim(address);
             }
             let key = stored.assignment.desired.key;
             let newly_completed = !stored.completed && stored.ended_unseen(found.get(&key).copied());

@@ -310,7 +310,7 @@ impl Overlay {
     /// Addresses of some nodes themselves.
     pub(super) fn gateways(&self, nodes: &BTreeSet<WorkerId>) -> impl Iterator<Item = (WorkerId, Ipv4Addr)> {
         let peers = nodes.iter().filter_map(|node| self.peers.get(node));
-        peers.filter_map(|peer| Some((peer.worker, peer.subnet.hosts().next()?)))
+        peers.map(|peer| (peer.worker, peer.gateway()))
     }
 
     pub(super) fn all_backends(&self) -> impl Iterator<Item = &Backend> {

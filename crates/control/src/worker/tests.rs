@@ -101,6 +101,7 @@ impl Fixture {
             at(0),
             WorkerWelcome {
                 subnet,
+                more_subnets: Vec::new(),
                 assignments,
                 overlay: OverlayChange::default(),
                 vantage: Vantage::default(),
@@ -539,4 +540,30 @@ fn a_full_subnet_is_an_explained_failure() {
     fixture.stopped(3);
     fixture.tick();
     fixture.run(125);
+}
+
+#[test]
+fn a_further_subnet_changes_nothing_for_those_that_run() {
+    let all: Vec<_> = (0..126).map(|number| assignment(number, u64::from(number) + 1)).collect();
+    let mut fixture = Fixture::new(all.clone());
+    fixture.run(0);
+    let before: Vec<_> = fixture.worker.workloads().map(Workload::address).collect();
+    let subnets: Vec<Ipv4Net> = ["10.18.0.0/25", "10.18.5.0/25"].map(|text| text.parse().unwrap()).to_vec();
+    let welcome = WorkerWelcome {
+        subnet: subnets[0],
+        more_subnets: vec![subnets[1]],
+        assignments: all,
+        overlay: OverlayChange::default(),
+        vantage: Vantage::default(),
+    };
+    fixture.worker.welcome(at(0), welcome);
+    fixture.commit();
+    fixture.prepared(125);
+    let mut expected = before;
+    expected[125] = Some(Ipv4Addr::new(10, 18, 5, 2));
+    assert_eq!(fixture.worker.workloads().map(Workload::address).collect::<Vec<_>>(), expected);
+    assert_eq!(fixture.status(0).0, Status::Running);
+    fixture.restart(&[(0, Found::Running)]);
+    assert_eq!(fixture.worker.subnets(), subnets);
+    assert_eq!(fixture.worker.workloads().map(Workload::address).collect::<Vec<_>>(), expected);
 }

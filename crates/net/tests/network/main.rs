@@ -11,3 +11,4 @@ mod services;
 mod support;
 mod tenants;
 mod unknown;
+mod wide;

@@ -573,6 +573,7 @@ fn hello(name: &str) -> ClusterHello {
         availability: oak_model::Availability::Open,
         round_trip_us: None,
         subnet: None,
+        more_subnets: Vec::new(),
         outside: None,
     };
     ClusterHello {

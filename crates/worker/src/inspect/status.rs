@@ -17,7 +17,7 @@ use super::{InspectError, Inspection, LocalInstance, full_name};
 #[derive(Clone, Debug, Serialize)]
 pub struct NetworkStatus {
     /// Addresses of the instances of this worker.
-    pub subnet: Ipv4Net,
+    pub subnets: Vec<Ipv4Net>,
     /// Whether the process that encrypts runs.
     pub encrypts: bool,
     /// As the cluster sees this worker, if there is a NAT in between.
@@ -71,7 +71,7 @@ pub struct PeerState {
     /// Which worker.
     pub worker: WorkerId,
     /// Addresses of its instances.
-    pub subnet: Ipv4Net,
+    pub subnets: Vec<Ipv4Net>,
     /// Where it is.
     pub underlay: Ipv4Addr,
     /// As its cluster sees it, if there is a NAT in between.
@@ -153,7 +153,7 @@ impl Inspection {
         let peers: Result<Vec<_>, InspectError> = self.machine.peers().map(|peer| self.peer(peer)).collect();
         let workloads = self.machine.workloads();
         Ok(NetworkStatus {
-            subnet: self.look.config().subnet,
+            subnets: self.look.config().subnets().collect(),
             encrypts: self.engine.is_some(),
             outside: self.machine.outside(),
             relays: self.relays(),
@@ -185,7 +185,7 @@ impl Inspection {
         };
         Ok(PeerState {
             worker: peer.worker,
-            subnet: peer.subnet,
+            subnets: peer.subnets().collect(),
             underlay: peer.underlay,
             outside: peer.outside,
             seen_as: peer.tunnel.iter().flat_map(|end| end.seen_as.iter().copied()).collect(),
@@ -203,7 +203,7 @@ impl Inspection {
 
     fn way(&self, peer: &Peer, engine: Option<&PeerStatus>) -> Result<(WayState, String), InspectError> {
         let bridge = &self.look.config().bridge;
-        let device = self.look.device_to(first_of(peer.subnet).into())?;
+        let device = self.look.device_to(peer.gateway().into())?;
         Ok(match device {
             Some(device) if device == encrypted_name(bridge) => match (&self.engine, engine) {
                 (None, _) => (WayState::None, "the process that encrypts does not run".to_owned()),
@@ -355,8 +355,4 @@ fn none_why(peer: &Peer, outside: Option<IpAddr>) -> &'static str {
         }
         (_, true) => "no route leads there; the log of the worker says why (`a node is not reached`)",
     }
-}
-
-fn first_of(subnet: Ipv4Net) -> Ipv4Addr {
-    subnet.hosts().next().unwrap_or(subnet.addr())
 }

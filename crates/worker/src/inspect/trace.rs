@@ -132,7 +132,7 @@ impl Inspection {
     fn node(&self, trace: &mut Trace, address: Ipv4Addr, place: IpAddr) -> Result<bool, InspectError> {
         let device = self.look.device_to(place)?;
         let config = self.look.config();
-        if config.subnet.contains(&address) {
+        if config.subnet_of(address).is_some() {
             let is_here = device.as_ref().is_some_and(|device| *device != config.bridge);
             let text = match device {
                 Some(device) if is_here => format!("{place} is on this worker, behind {device}"),
@@ -141,7 +141,9 @@ impl Inspection {
             trace.step("node", text);
             return Ok(is_here);
         }
-        let Some(peer) = self.machine.peers().find(|peer| peer.subnet.contains(&address)) else {
+        let Some(peer) =
+            self.machine.peers().find(|peer| peer.subnets().any(|subnet| subnet.contains(&address)))
+        else {
             trace.step("node", format!("no known worker has {place}: it stops here"));
             return Ok(false);
         };

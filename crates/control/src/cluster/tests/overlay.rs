@@ -233,6 +233,7 @@ fn abroad(worker: WorkerId) -> OverlayChange {
         load: oak_model::Load::default(),
     };
     let peer = Peer {
+        more_subnets: Vec::new(),
         worker,
         subnet: "10.19.0.0/25".parse().unwrap(),
         underlay: Ipv4Addr::new(198, 51, 100, 7),

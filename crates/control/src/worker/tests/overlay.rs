@@ -58,6 +58,7 @@ fn news() -> OverlayChange {
         services: vec![service()],
         backends: vec![backend(0, Readiness::Ready), backend(1, Readiness::Closed)],
         peers: vec![Peer {
+            more_subnets: Vec::new(),
             worker: other_worker(),
             subnet,
             underlay: Ipv4Addr::new(192, 0, 2, 7),
@@ -146,6 +147,7 @@ fn as_what_this_node_is_seen_is_told_once_and_with_every_hello() {
     let relay = Some(RelayEnd { public_key: "key".into(), port: 50105, address: None });
     let vantage = Vantage { outside: Some([198, 51, 100, 2].into()), relay };
     let welcome = WorkerWelcome {
+        more_subnets: Vec::new(),
         subnet,
         assignments: vec![assignment(1, 1)],
         overlay: OverlayChange::default(),

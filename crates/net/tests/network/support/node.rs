@@ -91,7 +91,8 @@ pub(crate) fn underlay(number: u8) -> Ipv4Addr {
 }
 
 pub(crate) fn peer(number: u8) -> Peer {
-    Peer { subnet: subnet(number), way: Way::Plain { underlay: underlay(number) } }
+    let gateway = subnet(number).hosts().next().unwrap();
+    Peer { subnet: subnet(number), gateway, way: Way::Plain { underlay: underlay(number) } }
 }
 
 pub(crate) async fn attach(network: &NodeNetwork, who: Somebody) -> Attached {
