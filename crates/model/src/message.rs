@@ -437,6 +437,8 @@ pub enum ClusterToWorker {
     Overlay(OverlayChange),
     /// Answers [`WorkerToCluster::Ask`]: there is no such service, or the caller may not call it.
     NotFound(Target),
+    /// All further addresses for its instances, as in [`WorkerWelcome::more_subnets`].
+    MoreSubnets(Vec<Ipv4Net>),
 }
 
 impl ClusterToWorker {
@@ -448,7 +450,8 @@ impl ClusterToWorker {
             | Self::ReportUsage
             | Self::Leases { .. }
             | Self::Overlay(_)
-            | Self::NotFound(_) => None,
+            | Self::NotFound(_)
+            | Self::MoreSubnets(_) => None,
         }
     }
 }

@@ -38,7 +38,7 @@ kinds!(cluster_to_root, CLUSTER_TO_ROOT, ClusterToRoot, "cluster_to_root":
     Calls = "calls", Ask = "ask");
 kinds!(cluster_to_worker, CLUSTER_TO_WORKER, ClusterToWorker, "cluster_to_worker":
     Assign = "assign", Remove = "remove", ReportUsage = "report_usage", Leases = "leases",
-    Overlay = "overlay", NotFound = "not_found");
+    Overlay = "overlay", NotFound = "not_found", MoreSubnets = "more_subnets");
 kinds!(worker_to_cluster, WORKER_TO_CLUSTER, WorkerToCluster, "worker_to_cluster":
     Workload = "workload", Removed = "removed", Usage = "usage", RenewLeases = "renew_leases", Ask = "ask",
     Seen = "seen");

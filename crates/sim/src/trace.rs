@@ -238,6 +238,7 @@ pub(crate) const fn cluster_to_worker(message: &ClusterToWorker) -> &'static str
         ClusterToWorker::ReportUsage => "cluster to worker: report usage",
         ClusterToWorker::Overlay(_) => "cluster to worker: services elsewhere",
         ClusterToWorker::NotFound(_) => "cluster to worker: no such service",
+        ClusterToWorker::MoreSubnets(_) => "cluster to worker: more subnets",
     }
 }
 

@@ -308,7 +308,8 @@ fn orders(messages: &[(WorkerId, ClusterToWorker)]) -> (Orders, Orders) {
             ClusterToWorker::ReportUsage
             | ClusterToWorker::Leases { .. }
             | ClusterToWorker::Overlay(_)
-            | ClusterToWorker::NotFound(_) => {}
+            | ClusterToWorker::NotFound(_)
+            | ClusterToWorker::MoreSubnets(_) => {}
         }
     }
     (assigned, removed)
@@ -541,9 +542,11 @@ fn a_worker_that_is_filling_up_gets_a_further_subnet_for_life() {
         fixture.set(desired(number, u64::from(number) + 1, 1));
     }
     assert_eq!(fixture.welcomes.len(), 1, "eight are left");
+    fixture.told();
     fixture.set(desired(117, 118, 1));
     let further = ["10.18.0.128/25".parse().unwrap()];
-    assert_eq!(fixture.welcomes.last().unwrap().1.more_subnets, further);
+    let told = fixture.told();
+    assert_eq!(told.last(), Some(&(one, ClusterToWorker::MoreSubnets(further.to_vec()))));
     for number in 118..130 {
         fixture.set(desired(number, u64::from(number) + 1, 1));
     }

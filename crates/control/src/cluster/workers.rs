@@ -197,12 +197,13 @@ impl Cluster {
         let (overcommit, position) = (self.settings.cpu_overcommit, self.position());
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.more_subnets.push(subnet);
+        let more_subnets = worker.more_subnets.clone();
         let (state, connected) = (worker.state(overcommit, position), worker.session.is_some());
         self.fleet.upsert(id, state);
         self.fleet.set_connected(id, connected);
         self.save_worker(id);
         self.overlay_peer(id);
-        self.welcome_worker(id);
+        self.send_to_worker(id, ClusterToWorker::MoreSubnets(more_subnets));
         self.report_worker(id);
     }
 

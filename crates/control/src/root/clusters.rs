@@ -25,8 +25,8 @@ pub enum Attention {
     NodeBlocksExhausted,
 }
 
-/// The cluster decides whether its workers have addresses left; the root only needs "some".
-const ADDRESSES_PER_WORKER: u32 = 125;
+/// The cluster gives its workers further addresses when they need them.
+const ADDRESSES_PER_WORKER: u32 = u32::MAX;
 
 impl Root {
     /// A cluster connected. Answers with everything it shall run.

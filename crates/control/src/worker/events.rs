@@ -13,12 +13,7 @@ impl Worker {
     /// The cluster answered with everything this worker shall run.
     pub fn welcome(&mut self, now: Now, welcome: WorkerWelcome) {
         let WorkerWelcome { subnet, more_subnets, vantage, .. } = welcome;
-        let meta = Meta { subnet: Some(subnet), more_subnets, vantage };
-        self.addresses.set_subnets(&meta.subnets());
-        if self.meta != meta {
-            self.meta = meta;
-            self.outbox.put(Table::Meta, "worker", &self.meta);
-        }
+        self.set_meta(Meta { subnet: Some(subnet), more_subnets, vantage });
         let unwanted: Vec<_> = self
             .workloads
             .values()
@@ -51,10 +46,21 @@ impl Worker {
         }
     }
 
+    fn set_meta(&mut self, meta: Meta) {
+        self.addresses.set_subnets(&meta.subnets());
+        if self.meta != meta {
+            self.meta = meta;
+            self.outbox.put(Table::Meta, "worker", &self.meta);
+        }
+    }
+
     /// An order of the cluster.
     pub fn message(&mut self, now: Now, message: ClusterToWorker) {
         match message {
             ClusterToWorker::Assign(assignment) => self.assign(now, assignment),
+            ClusterToWorker::MoreSubnets(more_subnets) => {
+                self.set_meta(Meta { more_subnets, ..self.meta.clone() });
+            }
             ClusterToWorker::Remove { key, incarnation } => {
                 if self.workloads.contains_key(&key) {
                     self.remove(now, key, incarnation);

@@ -545,19 +545,11 @@ fn a_full_subnet_is_an_explained_failure() {
 #[test]
 fn a_further_subnet_changes_nothing_for_those_that_run() {
     let all: Vec<_> = (0..126).map(|number| assignment(number, u64::from(number) + 1)).collect();
-    let mut fixture = Fixture::new(all.clone());
+    let mut fixture = Fixture::new(all);
     fixture.run(0);
     let before: Vec<_> = fixture.worker.workloads().map(Workload::address).collect();
     let subnets: Vec<Ipv4Net> = ["10.18.0.0/25", "10.18.5.0/25"].map(|text| text.parse().unwrap()).to_vec();
-    let welcome = WorkerWelcome {
-        subnet: subnets[0],
-        more_subnets: vec![subnets[1]],
-        assignments: all,
-        overlay: OverlayChange::default(),
-        vantage: Vantage::default(),
-    };
-    fixture.worker.welcome(at(0), welcome);
-    fixture.commit();
+    fixture.message(ClusterToWorker::MoreSubnets(vec![subnets[1]]));
     fixture.prepared(125);
     let mut expected = before;
     expected[125] = Some(Ipv4Addr::new(10, 18, 5, 2));

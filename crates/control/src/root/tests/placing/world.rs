@@ -248,6 +248,7 @@ fn obey(message: ClusterToWorker) -> Option<WorkerToCluster> {
         ClusterToWorker::ReportUsage
         | ClusterToWorker::Leases { .. }
         | ClusterToWorker::Overlay(_)
-        | ClusterToWorker::NotFound(_) => None,
+        | ClusterToWorker::NotFound(_)
+        | ClusterToWorker::MoreSubnets(_) => None,
     }
 }
