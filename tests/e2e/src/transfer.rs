@@ -4,9 +4,9 @@ use anyhow::{Context as _, bail, ensure};
 
 use crate::{Host, Machines, World, eventually, soon};
 
-/// Does something while the second worker fetches so many MiB from the instance of `web`, whose service address this is, on
-/// the first one: encrypted, at `mib_per_s`, in at most five times as long
-/// as that takes.
+/// Does something while the second worker fetches so many MiB of random bytes from the instance of `web`, whose service
+/// address this is, on the first one: encrypted, at `mib_per_s`, in at most five times as long
+/// as that takes. Every byte has to arrive.
 ///
 /// # Errors
 /// The transfer breaks or is over before `work`, or `work` fails.
@@ -17,22 +17,22 @@ pub fn while_transferring(
     (mib, mib_per_s): (u32, u32),
     work: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let make = format!("dd if=/dev/zero of=/usr/share/nginx/html/big bs=1M count={mib}");
+    let make = format!("head -c {mib}M /dev/urandom | tee /usr/share/nginx/html/big | sha256sum");
     let made = world.command(&machines.root, &["exec", "web", "--", "sh", "-c", &make])?;
-    ensure!(made.code == Some(0), "{made:?}");
+    ensure!(made.code == Some(0) && made.stdout.len() > 64, "{made:?}");
     let client = machines.workers.get(1).context("there is no second worker")?;
-    let (url, limit) = (format!("http://{address}/big"), format!("{mib_per_s}M"));
-    let seconds = (mib / mib_per_s * 5).to_string();
-    let words = ["curl", "-sS", "--max-time", &seconds, "--limit-rate", &limit, "-o", "/dev/null", "-w"];
-    let words = [&words[..], &["%{http_code} %{size_download}", &url]].concat();
+    let seconds = mib / mib_per_s * 5;
+    let fetch = format!(
+        "set -o pipefail; curl -fsS --max-time {seconds} --limit-rate {mib_per_s}M http://{address}/big | sha256sum"
+    );
     let fetched = std::thread::scope(|scope| {
-        let fetch = scope.spawn(|| client.check(&words));
+        let fetch = scope.spawn(|| client.check(&["bash", "-c", &fetch]));
         eventually("the transfer has begun", soon(), || has_received(client, 1 << 20))?;
         work()?;
         ensure!(!fetch.is_finished(), "the transfer was too short to show anything");
         fetch.join().unwrap_or_else(|_| bail!("curl was not waited for"))
     })?;
-    ensure!(fetched == format!("200 {}", u64::from(mib) << 20), "{fetched}");
+    ensure!(fetched == made.stdout, "{fetched} arrived, {} was sent", made.stdout);
     Ok(())
 }
 
