@@ -170,6 +170,10 @@ impl Network {
                 },
             }
             let (version, table) = tables.borrow_and_update().clone();
+            // Nobody has said yet what shall be there: what an earlier agent made works on.
+            if version == TableVersion::default() {
+                continue;
+            }
             let problem = operations.network.apply(&table, &mut ways).await.err();
             if let Some(problem) = &problem {
                 error!(problem, "the network is not as it should be");

@@ -1,8 +1,8 @@
-//! The network of an instance: packets of UDP and ICMP from inside it, without a program in its image.
+//! The network of an instance: connections and packets from inside it, without a program in its image.
 
 use std::fs::{self, File};
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -15,11 +15,15 @@ use rustix::net::{
 };
 
 use crate::host::within;
-use crate::{Host, containers};
+use crate::{Host, containers, soon};
 
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 const ECHO_REQUEST: u8 = 8;
+/// Of IPv4, in front of what is received.
+const HEADER: usize = 20;
+/// The longest packet there is.
+const LONGEST: usize = 1 << 16;
 
 /// The network of an instance that runs.
 #[derive(Debug)]
@@ -42,6 +46,23 @@ impl Inside {
         Ok(Self { network: File::open(format!("/proc/{pid}/ns/net"))? })
     }
 
+    /// Takes connections to this port.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub fn listen(&self, port: u16) -> anyhow::Result<TcpListener> {
+        Ok(within(&self.network, || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))??)
+    }
+
+    /// A connection from here.
+    ///
+    /// # Errors
+    /// It is refused, or not accepted in the usual time.
+    pub fn connect(&self, to: SocketAddr) -> anyhow::Result<TcpStream> {
+        let stream = within(&self.network, || TcpStream::connect_timeout(&to, soon()))?;
+        stream.with_context(|| format!("cannot connect to {to}"))
+    }
+
     /// Answers every datagram to this port with itself until the value is dropped.
     ///
     /// # Errors
@@ -52,7 +73,7 @@ impl Inside {
         let ends = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&ends);
         let thread = std::thread::spawn(move || {
-            let mut buffer = [0; 2048];
+            let mut buffer = vec![0; LONGEST];
             while !flag.load(Ordering::Relaxed) {
                 if let Ok((length, from)) = socket.recv_from(&mut buffer) {
                     // Who does not get it asks again.
@@ -68,13 +89,22 @@ impl Inside {
     /// # Errors
     /// It does not come back within a second.
     pub fn ask_udp(&self, to: SocketAddr) -> anyhow::Result<()> {
+        self.ask_udp_with(to, b"are you there?")
+    }
+
+    /// As [`Inside::ask_udp`] with these bytes. As usual with Linux they travel in one piece that nobody on the way may
+    /// cut (DF) while they are not known to be too long for it.
+    ///
+    /// # Errors
+    /// As [`Inside::ask_udp`].
+    pub fn ask_udp_with(&self, to: SocketAddr, bytes: &[u8]) -> anyhow::Result<()> {
         within(&self.network, || {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
             socket.set_read_timeout(Some(PATIENCE))?;
-            socket.send_to(b"are you there?", to)?;
-            let mut buffer = [0; 64];
+            socket.send_to(bytes, to)?;
+            let mut buffer = vec![0; LONGEST];
             let (length, from) = socket.recv_from(&mut buffer).with_context(|| format!("udp to {to}"))?;
-            ensure!(from == to && buffer.get(..length) == Some(b"are you there?"), "an answer from {from}");
+            ensure!(from == to && buffer.get(..length) == Some(bytes), "an answer from {from}");
             Ok(())
         })?
     }
@@ -84,17 +114,29 @@ impl Inside {
     /// # Errors
     /// There is none within a second.
     pub fn ping(&self, to: Ipv4Addr, number: u16) -> anyhow::Result<()> {
+        self.ping_with(to, number, 0)
+    }
+
+    /// As [`Inside::ping`] with so many bytes behind the header, as `ping -s` does.
+    ///
+    /// # Errors
+    /// As [`Inside::ping`], or the answer is shorter.
+    pub fn ping_with(&self, to: Ipv4Addr, number: u16, bytes: usize) -> anyhow::Result<()> {
+        let mut request = echo_request(number).to_vec();
+        // Zeros do not change the sum.
+        request.resize(request.len() + bytes, 0);
         within(&self.network, || {
             let socket =
                 socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::CLOEXEC, Some(ipproto::ICMP))?;
             set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
-            sendto(&socket, &echo_request(number), SendFlags::empty(), &SocketAddr::new(IpAddr::V4(to), 0))?;
+            sendto(&socket, &request, SendFlags::empty(), &SocketAddr::new(IpAddr::V4(to), 0))?;
             let deadline = Instant::now() + PATIENCE;
-            let mut buffer = [MaybeUninit::uninit(); 2048];
+            let mut buffer = vec![MaybeUninit::uninit(); LONGEST];
             while Instant::now() < deadline {
-                let ((packet, _), _) = recv(&socket, &mut buffer, RecvFlags::empty())
+                let ((packet, _), _) = recv(&socket, buffer.as_mut_slice(), RecvFlags::empty())
                     .with_context(|| format!("no answer to a ping of {to}"))?;
                 if is_answer(packet, to, number) {
+                    ensure!(packet.len() >= request.len() + HEADER, "{} bytes came back", packet.len());
                     return Ok(());
                 }
             }
