@@ -13,6 +13,7 @@
 //! * [`World::run`] is the frame of every scenario: one at a time, a fresh directory, kept when the scenario fails.
 //! * [`Host`] can be switched off and on, runs commands, tells which processes, mounts, devices, rules and cgroups it has ([`Footprint`]).
 //! * [`Inside`] is the network of an instance, to send from it what no program in it can.
+//! * [`Stream`] is a connection between two instances on which bytes go all the time, in both directions.
 //! * [`Router`] is a site behind a NAT.
 //! * [`Cable`] is a bad line of a machine: slow, lossy, cut.
 //! * [`Oak`] is one running `oak`: killed, ended and started again at will.
@@ -35,6 +36,7 @@ mod oak;
 mod process;
 mod pypi;
 mod router;
+mod stream;
 mod tiers;
 mod transfer;
 mod variant;
@@ -54,6 +56,7 @@ pub use oak::Oak;
 pub use process::{is_alive, resident_kib};
 pub use pypi::install;
 pub use router::{Nat, Router};
+pub use stream::Stream;
 pub use tiers::{CLUSTER, Machines, Tiers};
 pub use transfer::while_transferring;
 pub use wait::{eventually, let_pass, pause, soon};
