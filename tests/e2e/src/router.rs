@@ -7,7 +7,8 @@
 //!
 //! All sites have the same addresses inside, as sites have.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::RangeInclusive;
 
 use crate::{Host, World};
 
@@ -76,6 +77,38 @@ impl Router {
         let host = Host::create(name, world.directory(), address, None)?;
         host.plug_into(&self.host, GATEWAY)?;
         Ok(host)
+    }
+
+    /// Passes on what comes to this UDP port from outside to a machine of the site.
+    ///
+    /// # Errors
+    /// `nft` is not there.
+    pub fn forward(&self, port: u16, to: SocketAddrV4) -> anyhow::Result<()> {
+        let rules = format!(
+            "add chain ip nat forwarded {{ type nat hook prerouting priority dstnat; }}; \
+             add rule ip nat forwarded iifname eth0 udp dport {port} dnat to {to}; \
+             insert rule ip nat through ct status dnat accept"
+        );
+        self.host.check(&["nft", &rules]).map(drop)
+    }
+
+    /// Forgets all its mappings, as a router that restarts does, and gives out only these ports from now on.
+    ///
+    /// # Errors
+    /// `nft` is not there.
+    pub fn rebind(&self, world: &World, ports: RangeInclusive<u16>) -> anyhow::Result<()> {
+        let (first, last) = (ports.start(), ports.end());
+        let rules = format!(
+            "flush chain ip nat out; \
+             add rule ip nat out oifname eth0 meta l4proto {{ tcp, udp }} masquerade to :{first}-{last}; \
+             add rule ip nat out oifname eth0 masquerade"
+        );
+        self.host.check(&["nft", &rules])?;
+        // The kernel forgets what is masqueraded behind a device that is switched off.
+        let gateway = world.switch().address();
+        let off_and_on =
+            format!("ip link set eth0 down && ip link set eth0 up && ip route add default via {gateway}");
+        self.host.check(&["sh", "-c", &off_and_on]).map(drop)
     }
 
     /// Passes on nothing more between the site and this address.

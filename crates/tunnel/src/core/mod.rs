@@ -66,6 +66,8 @@ pub(crate) enum Effect {
         to: Way,
         step: Option<usize>,
     },
+    /// A peer does not answer: relays may not know any more where this node is.
+    Lost,
     /// Packets to the peer may have another size now.
     Resized {
         peer: PeerId,
@@ -327,6 +329,7 @@ impl Core {
                 let due = peer.paths.tick(now.at, peer.persistent.is_some(), &seen);
                 effects.extend(moved(id, due.moved));
                 effects.extend(due.resized.then_some(Effect::Resized { peer: id }));
+                effects.extend(due.lost.then_some(Effect::Lost));
                 let ask = |ask: paths::Ask| Effect::Ask { peer: id, to: ask.way, step: ask.step };
                 effects.extend(due.ask.into_iter().map(ask));
             }

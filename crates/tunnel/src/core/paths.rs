@@ -93,6 +93,8 @@ pub(crate) struct Due {
     pub(crate) moved: Option<Way>,
     /// The size changed.
     pub(crate) resized: bool,
+    /// Data is sent and nothing answers.
+    pub(crate) lost: bool,
 }
 
 impl Candidate {
@@ -282,7 +284,7 @@ impl Paths {
         if !is_kept_alive && now.saturating_sub(newest) > ACTIVE {
             return due;
         }
-        self.suspect(now, &current, traffic);
+        due.lost = self.suspect(now, &current, traffic);
         self.ask_paths(now, &current, &mut due);
         if self.understands {
             self.ask_width(now, &current, &mut due);
@@ -290,19 +292,20 @@ impl Paths {
         due
     }
 
-    fn suspect(&mut self, now: u64, current: &Way, traffic: &Traffic) {
-        let Some(candidate) = self.candidate_mut(&current.path) else { return };
+    /// Asks on a path that lets data go unanswered; true once it does not answer either.
+    fn suspect(&mut self, now: u64, current: &Way, traffic: &Traffic) -> bool {
+        let Some(candidate) = self.candidate_mut(&current.path) else { return false };
         if traffic.unanswered_since == 0 {
-            return;
+            return false;
         }
         let silent_since = traffic.unanswered_since.max(candidate.answered);
         if now < silent_since + SUSPECT {
-            return;
+            return false;
         }
         candidate.next = candidate.next.min(candidate.asked + GAP);
-        if self.understands && now >= silent_since + SUSPECT + PATIENCE {
-            self.is_lost = true;
-        }
+        let is_lost = self.understands && now >= silent_since + SUSPECT + PATIENCE;
+        self.is_lost |= is_lost;
+        is_lost
     }
 
     fn ask_paths(&mut self, now: u64, current: &Way, due: &mut Due) {

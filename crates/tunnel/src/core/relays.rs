@@ -12,6 +12,8 @@ use crate::relay::registration::{ANSWER, COOKIE, LENGTH, QUESTION, Registration}
 const EVERY: u64 = 20_000;
 /// Without an answer it is repeated after this time, at first.
 const RETRY: u64 = 1_000;
+/// The same while a peer does not answer: a NAT may have forgotten this node.
+const WORRIED: u64 = 2_000;
 /// So many quick ones.
 const QUICK: u32 = 5;
 /// Without an answer for this long the node counts as unknown to the relay.
@@ -22,6 +24,7 @@ struct Known {
     relay: Relay,
     nonce: u64,
     cookie: [u8; COOKIE],
+    asked: u64,
     next: u64,
     unanswered: u32,
     accepted: Option<u64>,
@@ -51,6 +54,7 @@ impl Relays {
                     relay: relay.clone(),
                     nonce: 0,
                     cookie: [0; COOKIE],
+                    asked: 0,
                     next: now,
                     unanswered: 0,
                     accepted: None,
@@ -63,6 +67,13 @@ impl Relays {
     /// What has to be sent now, and to which relay.
     pub(crate) fn tick(&mut self, now: u64, random: &mut dyn RngCore) -> Vec<(SocketAddr, [u8; LENGTH])> {
         self.0.iter_mut().filter(|known| now >= known.next).map(|known| known.register(now, random)).collect()
+    }
+
+    /// Registers again soon, although nothing is due.
+    pub(crate) fn hurry(&mut self) {
+        for known in &mut self.0 {
+            known.next = known.next.min(known.asked + WORRIED);
+        }
     }
 
     /// Takes an answer; returns what has to be sent at once: the first answer only has a cookie for us.
@@ -103,6 +114,7 @@ impl Relays {
 impl Known {
     fn register(&mut self, now: u64, random: &mut dyn RngCore) -> (SocketAddr, [u8; LENGTH]) {
         self.unanswered = self.unanswered.saturating_add(1);
+        self.asked = now;
         self.next = now + if self.unanswered <= QUICK { RETRY } else { EVERY };
         self.nonce = random.next_u64().max(1);
         let question =
@@ -153,6 +165,25 @@ mod tests {
         let (_, fourth) = relays.answered(3 + EVERY, to, &answer(&third, 8), &mut random).unwrap();
         assert!(relays.answered(4 + EVERY, to, &answer(&fourth, 8), &mut random).is_none());
         assert_eq!(accepted(&relays), Some(4 + EVERY));
+    }
+
+    #[test]
+    fn a_node_in_a_hurry_comes_back_soon_but_not_all_the_time() {
+        let mut random = StdRng::seed_from_u64(1);
+        let mut relays = Relays::default();
+        relays.configure(1, &[relay()]);
+        let (to, first) = relays.tick(1, &mut random)[0];
+        let (_, second) = relays.answered(1, to, &answer(&first, 7), &mut random).unwrap();
+        assert!(relays.answered(1, to, &answer(&second, 7), &mut random).is_none());
+        let mut asked = 0;
+        for now in (1..10_000).step_by(50) {
+            relays.hurry();
+            for (to, question) in relays.tick(now, &mut random) {
+                asked += 1;
+                assert!(relays.answered(now, to, &answer(&question, 7), &mut random).is_none());
+            }
+        }
+        assert_eq!(asked, 4);
     }
 
     #[test]

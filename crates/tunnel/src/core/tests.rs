@@ -86,6 +86,7 @@ impl Node {
                 Effect::Moved { .. }
                 | Effect::Ask { .. }
                 | Effect::Resized { .. }
+                | Effect::Lost
                 | Effect::Keepalive { .. }
                 | Effect::Removed { .. }
                 | Effect::StoreTimestamp(_) => {}

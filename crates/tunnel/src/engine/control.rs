@@ -246,6 +246,7 @@ impl Control {
                 Effect::Close { local } => self.close(local),
                 Effect::Moved { peer, to } => self.moved(peer, to),
                 Effect::Ask { peer, to, step } => self.ask(peer, &to, step),
+                Effect::Lost => self.relays.hurry(),
                 Effect::Resized { peer } => self.measure(peer),
                 Effect::Keepalive { peer } => {
                     if let Some(session) = self.peers.get(&peer).and_then(|peer| peer.usable(now())) {
