@@ -281,6 +281,28 @@ fn a_host_that_drops_forwarded_packets_is_pointed_out() {
 }
 
 #[test]
+fn chains_that_refuse_what_is_left_are_pointed_out_and_others_are_not() {
+    in_world(async |world| {
+        run("nft", "add table inet other");
+        for (chain, hook, rule) in [
+            ("rejects", "forward", "counter reject with icmpx admin-prohibited"),
+            ("drops", "input", "log prefix \"left:\" drop"),
+            ("accepts", "forward", "counter accept"),
+            ("some", "forward", "tcp dport 25 reject"),
+            ("few", "input", "limit rate over 10/second drop"),
+        ] {
+            let hooked = format!("{{ type filter hook {hook} priority 5 ; policy accept ; }}");
+            run("nft", &format!("add chain inet other {chain} {hooked}"));
+            run("nft", &format!("add rule inet other {chain} {rule}"));
+        }
+        let notes = world.open().await.notes().join("\n");
+        assert!(notes.contains("other/rejects drops forwarded"), "{notes}");
+        assert!(notes.contains("other/drops drops packets to this host"), "{notes}");
+        assert!(notes.lines().count() == 2, "{notes}");
+    });
+}
+
+#[test]
 fn a_worker_with_other_names_in_the_same_namespace_is_left_alone() {
     in_world(async |world| {
         let network = world.open().await;
