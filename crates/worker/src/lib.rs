@@ -64,6 +64,8 @@ pub struct WorkerConfig {
     pub name: String,
     /// Address other machines reach it at; `None`: the one that leads to the cluster.
     pub address: Option<IpAddr>,
+    /// Port (UDP) at that address where other workers reach this one: its own, or one that a router passes on.
+    pub tunnel_port: u16,
     /// Where the folders of volumes are; `None`: this worker offers none.
     pub volumes_root: Option<PathBuf>,
     /// Memory kept back for the machine itself, MiB.

@@ -148,13 +148,13 @@ impl BoundWorker {
     }
 
     fn network_settings(&self) -> Result<NetworkSettings, WorkerError> {
-        let WorkerConfig { directory, bridge, mtu, table, encryption, .. } = &self.config;
+        let WorkerConfig { directory, bridge, mtu, table, encryption, tunnel_port, .. } = &self.config;
         let key = tunnel::open_key(directory)
             .map_err(|source| WorkerError::NetworkKey { path: directory.clone(), source })?;
         let own_end = OwnEnd {
             encryption: *encryption,
             key: key.clone(),
-            tunnel: if *encryption == Encryption::Off { None } else { tunnel::own_end(&key) },
+            tunnel: if *encryption == Encryption::Off { None } else { tunnel::own_end(&key, *tunnel_port) },
             is_behind_nat: self.config.address.is_some_and(facts::is_elsewhere),
         };
         Ok(NetworkSettings {

@@ -54,12 +54,10 @@ pub(crate) fn forget_key(directory: &std::path::Path) -> io::Result<()> {
     }
 }
 
-/// Where this worker takes encrypted packets; none if it has no TUN devices.
-pub(crate) fn own_end(key: &PrivateKey) -> Option<TunnelEnd> {
+/// Where others send encrypted packets for this worker; none if it has no TUN devices.
+pub(crate) fn own_end(key: &PrivateKey, port: u16) -> Option<TunnelEnd> {
     match OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
-        Ok(_) => {
-            Some(TunnelEnd { public_key: key.public().to_string(), port: TUNNEL_PORT, seen_as: Vec::new() })
-        }
+        Ok(_) => Some(TunnelEnd { public_key: key.public().to_string(), port, seen_as: Vec::new() }),
         Err(error) => {
             warn!(%error, "packets to other workers cannot be encrypted: /dev/net/tun is needed (modprobe tun)");
             None

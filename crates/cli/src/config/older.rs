@@ -71,7 +71,19 @@ struct Reading<'a> {
 }
 
 fn network(file: &mut Reading<'_>) {
-    if let Some(address) = file.text("NodePublicAddress").filter(|address| address != ANY_ADDRESS) {
+    let address = file.text("NodePublicAddress").filter(|address| address != ANY_ADDRESS);
+    match file.text("NodePublicPort").filter(|port| *port != TUNNEL_PORT.to_string()) {
+        Some(port) if address.is_some() => file.set("worker.tunnel_port", port),
+        Some(port) => file.note(
+            "NodePublicPort",
+            &format!(
+                "packets of other workers come to UDP port {TUNNEL_PORT} of this machine; {port} counts only with the \
+                 NodePublicAddress of a router that passes it on to that port"
+            ),
+        ),
+        None => {}
+    }
+    if let Some(address) = address {
         file.set("worker.address", address);
     }
     if let Some(host) = file.text("ClusterUrl").filter(|host| host != ANY_ADDRESS) {
@@ -79,14 +91,6 @@ fn network(file: &mut Reading<'_>) {
     }
     if file.is_on("Debug") {
         file.set("log.filter", "debug".to_owned());
-    }
-    if let Some(port) = file.text("NodePublicPort").filter(|port| *port != TUNNEL_PORT.to_string()) {
-        file.note(
-            "NodePublicPort",
-            &format!(
-                "packets of other workers come to UDP port {TUNNEL_PORT}; {port} cannot be told to them"
-            ),
-        );
     }
     if file.text("DefaultInterface").is_some() {
         file.note(

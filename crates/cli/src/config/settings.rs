@@ -93,6 +93,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     setting!(worker.name, "name of this worker; the host name if empty"),
     setting!(worker.cluster, "the cluster to join, host[:port]"),
     setting!(worker.address, "address other machines reach this worker at; found if empty"),
+    setting!(worker.tunnel_port, "port at that address from which a router passes UDP on to port 50103 here"),
     setting!(worker.token, "one-time join token for the first start"),
     setting!(worker.volumes_root, "where the folders of volumes are, or off"),
     setting!(worker.reserve_memory_mib, "memory kept back for the machine itself, MiB"),

@@ -233,6 +233,26 @@ fn files_of_the_original_count_below_everything_else() {
 }
 
 #[test]
+fn a_public_port_of_the_original_counts_with_the_address_it_belongs_to() {
+    let file = File::with("");
+    let load_with = |network: &str| {
+        let directory = original(network, "");
+        load(&Sources { older: Some(directory.path().to_owned()), ..sources(&file, &[]) })
+    };
+    let both = load_with(r#"{"NodePublicAddress": "192.0.2.7", "NodePublicPort": "51820"}"#).expect("valid");
+    assert_eq!((both.config.worker.tunnel_port, both.notes().len()), (51820, 0));
+    let alone = load_with(r#"{"NodePublicAddress": "0.0.0.0", "NodePublicPort": "51820"}"#).expect("valid");
+    assert_eq!(alone.config.worker.tunnel_port, 50103);
+    let notes = alone.notes().join("\n");
+    assert!(
+        notes.contains("NodePublicPort") && notes.contains("50103") && notes.contains("51820"),
+        "{notes}"
+    );
+    let wrong = load_with(r#"{"NodePublicAddress": "192.0.2.7", "NodePublicPort": "many"}"#);
+    assert!(problems(wrong)[0].contains("worker.tunnel_port"));
+}
+
+#[test]
 fn what_the_original_finds_by_itself_is_left_open() {
     let directory = original(
         r#"{"NodePublicAddress": "0.0.0.0", "ClusterUrl": "0.0.0.0", "Debug": false}"#,

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use oak_model::overlay::TUNNEL_PORT;
+
 use super::kinds::{
     ByteSize, Encryption, Endpoint, Identifier, Interval, LogFormat, MailSecurity, Mtu, PlaceName, Port,
     PublicUrl, Secret,
@@ -125,6 +127,8 @@ pub(crate) struct WorkerConfig {
     pub(crate) cluster: Endpoint<10100>,
     /// Address other machines reach this one at; `None`: the one that leads to the cluster.
     pub(crate) address: Option<IpAddr>,
+    /// Port (UDP) at that address where other workers reach this one.
+    pub(crate) tunnel_port: u16,
     /// One-time token for the first start.
     pub(crate) token: Option<Secret>,
     /// Where the folders of volumes are; `None`: this worker offers none.
@@ -201,6 +205,7 @@ impl Default for Config {
                 name: None,
                 cluster: Endpoint::this_machine(),
                 address: None,
+                tunnel_port: TUNNEL_PORT,
                 token: None,
                 volumes_root: Some(PathBuf::from("/mnt/oakestra/hostpath")),
                 reserve_memory_mib: 128,

@@ -116,6 +116,7 @@ pub(super) fn worker(config: &Config, claimed: &ClaimedPorts) -> Result<WorkerCo
         token: token(settings.token.as_ref(), "worker")?,
         name: settings.name.as_ref().map_or_else(host_name, |name| name.as_str().to_owned()),
         address: settings.address,
+        tunnel_port: settings.tunnel_port,
         volumes_root: settings.volumes_root.clone(),
         reserve_memory_mib: settings.reserve_memory_mib,
         reserve_cpu_millis: settings.reserve_cpu_millis,
