@@ -31,10 +31,10 @@ pub(crate) struct CommonFlags {
 /// Flags of the root.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct RootFlags {
-    /// Address of API and cluster link [default: 0.0.0.0:10000]
+    /// Address of API and cluster link [default: [::]:10000]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// Second address for the dashboard, or off [default: 0.0.0.0:80]
+    /// Second address for the dashboard, or off [default: [::]:80]
     #[arg(long, value_name = "ADDRESS")]
     dashboard: Option<String>,
 }
@@ -51,7 +51,7 @@ pub(crate) struct ClusterFlags {
     /// Place: latitude,longitude,radius in metres
     #[arg(long, value_name = "PLACE", allow_hyphen_values = true)]
     location: Option<String>,
-    /// Address of the worker link [default: 0.0.0.0:10100]
+    /// Address of the worker link [default: [::]:10100]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
     /// One-time token of `oak token create cluster`, needed for the first start

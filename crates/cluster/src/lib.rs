@@ -152,7 +152,7 @@ impl BoundCluster {
     pub async fn bind(mut config: ClusterConfig, shutdown: &CancellationToken) -> Result<Self, ClusterError> {
         std::fs::create_dir_all(&config.directory)
             .map_err(|source| ClusterError::Directory { path: config.directory.clone(), source })?;
-        let listener = TcpListener::bind(config.listen)
+        let listener = oak_link::listen(config.listen)
             .await
             .map_err(|source| ClusterError::Listen { address: config.listen, source })?;
         let address = listener

@@ -65,7 +65,7 @@ pub use pki::{
     Authority, Credentials, LEAF_LIFETIME, PeerIdentity, PeerRejected, PkiError, open_root, renew_root,
     server_tls,
 };
-pub use port::{PortConfig, PortLimits, serve};
+pub use port::{PortConfig, PortLimits, listen, serve};
 pub use session::{CloseReason, MAX_MESSAGE, SendError};
 pub use token::{InvalidToken, JoinToken, NodeKind};
 

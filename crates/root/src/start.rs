@@ -157,7 +157,7 @@ impl BoundRoot {
         std::fs::create_dir_all(&config.directory)
             .map_err(|source| RootError::Directory { path: config.directory.clone(), source })?;
         let listen = |source| RootError::Listen { address: config.listen, source };
-        let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+        let listener = oak_link::listen(config.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let names = host_names(&config);
         let (authority, credentials) =

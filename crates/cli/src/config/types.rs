@@ -1,7 +1,7 @@
 //! The configuration as the roles use it, with its defaults.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use oak_model::overlay::TUNNEL_PORT;
@@ -175,7 +175,8 @@ pub(crate) struct ImagesConfig {
 
 impl Default for Config {
     fn default() -> Self {
-        let everywhere = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
+        // Of both families.
+        let everywhere = |port| SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
         Self {
             data_dir: PathBuf::from("/var/lib/oakestra"),
             log: LogConfig { filter: "info".to_owned(), format: LogFormat::Text },

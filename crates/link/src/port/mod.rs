@@ -2,9 +2,11 @@
 
 mod activity;
 mod connection;
+mod listen;
 mod places;
 mod serve;
 
+pub use listen::listen;
 pub use serve::{PortConfig, PortLimits, serve};
 
 pub(crate) use connection::Hangup;

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use axum::Router;
 use oak_link::{PortConfig, PortLimits};
 use rustls::ServerConfig;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -91,7 +90,7 @@ async fn until(
 }
 
 async fn listen(second: &SecondPort, turn: CancellationToken) {
-    let listener = match TcpListener::bind(second.address).await {
+    let listener = match oak_link::listen(second.address).await {
         Ok(listener) => listener,
         Err(error) => {
             warn!(
