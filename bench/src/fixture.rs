@@ -88,6 +88,7 @@ pub(crate) fn facts(number: u64) -> WorkerFacts {
     WorkerFacts {
         name: format!("worker-{number}"),
         address: "192.0.2.1".to_owned(),
+        address6: None,
         architecture: Architecture::Amd64,
         capacity: Resources { cpu_millis: 256_000, memory_mib: 1 << 20, storage_mib: 1 << 20, gpus: 0 },
         virtualization: vec!["docker".to_owned()],

@@ -11,10 +11,21 @@ mod news;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
 use oak_model::overlay::{Backend, BackendKey, Call, Caller, KnownService, Peer, Target};
-use oak_model::{ApplicationId, InstanceKey, ServiceId, WorkerId};
+use oak_model::{ApplicationId, InstanceKey, ServiceId, WorkerFacts, WorkerId};
 
 use news::Told;
+
+/// A worker as others reach it, by what it says of itself; none if it says no address.
+pub(crate) fn peer(worker: WorkerId, subnet: Ipv4Net, facts: &WorkerFacts) -> Option<Peer> {
+    let (underlay, underlay6) = (facts.underlay(), facts.underlay6());
+    let (tunnel, plain) = (facts.tunnel.clone(), facts.plain);
+    let (more_subnets, outside, relay) = (Vec::new(), None, None);
+    let peer = Peer { worker, subnet, more_subnets, underlay, underlay6, tunnel, plain, outside, relay };
+    let has_address = peer.own_addresses().next().is_some();
+    has_address.then_some(peer)
+}
 
 /// What is known, who wants to know it, and what they were told.
 #[derive(Debug)]

@@ -29,6 +29,7 @@ fn worker(number: u64, connected: bool) -> WorkerSummary {
     let facts = WorkerFacts {
         name: format!("w{number}"),
         address: String::new(),
+        address6: None,
         architecture: Architecture::Amd64,
         capacity: Resources { cpu_millis: 8_000, memory_mib: 8_000, storage_mib: 8_000, gpus: 0 },
         virtualization: vec!["docker".into()],

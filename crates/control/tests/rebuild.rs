@@ -241,6 +241,7 @@ fn worker_hello() -> WorkerHello {
     let facts = WorkerFacts {
         name: "board".into(),
         address: "192.0.2.1".into(),
+        address6: None,
         architecture: Architecture::Amd64,
         capacity: Resources { cpu_millis: 4_000, memory_mib: 1_000, storage_mib: 10_000, gpus: 0 },
         virtualization: vec!["docker".into()],

@@ -104,6 +104,15 @@ pub fn node_network(subnet: Ipv4Net) -> Option<Ipv6Net> {
     Ipv6Net::new(node(subnet.network()), 128 - bits).ok()
 }
 
+/// Whether others can send to this address of a node: link-local ones mean something on one link only and not without
+/// naming the device there, and those of instances and services lead through the tunnel itself.
+#[must_use]
+pub fn is_underlay(address: Ipv6Addr) -> bool {
+    let is_local = address.is_unspecified() || address.is_loopback() || address.is_unicast_link_local();
+    let is_other = address.is_multicast() || address.to_ipv4_mapped().is_some();
+    !(is_local || is_other || NODES.contains(&address) || SERVICES.contains(&address))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,6 +133,18 @@ mod tests {
         assert_eq!(network("10.18.0.128/25"), "fc00::100/120");
         assert_eq!(network("10.18.2.0/24"), "fc00::400/119");
         assert_eq!(network("10.18.0.64/26"), "fc00::40/122");
+    }
+
+    #[test]
+    fn addresses_that_mean_nothing_to_others_are_known() {
+        for address in ["2001:db8::1", "fd00::1", "fc00:1::1"] {
+            assert!(is_underlay(address.parse().unwrap()), "{address}");
+        }
+        for address in
+            ["::", "::1", "fe80::1", "ff02::1", "fc00::1", "fdff::1", "fdff:2000::1", "::ffff:192.0.2.1"]
+        {
+            assert!(!is_underlay(address.parse().unwrap()), "{address}");
+        }
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! What a worker machine is.
 
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::overlay::{TunnelEnd, takes_plain};
-use crate::{Position, Resources};
+use crate::{Position, Resources, ipv6};
 
 /// Processor architecture in the names used by images (`amd64`, `arm64`, …).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -136,6 +137,9 @@ pub struct WorkerFacts {
     pub name: String,
     /// Address other machines reach it at.
     pub address: String,
+    /// Its address of IPv6, if `address` is one of IPv4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
     /// Architecture.
     pub architecture: Architecture,
     /// What services may use: the machine less what is kept back for itself.
@@ -162,4 +166,18 @@ pub struct WorkerFacts {
     /// Whether it takes plain packets of other workers.
     #[serde(default = "takes_plain")]
     pub plain: bool,
+}
+
+impl WorkerFacts {
+    /// Where other workers send packets to over IPv4.
+    #[must_use]
+    pub fn underlay(&self) -> Option<Ipv4Addr> {
+        self.address.parse().ok()
+    }
+
+    /// The same over IPv6, if that address means something to others.
+    #[must_use]
+    pub fn underlay6(&self) -> Option<Ipv6Addr> {
+        self.address.parse().ok().or(self.address6).filter(|address| ipv6::is_underlay(*address))
+    }
 }

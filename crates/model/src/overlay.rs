@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -86,8 +86,13 @@ pub struct Peer {
     /// Further addresses of its instances.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub more_subnets: Vec<Ipv4Net>,
-    /// Where the packets for them are sent to.
-    pub underlay: Ipv4Addr,
+    /// Where the packets for them are sent to over IPv4; none if it has no such address. Then it is written as `0.0.0.0`,
+    /// to which nothing can be sent: releases that know of nothing else leave that node out and read the rest.
+    #[serde(with = "or_unspecified")]
+    pub underlay: Option<Ipv4Addr>,
+    /// The same over IPv6, encrypted only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub underlay6: Option<Ipv6Addr>,
     /// Where it takes encrypted packets; none if it cannot or shall not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<TunnelEnd>,
@@ -112,6 +117,32 @@ impl Peer {
     #[must_use]
     pub fn gateway(&self) -> Ipv4Addr {
         self.subnet.hosts().next().unwrap_or(self.subnet.addr())
+    }
+
+    /// Its own addresses, IPv4 first: its packets are the shorter ones.
+    pub fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let v4 = self.underlay.map(IpAddr::V4);
+        v4.into_iter().chain(self.underlay6.map(IpAddr::V6))
+    }
+}
+
+mod or_unspecified {
+    use std::net::Ipv4Addr;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+    pub(super) fn serialize<S: Serializer>(
+        address: &Option<Ipv4Addr>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        address.unwrap_or(Ipv4Addr::UNSPECIFIED).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Ipv4Addr>, D::Error> {
+        Ipv4Addr::deserialize(deserializer).map(|address| Some(address).filter(|ip| !ip.is_unspecified()))
     }
 }
 
@@ -270,5 +301,25 @@ impl OverlayChange {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_node_with_an_address_of_ipv4_is_written_as_ever_and_one_without_can_be_read_by_everybody() {
+        let text = json!({ "worker": "6abff0e0c0ffee0000000004", "subnet": "10.18.0.128/25", "underlay": "192.0.2.12",
+            "plain": true });
+        let mut peer: Peer = serde_json::from_value(text.clone()).unwrap();
+        assert_eq!(peer.underlay, Some(Ipv4Addr::new(192, 0, 2, 12)));
+        assert_eq!(serde_json::to_value(&peer).unwrap(), text);
+        (peer.underlay, peer.underlay6) = (None, "2001:db8::2".parse().ok());
+        let text = serde_json::to_value(&peer).unwrap();
+        assert_eq!(text["underlay"], "0.0.0.0", "what a release without IPv6 takes for an address");
+        assert_eq!(serde_json::from_value::<Peer>(text).unwrap(), peer);
     }
 }

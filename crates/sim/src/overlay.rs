@@ -81,7 +81,8 @@ impl World {
         for (there, _) in all.iter().filter(|(there, _)| there.id != side.id) {
             let subnet = there.node.machine.as_ref().and_then(|machine| machine.subnet());
             let known = subnet.and_then(|subnet| side.network.peers.get(&subnet));
-            let is_found = known.is_some_and(|peer| peer.underlay.to_string() == there.facts.address);
+            let address = there.facts.address.parse().ok();
+            let is_found = known.is_some_and(|peer| peer.own_addresses().next() == address);
             require(is_found, || {
                 format!("{} does not know where {} is: {known:?}", side.facts.name, there.facts.name)
             })?;

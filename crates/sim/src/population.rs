@@ -118,6 +118,7 @@ impl World {
             facts: WorkerFacts {
                 name: name.clone(),
                 address: format!("192.0.{}.{}", index / 250, index % 250 + 1),
+                address6: None,
                 architecture: group.architecture,
                 capacity: group.capacity(),
                 virtualization: vec!["docker".into()],

@@ -1,11 +1,11 @@
 //! What this machine is, read from the kernel.
 
 use std::fs;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::Path;
 
 use oak_model::container::HOSTPATH_DRIVER;
-use oak_model::{Architecture, Resources, WorkerFacts};
+use oak_model::{Architecture, Resources, WorkerFacts, ipv6};
 
 use crate::WorkerConfig;
 use crate::ways::OwnEnd;
@@ -15,13 +15,14 @@ pub(crate) fn worker_facts(config: &WorkerConfig, gpus: u32, own_end: &OwnEnd) -
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let cpu = u32::try_from(cores).unwrap_or(u32::MAX).saturating_mul(1000);
     let memory = memory_total_mib().unwrap_or(0);
+    let own = match config.address {
+        Some(address) => OwnAddresses::of(address),
+        None => OwnAddresses::towards(&config.cluster),
+    };
     WorkerFacts {
         name: config.name.clone(),
-        address: config
-            .address
-            .or_else(|| own_address(&config.cluster))
-            .map(|ip| ip.to_string())
-            .unwrap_or_default(),
+        address: own.first().map(|ip| ip.to_string()).unwrap_or_default(),
+        address6: own.second(),
         architecture: Architecture::of_this_program(),
         capacity: Resources {
             // Descriptors ask for whole cores: what is kept back must not cost one, so it is kept out of the
@@ -42,18 +43,64 @@ pub(crate) fn worker_facts(config: &WorkerConfig, gpus: u32, own_end: &OwnEnd) -
     }
 }
 
-/// An address from the range for documentation: nothing answers there, but it takes the default route.
-const ELSEWHERE: &str = "203.0.113.1:9";
+/// Addresses from the ranges for documentation: nothing answers there, but they take the default routes.
+const ELSEWHERE: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
 
-/// The address of this machine that leads to its cluster or, when the cluster is on this machine, to anywhere else.
-/// Connecting a UDP socket only asks the routing table; nothing is sent.
-pub(crate) fn own_address(cluster: &str) -> Option<IpAddr> {
-    let towards = |place: &str| {
-        let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
-        socket.connect(place).ok()?;
-        Some(socket.local_addr().ok()?.ip())
+/// The addresses at which others reach this machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct OwnAddresses {
+    v4: Option<Ipv4Addr>,
+    v6: Option<Ipv6Addr>,
+}
+
+impl OwnAddresses {
+    /// One that somebody has said.
+    fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(v4) => Self { v4: Some(v4), v6: None },
+            IpAddr::V6(v6) => Self { v4: None, v6: Some(v6) },
+        }
+    }
+
+    /// Those that lead to the cluster or, in a family in which nothing does, and when the cluster is on this machine, to
+    /// anywhere else.
+    pub(crate) fn towards(cluster: &str) -> Self {
+        let cluster = cluster.to_socket_addrs().into_iter().flatten().map(|address| address.ip());
+        let places: Vec<IpAddr> = cluster.chain(ELSEWHERE).collect();
+        let own = || places.iter().filter_map(|place| source_towards(*place));
+        let v4 = own().find_map(|ip| match ip {
+            IpAddr::V4(v4) => Some(v4).filter(|v4| !v4.is_loopback() && !v4.is_unspecified()),
+            IpAddr::V6(_) => None,
+        });
+        let v6 = own().find_map(|ip| match ip {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(v6) => Some(v6).filter(|v6| ipv6::is_underlay(*v6)),
+        });
+        Self { v4, v6 }
+    }
+
+    /// The address people see.
+    pub(crate) fn first(self) -> Option<IpAddr> {
+        self.v4.map(IpAddr::V4).or(self.v6.map(IpAddr::V6))
+    }
+
+    /// The one of IPv6, if it is not that one.
+    pub(crate) fn second(self) -> Option<Ipv6Addr> {
+        self.v4.and(self.v6)
+    }
+}
+
+/// As which address this machine sends there; none if no route leads there. Connecting a UDP socket only asks the routing
+/// table; nothing is sent.
+pub(crate) fn source_towards(place: IpAddr) -> Option<IpAddr> {
+    let any = match place {
+        IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
     };
-    [cluster, ELSEWHERE].into_iter().filter_map(towards).find(|ip| !ip.is_loopback())
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(SocketAddr::new(place, 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
 }
 
 /// Whether no device of this machine has the address: somebody else passes on what is sent there.
@@ -82,6 +129,23 @@ fn free_storage_mib(directory: &Path) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_told_is_of_both_families_and_means_something_to_others() {
+        let known = |text: &str| OwnAddresses::of(text.parse().unwrap());
+        let both = OwnAddresses { v6: known("2001:db8::2").v6, ..known("192.0.2.2") };
+        assert_eq!(both.first(), Some("192.0.2.2".parse().unwrap()));
+        assert_eq!(both.second(), Some("2001:db8::2".parse().unwrap()));
+        let only = known("2001:db8::2");
+        assert_eq!((only.first(), only.second()), (Some("2001:db8::2".parse().unwrap()), None));
+        assert_eq!(known("::ffff:192.0.2.2"), known("192.0.2.2"));
+        // Whatever this machine has: the way to itself is none to others.
+        for cluster in ["127.0.0.1:10100", "[::1]:10100"] {
+            let own = OwnAddresses::towards(cluster);
+            assert!(own.first().is_none_or(|address| !address.is_loopback()), "{own:?}");
+            assert!(own.v6.is_none_or(ipv6::is_underlay), "{own:?}");
+        }
+    }
 
     #[test]
     fn meminfo_is_read_by_whole_names() {

@@ -1,7 +1,7 @@
 //! The network of this node: opened when the subnet is known, kept in step with the state machine.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use oak_store::StoreError;
 use tokio::sync::{Mutex, watch};
 use tracing::{debug, error, warn};
 
-use crate::facts::is_elsewhere;
+use crate::facts::{is_elsewhere, source_towards};
 use crate::operations::Operations;
 use crate::tunnel::{Look, Tunnel, TunnelSettings, Wanted};
 use crate::ways::{OwnEnd, Ways, Whereabouts};
@@ -290,12 +290,10 @@ impl Keeper {
     async fn cluster_address(&mut self, cluster: &str) -> Option<IpAddr> {
         let is_fresh = self.cluster.is_some_and(|(_, at)| at.elapsed() < FRESH);
         if !is_fresh
-            && let Ok(Ok(found)) =
-                tokio::time::timeout(NAME_PATIENCE, tokio::net::lookup_host(cluster)).await
-            // Relays listen where their clusters do: on IPv4 unless somebody says otherwise.
-            && let Some(address) = found.min_by_key(SocketAddr::is_ipv6)
+            && let Ok(Ok(found)) = tokio::time::timeout(NAME_PATIENCE, tokio::net::lookup_host(cluster)).await
+            && let Some(address) = reachable(found.map(|address| address.ip()))
         {
-            self.cluster = Some((address.ip(), Instant::now()));
+            self.cluster = Some((address, Instant::now()));
         }
         self.cluster.map(|(address, _)| address)
     }
@@ -307,6 +305,11 @@ impl Keeper {
         }
         self.reported = problems;
     }
+}
+
+/// The address to which a route leads; of IPv4 if there is one, as packets are shorter then.
+fn reachable(addresses: impl Iterator<Item = IpAddr>) -> Option<IpAddr> {
+    addresses.filter(|address| source_towards(*address).is_some()).min_by_key(IpAddr::is_ipv6)
 }
 
 fn service_table(table: &NetworkTable) -> ServiceTable {

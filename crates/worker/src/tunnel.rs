@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use oak_model::chain;
 use oak_model::overlay::{TUNNEL_PORT, TunnelEnd};
+use oak_model::{chain, ipv6};
 use oak_tunnel::{Client, ClientError, Path, Peer, PrivateKey, Relay, StartError, Status, TunnelConfig};
 use rustix::process::{Pid, Signal, kill_process};
 use tracing::{info, warn};
@@ -232,12 +232,20 @@ impl Tunnel {
 fn seen_as(status: &Status) -> Vec<SocketAddr> {
     let mut addresses = Vec::new();
     let seen = status.relays.iter().filter_map(|relay| relay.seen_as);
-    for address in seen.filter(|address| !address.ip().is_loopback()) {
+    for address in seen.filter(|address| means_something(address.ip())) {
         if !addresses.contains(&address) {
             addresses.push(address);
         }
     }
     addresses
+}
+
+/// Whether others can do something with an address: not on this machine only, and not on one link only.
+fn means_something(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => !address.is_loopback(),
+        IpAddr::V6(address) => ipv6::is_underlay(address),
+    }
 }
 
 /// Carries out what blocks for a moment.

@@ -1,6 +1,5 @@
 //! The link to the cluster.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,8 +15,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use crate::facts::OwnAddresses;
 use crate::operations::Operations;
-use crate::{WorkerConfig, encode, exec, facts, logs};
+use crate::{WorkerConfig, encode, exec, logs};
 
 /// Events of the link that may wait; when full, the link waits.
 const EVENTS: usize = 256;
@@ -43,9 +43,11 @@ pub(crate) fn start(
             let cluster = cluster.clone();
             async move {
                 // The machine may have moved since the last session.
-                let own_address = if address.is_none() { own_address(cluster).await } else { None };
-                if let Some(address) = own_address {
+                let own = if address.is_none() { own_addresses(cluster).await } else { None };
+                let own_address = own.and_then(OwnAddresses::first);
+                if let (Some(own), Some(address)) = (own, own_address) {
                     facts.address = address.to_string();
+                    facts.address6 = own.second();
                 }
                 match gate.hello(engine.call(|worker, _, _| worker.hello(facts))).await {
                     Ok(hello) => encode(&WorkerHello { own_address, ..hello }),
@@ -62,10 +64,10 @@ pub(crate) fn start(
     Ok(handle)
 }
 
-/// The address of this machine that leads to the cluster.
-async fn own_address(cluster: String) -> Option<IpAddr> {
+/// The addresses of this machine that lead to the cluster.
+async fn own_addresses(cluster: String) -> Option<OwnAddresses> {
     // It may ask a name server.
-    tokio::task::spawn_blocking(move || facts::own_address(&cluster)).await.ok().flatten()
+    tokio::task::spawn_blocking(move || OwnAddresses::towards(&cluster)).await.ok()
 }
 
 async fn run(

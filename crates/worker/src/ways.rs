@@ -92,7 +92,9 @@ impl Ways {
                     Err("there is a NAT in between, which plain packets do not pass".to_owned())
                 }
                 _ if own.encryption.allows_plain() && peer.plain => {
-                    Ok(Way::Plain { underlay: peer.underlay })
+                    peer.underlay.map(|underlay| Way::Plain { underlay }).ok_or_else(|| {
+                        "plain packets travel over IPv4 only, of which it has no address".to_owned()
+                    })
                 }
                 _ => Err(no_way(own, peer)),
             };
@@ -103,8 +105,7 @@ impl Ways {
                     ways.routes.extend(peer.subnets().map(route));
                 }
                 Err(why) => {
-                    let (id, address) = (peer.worker, peer.underlay);
-                    ways.problems.push(format!("worker {id} at {address} is not reached: {why}"));
+                    ways.problems.push(format!("{} is not reached: {why}", name(peer)));
                 }
             }
         }
@@ -113,10 +114,16 @@ impl Ways {
     }
 }
 
+/// A worker, for people.
+fn name(peer: &Peer) -> String {
+    let addresses: Vec<String> = peer.own_addresses().map(|address| address.to_string()).collect();
+    format!("worker {} at {}", peer.worker, addresses.join(" and "))
+}
+
 /// Whether others see it at an address it does not have.
 fn is_behind_nat(peer: &Peer, end: &TunnelEnd) -> bool {
-    let own = SocketAddr::new(IpAddr::V4(peer.underlay), end.port);
-    peer.outside.is_some() || (!end.seen_as.is_empty() && !end.seen_as.contains(&own))
+    let is_own = |address| end.seen_as.contains(&SocketAddr::new(address, end.port));
+    peer.outside.is_some() || (!end.seen_as.is_empty() && !peer.own_addresses().any(is_own))
 }
 
 /// The relays this worker needs.
@@ -169,7 +176,7 @@ fn encrypted(
     inner: &[Ipv4Net],
     keys: &mut BTreeSet<PublicKey>,
 ) -> Result<oak_tunnel::Peer, String> {
-    if !is_host(peer.underlay) || inner.iter().any(|network| network.contains(&peer.underlay)) {
+    if !peer.own_addresses().any(|address| is_usable(address, inner)) {
         return Err("nothing can be sent to that address".to_owned());
     }
     let public_key = key(end).ok_or_else(|| "its key for encryption is damaged".to_owned())?;
@@ -193,26 +200,25 @@ fn encrypted(
     })
 }
 
-/// Its own address, then those it is seen at from outside.
+/// Its own addresses, then those it is seen at from outside.
 fn direct_paths(end: &TunnelEnd, peer: &Peer, inner: &[Ipv4Net]) -> Vec<Path> {
-    let is_usable = |address: &&SocketAddr| {
-        let is_inside = |ip: Ipv4Addr| inner.iter().any(|network| network.contains(&ip));
-        match address.ip() {
-            IpAddr::V4(ip) => is_host(ip) && !is_inside(ip) && address.port() != 0,
-            IpAddr::V6(ip) => {
-                let is_inside = [ipv6::NODES, ipv6::SERVICES].iter().any(|network| network.contains(&ip));
-                let is_host = !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast());
-                is_host && !is_inside && address.port() != 0
-            }
-        }
-    };
-    let mut addresses = vec![SocketAddr::new(IpAddr::V4(peer.underlay), end.port)];
-    for address in end.seen_as.iter().filter(is_usable).take(MOST_SEEN) {
-        if !addresses.contains(address) {
-            addresses.push(*address);
+    let own = peer.own_addresses().map(|address| SocketAddr::new(address, end.port));
+    let usable = |address: &SocketAddr| is_usable(address.ip(), inner) && address.port() != 0;
+    let mut addresses = Vec::new();
+    for address in own.chain(end.seen_as.iter().take(MOST_SEEN).copied()).filter(usable) {
+        if !addresses.contains(&address) {
+            addresses.push(address);
         }
     }
     addresses.into_iter().map(Path::Direct).collect()
+}
+
+/// Whether packets can be sent to another worker there, and not only through the tunnel itself.
+fn is_usable(address: IpAddr, inner: &[Ipv4Net]) -> bool {
+    match address {
+        IpAddr::V4(address) => is_host(address) && !inner.iter().any(|network| network.contains(&address)),
+        IpAddr::V6(address) => ipv6::is_underlay(address),
+    }
 }
 
 /// What is behind a worker, of both families.
@@ -262,7 +268,8 @@ mod tests {
             worker: WorkerId::from_parts(1, u64::from(number)),
             subnet: Ipv4Net::new(Ipv4Addr::new(10, 18, number, 0), 25).unwrap(),
             more_subnets: Vec::new(),
-            underlay: Ipv4Addr::new(192, 0, 2, number),
+            underlay: Some(Ipv4Addr::new(192, 0, 2, number)),
+            underlay6: None,
             tunnel: (encryption != Encryption::Off).then(|| end(number)),
             plain: encryption.allows_plain(),
             outside: None,
@@ -324,9 +331,12 @@ mod tests {
             with(|peer| peer.tunnel = Some(end(2))),
             with(|peer| peer.tunnel = Some(TunnelEnd { public_key: "?".to_owned(), ..end(3) })),
             with(|peer| peer.tunnel = Some(TunnelEnd { port: 0, ..end(3) })),
-            with(|peer| peer.underlay = Ipv4Addr::LOCALHOST),
-            with(|peer| peer.underlay = Ipv4Addr::new(10, 18, 2, 7)),
-            with(|peer| peer.underlay = Ipv4Addr::new(10, 30, 0, 1)),
+            with(|peer| peer.underlay = Some(Ipv4Addr::LOCALHOST)),
+            with(|peer| peer.underlay = Some(Ipv4Addr::new(10, 18, 2, 7))),
+            with(|peer| peer.underlay = Some(Ipv4Addr::new(10, 30, 0, 1))),
+            with(|peer| peer.underlay = None),
+            with(|peer| (peer.underlay, peer.underlay6) = (None, Some("fe80::3".parse().unwrap()))),
+            with(|peer| (peer.underlay, peer.underlay6) = (None, Some("fc00::201".parse().unwrap()))),
         ] {
             let ways = choose(&own(Encryption::Preferred), &[good.clone(), bad.clone()]);
             assert_eq!((ways.routes.len(), ways.tunnels.len(), ways.problems.len()), (1, 1, 1), "{bad:?}");
@@ -376,6 +386,32 @@ mod tests {
             ways.tunnels[0].persistent_keepalive_s, None,
             "its own address is among those it is seen at"
         );
+    }
+
+    #[test]
+    fn addresses_of_both_families_are_tried_and_plain_packets_take_ipv4() {
+        let mut both = peer(2, Encryption::Preferred);
+        both.underlay6 = Some("2001:db8::2".parse().unwrap());
+        let seen = ["198.51.100.2:61000", "[2001:db8::2]:50103", "[fe80::2]:50103"];
+        both.tunnel =
+            Some(TunnelEnd { seen_as: seen.map(|address| address.parse().unwrap()).to_vec(), ..end(2) });
+        let paths = |peer: &Peer| {
+            let mut ways = choose(&own(Encryption::Preferred), std::slice::from_ref(peer));
+            ways.tunnels.remove(0).paths
+        };
+        let direct = ["192.0.2.2:50103", "[2001:db8::2]:50103", "198.51.100.2:61000"];
+        assert_eq!(paths(&both), direct.map(|text| Path::Direct(text.parse().unwrap())));
+        let ways = choose(&own(Encryption::Preferred), std::slice::from_ref(&both));
+        assert_eq!(
+            ways.tunnels[0].persistent_keepalive_s, None,
+            "one of its own is among those it is seen at"
+        );
+
+        let only = Peer { underlay: None, ..both };
+        assert_eq!(paths(&only)[0], Path::Direct("[2001:db8::2]:50103".parse().unwrap()));
+        let ways = choose(&own(Encryption::Off), &[Peer { plain: true, ..only }]);
+        assert!(ways.routes.is_empty() && ways.problems[0].contains("IPv4 only"), "{ways:?}");
+        assert!(ways.problems[0].contains("at 2001:db8::2 is not reached"), "{ways:?}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -87,6 +87,17 @@ pub struct Output {
     pub stderr: String,
 }
 
+/// Which addresses a machine has on its switch, besides its loopback ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Families {
+    /// IPv4 only.
+    V4,
+    /// IPv6 only.
+    V6,
+    /// Both.
+    Both,
+}
+
 /// A played machine. Dropping it ends everything on it.
 #[derive(Debug)]
 pub struct Host {
@@ -96,6 +107,7 @@ pub struct Host {
     /// 0 while it is switched off.
     pid: AtomicU32,
     address: Ipv4Addr,
+    families: Families,
     directory: PathBuf,
     cgroup: String,
     cable: Option<Cable>,
@@ -117,6 +129,7 @@ impl Host {
             init: Mutex::new(None),
             pid: AtomicU32::new(0),
             address,
+            families: Families::V4,
             directory,
             cgroup: cgroup::host_group(name),
             cable,
@@ -198,6 +211,28 @@ impl Host {
     /// Its address on the switch.
     pub fn address(&self) -> Ipv4Addr {
         self.address
+    }
+
+    /// Gives it these addresses when it is plugged in.
+    pub(crate) fn with_families(mut self, families: Families) -> Self {
+        self.families = families;
+        self
+    }
+
+    /// Its address of IPv6 on the switch, if it has one.
+    pub fn address6(&self) -> Option<Ipv6Addr> {
+        let [.., number] = self.address.octets();
+        (self.families != Families::V4).then(|| switch6(number))
+    }
+
+    /// Where another machine reaches it: over IPv4 if both have that.
+    pub fn reached_by(&self, other: &Self) -> IpAddr {
+        match self.address6() {
+            Some(address) if Families::V6 == self.families || Families::V6 == other.families => {
+                address.into()
+            }
+            _ => self.address.into(),
+        }
     }
 
     /// Its directory, seen from inside and outside under the same path.
@@ -295,10 +330,19 @@ impl Host {
         // The same after every boot, as with a real device: neighbours remember it.
         let hardware = format!("02:00:00:00:{third:02x}:{fourth:02x}");
         self.check(&["ip", "link", "set", "eth0", "address", &hardware])?;
-        let address = format!("{}/24", self.address);
-        self.check(&["ip", "address", "add", &address, "dev", "eth0"])?;
         self.check(&["ip", "link", "set", "eth0", "up"])?;
-        self.check(&["ip", "route", "add", "default", "via", &gateway.to_string()])?;
+        if self.families != Families::V6 {
+            let address = format!("{}/24", self.address);
+            self.check(&["ip", "address", "add", &address, "dev", "eth0"])?;
+            self.check(&["ip", "route", "add", "default", "via", &gateway.to_string()])?;
+        }
+        if let Some(address) = self.address6() {
+            // Nobody else has it, and until that is found out it could not be used.
+            let address = format!("{address}/64");
+            self.check(&["ip", "address", "add", &address, "dev", "eth0", "nodad"])?;
+            let [.., number] = gateway.octets();
+            self.check(&["ip", "-6", "route", "add", "default", "via", &switch6(number).to_string()])?;
+        }
         Ok(())
     }
 
@@ -325,6 +369,11 @@ impl Host {
             Ok(())
         })
     }
+}
+
+/// The address of IPv6 of this number on the switch.
+pub(crate) fn switch6(number: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, number.into())
 }
 
 /// Runs `work` in a thread that is in this network.

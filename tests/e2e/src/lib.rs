@@ -49,7 +49,7 @@ pub use cable::{Cable, Conditions, Counters, Direction, Passage};
 pub use cgroup::{container_cgroups, containers, cpu_time, favour, processes_of};
 pub use descriptor::{Microservice, application};
 pub use footprint::Footprint;
-pub use host::{Host, Output};
+pub use host::{Families, Host, Output};
 pub use http::{Page, get, request};
 pub use inside::{Echo, Inside};
 pub use oak::Oak;

@@ -1,7 +1,8 @@
 //! Root, cluster and workers as separate processes, by default each on a machine of its own.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use crate::host::Families;
 use crate::{Api, Host, Oak, World};
 
 /// The machines.
@@ -28,6 +29,9 @@ pub struct Tiers<'host> {
     pub api: Api<'host>,
 }
 
+/// Number of the first worker's machine; the others follow.
+const FIRST_WORKER: u8 = 20;
+
 /// Name of the cluster.
 pub const CLUSTER: &str = "site";
 
@@ -48,8 +52,20 @@ impl Machines {
         Self::with(workers, |name, number| world.host_on_cable(name, number))
     }
 
+    /// The same with these addresses: of root and cluster, and of each worker.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn with_families(world: &World, tiers: Families, workers: &[Families]) -> anyhow::Result<Self> {
+        let count = u8::try_from(workers.len())?;
+        Self::with(count, |name, number| {
+            let worker = number.checked_sub(FIRST_WORKER).and_then(|index| workers.get(usize::from(index)));
+            world.host_with(name, number, worker.copied().unwrap_or(tiers))
+        })
+    }
+
     fn with(workers: u8, host: impl Fn(&str, u8) -> anyhow::Result<Host>) -> anyhow::Result<Self> {
-        let worker = |index| host(&format!("worker-{}", char::from(b'a' + index)), 20 + index);
+        let worker = |index| host(&format!("worker-{}", char::from(b'a' + index)), FIRST_WORKER + index);
         Ok(Self {
             root: host("root", 10)?,
             cluster: host("cluster", 11)?,
@@ -89,14 +105,21 @@ impl<'host> Tiers<'host> {
         root.start_until("root ready")?;
         let api = Api::on(&machines.root);
         let token = api.token("cluster", None, 600)?;
-        let root_address = machines.root.address().to_string();
+        // As people write it: an address, or a URL where it has to be told from the port.
+        let root_address = match machines.root.reached_by(&machines.cluster) {
+            IpAddr::V4(address) => address.to_string(),
+            IpAddr::V6(address) => format!("https://[{address}]:10000"),
+        };
         let words = ["cluster", "--root", &root_address, "--name", CLUSTER, "--token", &token];
         let mut cluster = world.oak(&machines.cluster, &words)?;
         cluster.start_until("cluster ready")?;
         cluster.wait_for_log("connected to the root")?;
-        let cluster_address = machines.cluster.address().to_string();
         let mut workers = Vec::new();
         for host in &machines.workers {
+            let cluster_address = match machines.cluster.reached_by(host) {
+                IpAddr::V4(address) => address.to_string(),
+                IpAddr::V6(address) => format!("[{address}]:10100"),
+            };
             let token = api.token("worker", Some(CLUSTER), 600)?;
             let words = ["worker", "--cluster", &cluster_address, "--name", host.name(), "--token", &token];
             let mut worker = world.oak(host, &words)?;

@@ -1,7 +1,7 @@
 //! The frame of a scenario: a directory, a switch, a registry, machines.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
@@ -10,6 +10,7 @@ use xtask::registry::{Options, Registry};
 use xtask::workspace::target_directory;
 
 use crate::cable::Cable;
+use crate::host::{Families, switch6};
 use crate::oak::tails;
 use crate::variant::{Variant, push};
 use crate::{Host, Oak, cgroup};
@@ -72,6 +73,7 @@ impl World {
         for words in [
             &["ip", "link", "add", "name", "br0", "type", "bridge"][..],
             &["ip", "address", "add", "10.99.0.1/24", "dev", "br0"],
+            &["ip", "address", "add", &format!("{}/64", switch6(1)), "dev", "br0", "nodad"],
             &["ip", "link", "set", "br0", "up"],
         ] {
             switch.check(words)?;
@@ -109,6 +111,17 @@ impl World {
         self.plugged(name, number, Some(Cable::new(number.into())))
     }
 
+    /// A new machine with these addresses.
+    ///
+    /// # Errors
+    /// As [`World::host`].
+    pub fn host_with(&self, name: &str, number: u8, families: Families) -> anyhow::Result<Host> {
+        let host = Host::create(name, &self.directory, Ipv4Addr::new(10, 99, 0, number), None)?;
+        let host = host.with_families(families);
+        host.plug_into(&self.switch, self.switch.address())?;
+        Ok(host)
+    }
+
     fn plugged(&self, name: &str, number: u8, cable: Option<Cable>) -> anyhow::Result<Host> {
         let host = Host::create(name, &self.directory, Ipv4Addr::new(10, 99, 0, number), cable)?;
         host.plug_into(&self.switch, self.switch.address())?;
@@ -137,8 +150,9 @@ impl World {
         ensure!(self.registry.is_none(), "the registry runs already");
         let target = self.switch.pid().to_string();
         let prefix = ["nsenter", "--target", &target, "--net", "--"].map(Into::into).to_vec();
-        let options =
-            Options { listen: self.registry_address(), command_prefix: prefix, ..Options::default() };
+        // Of both families.
+        let listen = SocketAddr::from((Ipv6Addr::UNSPECIFIED, REGISTRY_PORT));
+        let options = Options { listen, command_prefix: prefix, ..Options::default() };
         self.registry = Some(Registry::start_with(&target_directory().join("e2e/registry"), &options)?);
         self.switch.wait_for_port(self.registry_address())
     }
@@ -204,7 +218,11 @@ impl World {
     /// There is no program.
     pub fn oak<'host>(&self, host: &'host Host, arguments: &[&str]) -> anyhow::Result<Oak<'host>> {
         let data = host.directory().join("data");
-        let registry = self.registry_address().to_string();
+        let registry = match host.reached_by(&self.switch) {
+            IpAddr::V4(_) => self.registry_address(),
+            IpAddr::V6(_) => SocketAddr::from((switch6(1), REGISTRY_PORT)),
+        };
+        let registry = registry.to_string();
         let filter = std::env::var("OAK_E2E_LOG").unwrap_or_else(|_| "info".to_owned());
         let environment = [
             ("OAK_LOG_FILTER", filter),

@@ -177,6 +177,7 @@ fn speak_as(identity: &std::path::Path, cluster: &str, key: InstanceKey) -> anyh
     let facts = WorkerFacts {
         name: "worker-a".to_owned(),
         address: "10.99.0.20".to_owned(),
+        address6: None,
         architecture: Architecture::of_this_program(),
         capacity: Resources { cpu_millis: 2000, memory_mib: 2000, storage_mib: 2000, gpus: 0 },
         virtualization: vec!["docker".to_owned()],

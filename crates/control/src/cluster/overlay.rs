@@ -10,7 +10,7 @@ use oak_model::overlay::{
 use oak_model::{Balancing, Incarnation, InstanceKey, Load, Moment, Now, ServiceId, Status, WorkerId};
 
 use super::{Cluster, Effect, Placed, Placement};
-use crate::overlay::Hub;
+use crate::overlay::{Hub, peer};
 
 /// The overlay as a cluster knows it.
 #[derive(Debug, Default)]
@@ -216,12 +216,11 @@ impl Cluster {
     /// How a worker is reached, once it has a subnet and an address.
     pub(super) fn overlay_peer(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id) else { return };
-        if let (Some(subnet), Ok(underlay)) = (worker.subnet, worker.facts.address.parse()) {
-            let (tunnel, plain, outside) = (worker.facts.tunnel.clone(), worker.facts.plain, worker.outside);
-            let more_subnets = worker.more_subnets.clone();
-            let relay = None;
-            let peer = Peer { worker: id, subnet, more_subnets, underlay, tunnel, plain, outside, relay };
-            self.overlay.hub.set_peer(peer, Some(id));
+        if let Some(subnet) = worker.subnet
+            && let Some(peer) = peer(id, subnet, &worker.facts)
+        {
+            let (more_subnets, outside) = (worker.more_subnets.clone(), worker.outside);
+            self.overlay.hub.set_peer(Peer { more_subnets, outside, ..peer }, Some(id));
         }
     }
 

@@ -1,17 +1,22 @@
 //! Nodes behind NATs: how this cluster sees its workers, and who may talk to whom through its relay.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use oak_model::WorkerId;
 use oak_model::overlay::{MOST_SEEN, TunnelEnd, Vantage};
+use oak_model::{WorkerId, ipv6};
 
 use super::{Cluster, Effect};
 
 /// Where the link of a worker comes from, if that is not where the worker is: there is a NAT in between.
-pub(super) fn outside(link: &str, own: Option<IpAddr>) -> Option<IpAddr> {
+pub(super) fn outside(link: &str, own: Option<IpAddr>, own6: Option<Ipv6Addr>) -> Option<IpAddr> {
     let link: IpAddr = link.parse().ok()?;
-    let is_own = own.is_none_or(|own| own == link);
-    (!is_own && !link.is_loopback() && !link.is_unspecified()).then_some(link)
+    let is_own = own.is_none_or(|own| own == link) || own6.is_some_and(|own| own == link);
+    let is_somewhere = match link {
+        IpAddr::V4(link) => !link.is_loopback() && !link.is_unspecified(),
+        // A link-local one is the worker's own, whatever others it has.
+        IpAddr::V6(link) => ipv6::is_underlay(link),
+    };
+    (!is_own && is_somewhere).then_some(link)
 }
 
 impl Cluster {
@@ -59,9 +64,14 @@ mod tests {
     #[test]
     fn a_worker_is_behind_a_nat_if_it_speaks_from_elsewhere() {
         let own = |text: &str| Some(text.parse().unwrap());
+        let outside = |link, own| outside(link, own, Some("2001:db8::2".parse().unwrap()));
         assert_eq!(outside("198.51.100.2", own("192.168.1.2")), own("198.51.100.2"));
         assert_eq!(outside("192.168.1.2", own("192.168.1.2")), None);
+        assert_eq!(outside("2001:db8::2", own("192.168.1.2")), None, "it has both");
+        assert_eq!(outside("2001:db8::3", own("192.168.1.2")), own("2001:db8::3"));
+        assert_eq!(outside("fe80::2", own("192.168.1.2")), None, "on the link of the cluster");
         assert_eq!(outside("127.0.0.1", own("192.168.1.2")), None, "on the machine of the cluster");
+        assert_eq!(outside("::1", own("192.168.1.2")), None, "on the machine of the cluster");
         assert_eq!(outside("198.51.100.2", None), None, "its operator has said where it is");
         assert_eq!(outside("?", own("192.168.1.2")), None);
     }

@@ -152,6 +152,7 @@ impl Fixture {
         let facts = WorkerFacts {
             name: "ignored".into(),
             address: String::new(),
+            address6: None,
             architecture: Architecture::Amd64,
             capacity: Resources { cpu_millis: 4_000, memory_mib: 1_000, storage_mib: 1_000, gpus: 0 },
             virtualization: vec!["docker".into()],

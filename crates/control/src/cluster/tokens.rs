@@ -74,6 +74,7 @@ impl Cluster {
             facts: WorkerFacts {
                 name,
                 address: String::new(),
+                address6: None,
                 architecture: Architecture::of_this_program(),
                 capacity: Resources::ZERO,
                 virtualization: Vec::new(),

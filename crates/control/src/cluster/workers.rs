@@ -37,7 +37,7 @@ impl Cluster {
         if facts.address.is_empty() {
             address.clone_into(&mut facts.address);
         }
-        let outside = outside(address, hello.own_address);
+        let outside = outside(address, hello.own_address, facts.address6);
         let changed = worker.facts != facts || worker.subnet != subnet || worker.outside != outside;
         worker.facts = facts;
         worker.outside = outside;

@@ -11,11 +11,11 @@ use oak_model::overlay::{
 };
 use oak_model::{
     ApplicationId, Balancing, ClusterId, InstanceKey, Load, Moment, Now, OrganizationId, Service, ServiceId,
-    Status, WorkerId,
+    Status, WorkerId, ipv6,
 };
 
 use super::{Effect, Root};
-use crate::overlay::Hub;
+use crate::overlay::{Hub, peer};
 
 /// Time for clusters to come back after a start of the root; before that, none is told that what is not known yet is gone.
 const START_GRACE: Duration = Duration::from_secs(15);
@@ -213,12 +213,12 @@ impl Root {
 
     /// How a worker is reached.
     pub(super) fn overlay_worker(&mut self, cluster: ClusterId, worker: &WorkerSummary) {
-        if let (Some(subnet), Ok(underlay)) = (worker.subnet, worker.facts.address.parse()) {
-            let (tunnel, plain) = (worker.facts.tunnel.clone(), worker.facts.plain);
+        if let Some(subnet) = worker.subnet
+            && let Some(peer) = peer(worker.id, subnet, &worker.facts)
+        {
             let (outside, relay) = (worker.outside, self.relay_of(cluster));
-            let (worker, more_subnets) = (worker.id, worker.more_subnets.clone());
-            let peer = Peer { worker, subnet, more_subnets, underlay, tunnel, plain, outside, relay };
-            self.overlay.hub.set_peer(peer, Some(cluster));
+            let more_subnets = worker.more_subnets.clone();
+            self.overlay.hub.set_peer(Peer { more_subnets, outside, relay, ..peer }, Some(cluster));
         }
     }
 
@@ -226,8 +226,12 @@ impl Root {
     fn relay_of(&self, cluster: ClusterId) -> Option<RelayEnd> {
         let cluster = self.clusters.get(&cluster)?;
         let relay = cluster.relay.clone()?;
-        // The address of a cluster on the machine of the root says nothing to others.
-        let seen = || cluster.address.parse().ok().filter(|ip: &IpAddr| !ip.is_loopback());
+        // The address of a cluster on the machine of the root, or on its link, says nothing to others.
+        let says_something = |ip: &IpAddr| match ip {
+            IpAddr::V4(ip) => !ip.is_loopback(),
+            IpAddr::V6(ip) => ipv6::is_underlay(*ip),
+        };
+        let seen = || cluster.address.parse().ok().filter(says_something);
         let address = relay.address.or_else(seen)?;
         Some(RelayEnd { address: Some(address), ..relay })
     }

@@ -186,6 +186,7 @@ fn summary(number: u64, memory_mib: u32) -> WorkerSummary {
         facts: WorkerFacts {
             name: format!("worker{number}"),
             address: "192.0.2.9".into(),
+            address6: None,
             architecture: Architecture::Amd64,
             capacity: Resources { cpu_millis: 4_000, memory_mib, storage_mib: 1_000, gpus: 0 },
             virtualization: vec!["docker".into()],

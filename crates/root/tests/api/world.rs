@@ -552,6 +552,7 @@ fn hello(name: &str) -> ClusterHello {
     let facts = WorkerFacts {
         name: "worker1".into(),
         address: "192.0.2.31".into(),
+        address6: None,
         architecture: Architecture::Amd64,
         capacity: Resources { cpu_millis: 4000, memory_mib: 8000, storage_mib: 10_000, gpus: 0 },
         virtualization: vec!["docker".into()],

@@ -205,3 +205,46 @@ fn long_packets_that_a_network_swallows_are_avoided() {
         world.a.client.set_peers(vec![]).unwrap();
     }
 }
+
+#[test]
+fn a_relay_of_both_families_connects_nodes_that_have_none_in_common() {
+    if !may_run() {
+        return;
+    }
+    let directory = tempfile::Builder::new().prefix("oak-tunnel-").tempdir().unwrap();
+    let [mut a, mut b, network] = ["a", "b", "network"].map(|name| Node::new(directory.path(), name));
+    a.cable("up0", &network, "left");
+    b.cable("up0", &network, "right");
+    a.run("ip address add 192.0.2.1/24 dev up0");
+    network.run("ip address add 192.0.2.9/24 dev left");
+    b.run("ip address add 2001:db8::2/64 dev up0 nodad");
+    network.run("ip address add 2001:db8::9/64 dev right nodad");
+    a.start();
+    b.start();
+    let listen = "[::]:4000".parse().unwrap();
+    let relay = network.inside(|| RelayServer::start(listen, RelayLimits::default()).unwrap());
+    let keys = [1, 2].map(|byte| PresharedKey::from_bytes([byte; 32]));
+    let nodes = [(1, keys[0].clone()), (2, keys[1].clone())].into();
+    relay.set(&RelayMembers { nodes, pairs: [(TAG, [1, 2])].into() }).unwrap();
+    let relays: [SocketAddr; 2] = ["192.0.2.9:4000", "[2001:db8::9]:4000"].map(|text| text.parse().unwrap());
+    let own: [SocketAddr; 2] = ["192.0.2.1:51820", "[2001:db8::2]:51820"].map(|text| text.parse().unwrap());
+    for (node, number) in [(&a, 0), (&b, 1)] {
+        let address = relays[number];
+        let relay = Relay { address, node: number as u64 + 1, key: keys[number].clone() };
+        node.client.set_relays(vec![relay]).unwrap();
+        eventually("the relay", || node.status().relays[0].is_registered);
+        assert_eq!(node.status().relays[0].seen_as, Some(own[number]));
+    }
+
+    let world = World::of(a, b, directory);
+    world.address();
+    let relayed = relays.map(|relay| Path::Relayed { relay, tag: TAG });
+    let paths = |other: usize, relayed: Path| vec![Path::Direct(own[other]), relayed];
+    world.b.client.set_peers(vec![Peer { paths: paths(0, relayed[1]), ..world.peer_a(None) }]).unwrap();
+    world.a.client.set_peers(vec![Peer { paths: paths(1, relayed[0]), ..world.peer_b(own[1]) }]).unwrap();
+    world.a.reaches("10.18.1.1");
+    let mut transfer = Transfer::start(&world.a, &world.b, "fc00:2::1");
+    transfer.send(4 << 20);
+    transfer.finish();
+    assert_eq!([world.a.path(), world.b.path()], relayed.map(Some));
+}

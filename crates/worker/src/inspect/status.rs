@@ -72,8 +72,10 @@ pub struct PeerState {
     pub worker: WorkerId,
     /// Addresses of its instances.
     pub subnets: Vec<Ipv4Net>,
-    /// Where it is.
-    pub underlay: Ipv4Addr,
+    /// Its own address of IPv4.
+    pub underlay: Option<Ipv4Addr>,
+    /// Its own address of IPv6.
+    pub underlay6: Option<Ipv6Addr>,
     /// As its cluster sees it, if there is a NAT in between.
     pub outside: Option<IpAddr>,
     /// As relays see it.
@@ -180,13 +182,16 @@ impl Inspection {
         let engine = engine.filter(|_| way == WayState::Encrypted);
         let path = match way {
             WayState::Encrypted => engine.and_then(|state| state.path),
-            WayState::Plain => Some(Path::Direct(SocketAddr::from((peer.underlay, PLAIN_PORT)))),
+            WayState::Plain => {
+                peer.underlay.map(|address| Path::Direct(SocketAddr::from((address, PLAIN_PORT))))
+            }
             WayState::None => None,
         };
         Ok(PeerState {
             worker: peer.worker,
             subnets: peer.subnets().collect(),
             underlay: peer.underlay,
+            underlay6: peer.underlay6,
             outside: peer.outside,
             seen_as: peer.tunnel.iter().flat_map(|end| end.seen_as.iter().copied()).collect(),
             way,
@@ -327,7 +332,7 @@ fn encrypted_why(peer: &Peer, state: &PeerStatus) -> String {
         (None, _) => "it has not been found yet",
         (Some(_), None) => "no handshake yet",
         (Some(Path::Relayed { .. }), Some(_)) => "through a relay: it does not answer straight",
-        (Some(Path::Direct(address)), Some(_)) if address.ip() == IpAddr::V4(peer.underlay) => {
+        (Some(Path::Direct(address)), Some(_)) if peer.own_addresses().any(|own| own == address.ip()) => {
             "straight to its own address"
         }
         (Some(Path::Direct(_)), Some(_)) => "straight to where it is seen from outside",
@@ -350,6 +355,9 @@ fn none_why(peer: &Peer, outside: Option<IpAddr>) -> &'static str {
     match (peer.tunnel.is_some(), peer.plain) {
         (true, false) => "it takes only encrypted packets, and this worker does not encrypt",
         (false, false) => "it takes neither encrypted nor plain packets",
+        (_, true) if peer.underlay.is_none() => {
+            "one of the two does not encrypt, and plain packets travel over IPv4 only, of which it has no address"
+        }
         (_, true) if peer.outside != outside => {
             "one of the two does not encrypt, and there is a NAT in between, which plain packets do not pass"
         }

@@ -121,6 +121,30 @@ fn a_call_tells_both_sides() {
 }
 
 #[test]
+fn a_worker_is_told_with_the_addresses_that_mean_something_to_others() {
+    let (mut fixture, one, two) = Fixture::two();
+    fixture.ask(one, Some(service(FIRST)), Target::Address(Ipv4Addr::new(10, 30, 0, 2)));
+    fixture.news_for(one);
+    for (address, address6, expected) in [
+        ("2001:db8::7", None, &["2001:db8::7"][..]),
+        ("192.0.2.7", Some("2001:db8::7"), &["192.0.2.7", "2001:db8::7"]),
+        ("192.0.2.8", Some("fe80::8"), &["192.0.2.8"]),
+        ("2001:db8::8", None, &["2001:db8::8"]),
+        // Nobody could do anything with that, so what was known stays.
+        ("fe80::8", None, &[]),
+    ] {
+        let facts = fixture.cluster.worker(two).unwrap().facts.clone();
+        let address6 = address6.map(|text| text.parse().unwrap());
+        let facts = WorkerFacts { address: address.into(), address6, ..facts };
+        let hello = WorkerHello { facts, workloads: Vec::new(), calls: Vec::new(), own_address: None };
+        fixture.cluster.worker_opened(at(0), two, 2, "2001:db8::99", hello);
+        fixture.commit();
+        let told: Vec<_> = fixture.news_for(one).peers.iter().flat_map(Peer::own_addresses).collect();
+        assert_eq!(told.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
+    }
+}
+
+#[test]
 fn names_and_addresses_of_instances_are_found_and_others_are_not() {
     let (mut fixture, one, _) = Fixture::two();
     let unknown = Target::Name("nothing.test.app.test".into());
@@ -236,7 +260,8 @@ fn abroad(worker: WorkerId) -> OverlayChange {
         more_subnets: Vec::new(),
         worker,
         subnet: "10.19.0.0/25".parse().unwrap(),
-        underlay: Ipv4Addr::new(198, 51, 100, 7),
+        underlay: Some(Ipv4Addr::new(198, 51, 100, 7)),
+        underlay6: None,
         tunnel: None,
         plain: true,
         outside: None,

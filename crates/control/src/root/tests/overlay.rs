@@ -113,7 +113,14 @@ fn a_worker_of_another_cluster_is_told_with_the_relay_of_that_cluster() {
     fixture.ask(east, Caller::Service(caller.service), Target::Address(address));
     assert_eq!(fixture.news_for(east)[0].peers[0].relay, None, "it has none");
     let relay = RelayEnd { public_key: "key".into(), port: 50105, address: None };
-    for (seen_at, expected) in [("203.0.113.7", Some([203, 0, 113, 7].into())), ("127.0.0.1", None)] {
+    for (seen_at, expected) in [
+        ("203.0.113.7", Some([203, 0, 113, 7].into())),
+        ("127.0.0.1", None),
+        ("2001:db8::7", "2001:db8::7".parse().ok()),
+        ("::1", None),
+        ("203.0.113.7", Some([203, 0, 113, 7].into())),
+        ("fe80::7", None),
+    ] {
         let there = fixture.report_on(callee, 2, 2, Status::Running);
         let subnet = Some("10.18.2.0/25".parse().unwrap());
         let hello = ClusterHello {

@@ -61,7 +61,8 @@ fn news() -> OverlayChange {
             more_subnets: Vec::new(),
             worker: other_worker(),
             subnet,
-            underlay: Ipv4Addr::new(192, 0, 2, 7),
+            underlay: Some(Ipv4Addr::new(192, 0, 2, 7)),
+            underlay6: None,
             tunnel: None,
             plain: true,
             outside: None,
@@ -127,6 +128,7 @@ fn facts() -> WorkerFacts {
     WorkerFacts {
         name: String::new(),
         address: String::new(),
+        address6: None,
         architecture: oak_model::Architecture::Amd64,
         capacity: oak_model::Resources::ZERO,
         virtualization: Vec::new(),

@@ -44,6 +44,7 @@ impl Dice {
         WorkerFacts {
             name,
             address: String::new(),
+            address6: None,
             architecture: if self.one_in(5) { Architecture::Arm64 } else { Architecture::Amd64 },
             capacity: Resources {
                 cpu_millis: 1_000 * (1 + self.number(4)),
