@@ -1,5 +1,6 @@
 //! Accepts connections, within limits, until shutdown.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use super::places::{Place, Places};
 pub struct PortLimits {
     /// Connections without client certificate at a time; more wait in the kernel's queue. Default 1024.
     pub anonymous: usize,
-    /// How many of them may come from one address; more are closed at once. Default 256.
+    /// How many of them may come from one address (of IPv6: one `/64`); more are closed at once. Default 256.
     pub anonymous_per_address: usize,
     /// Connections with a verified client certificate at a time. When reached, further ones count as anonymous.
     /// Default 16384.
@@ -108,12 +109,16 @@ pub async fn serve(listener: TcpListener, config: PortConfig, shutdown: Cancella
     }
 }
 
-type Accepted = (tokio::net::TcpStream, std::net::SocketAddr, Place);
+type Accepted = (tokio::net::TcpStream, SocketAddr, Place);
 
 async fn accept(listener: &TcpListener, places: &Places) -> Option<Accepted> {
     let free = places.free().await?;
     match listener.accept().await {
-        Ok((stream, address)) => places.take(free, address.ip()).map(|place| (stream, address, place)),
+        Ok((stream, address)) => {
+            // A listener of both families says addresses of IPv4 in the form of IPv6.
+            let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+            places.take(free, address.ip()).map(|place| (stream, address, place))
+        }
         Err(error) => {
             // Out of file descriptors, or the peer left already. Do not spin.
             warn!(%error, "cannot accept a connection");
