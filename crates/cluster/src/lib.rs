@@ -210,7 +210,7 @@ impl BoundCluster {
         let engine = Engine::start(&mut tasks, machine, store, clock, {
             let (sessions, sealer, relay) = (sessions.clone(), Arc::clone(&sealer), introductions.clone());
             move |effect| match effect {
-                Effect::Relay { worker, key, peers } => relay.set(worker, key.as_deref(), &peers),
+                Effect::Relay { worker, keys, peers } => relay.set(worker, &keys, &peers),
                 Effect::ToRoot(message) => to_root.send(encode(&message)),
                 effect => perform(effect, &sessions, &sealer),
             }

@@ -28,11 +28,12 @@ pub(crate) struct Introductions {
 
 impl Introductions {
     /// The nodes a worker has to do with, all of them.
-    pub(crate) fn set(&self, worker: WorkerId, key: Option<&str>, peers: &[String]) {
-        let own: Option<PublicKey> = key.and_then(|key| key.parse().ok());
-        let others = peers.iter().filter_map(|peer| peer.parse().ok());
+    pub(crate) fn set(&self, worker: WorkerId, keys: &[String], peers: &[String]) {
+        let parsed =
+            |keys: &[String]| -> Vec<PublicKey> { keys.iter().filter_map(|key| key.parse().ok()).collect() };
+        let others = parsed(peers);
         let pairs: BTreeSet<Pair> =
-            own.map(|own| others.map(|other| (own, other)).collect()).unwrap_or_default();
+            parsed(keys).iter().flat_map(|own| others.iter().map(|other| (*own, *other))).collect();
         let mut all = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
         let former = if pairs.is_empty() { all.remove(&worker) } else { all.insert(worker, pairs.clone()) };
         if former.unwrap_or_default() != pairs {
@@ -137,10 +138,12 @@ mod tests {
     fn damaged_keys_and_workers_without_one_are_left_out() {
         let introductions = Introductions::default();
         let worker = |number| WorkerId::from_parts(1, number);
-        introductions.set(worker(1), Some(&key(1)), &[key(2), "?".to_owned()]);
-        introductions.set(worker(2), None, &[key(1)]);
+        introductions.set(worker(1), &[key(1)], &[key(2), "?".to_owned()]);
+        introductions.set(worker(2), &[], &[key(1)]);
         assert_eq!(introductions.all().len(), 1);
-        introductions.set(worker(1), Some(&key(1)), &[]);
+        introductions.set(worker(1), &[key(1), key(3)], &[key(2)]);
+        assert_eq!(introductions.all().len(), 2, "by its former key, too");
+        introductions.set(worker(1), &[key(1)], &[]);
         assert!(introductions.all().is_empty());
     }
 

@@ -128,8 +128,8 @@ pub enum Effect {
     Relay {
         /// Which worker.
         worker: WorkerId,
-        /// Its public key; none if it does not encrypt or is gone.
-        key: Option<String>,
+        /// Its public keys, the present one first; none if it does not encrypt or is gone.
+        keys: Vec<String>,
         /// Public keys of the others.
         peers: Vec<String>,
     },

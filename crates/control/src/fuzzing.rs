@@ -128,7 +128,12 @@ impl Steps<'_> {
     fn peer(&mut self) -> Peer {
         let prefix = self.byte() % 33;
         let seen_as = self.list(|steps| (IpAddr::V4(steps.address()), u16::from(steps.byte())).into());
-        let tunnel = TunnelEnd { public_key: "key".to_owned(), port: u16::from(self.byte()), seen_as };
+        let tunnel = TunnelEnd {
+            public_key: "key".to_owned(),
+            former_key: None,
+            port: u16::from(self.byte()),
+            seen_as,
+        };
         Peer {
             worker: self.worker_id(),
             subnet: ipnet::Ipv4Net::new(self.address(), prefix).expect("a prefix of at most 32"),

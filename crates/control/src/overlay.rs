@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use oak_model::overlay::{Backend, BackendKey, Call, Caller, KnownService, Peer, Target};
+use oak_model::overlay::{Backend, BackendKey, Call, Caller, KnownService, Peer, Target, TunnelEnd};
 use oak_model::{ApplicationId, InstanceKey, ServiceId, WorkerFacts, WorkerId};
 
 use news::Told;
@@ -229,8 +229,9 @@ impl<C: Copy + Ord + std::hash::Hash> Hub<C> {
         let worker = peer.worker;
         let known = self.peers.get(&worker);
         if known.is_none_or(|known| known.what != peer || known.by != by) {
-            let key = |peer: &Peer| peer.tunnel.as_ref().map(|end| end.public_key.clone());
-            if known.is_none_or(|known| key(&known.what) != key(&peer)) {
+            let keys =
+                |peer: &Peer| peer.tunnel.iter().flat_map(TunnelEnd::keys).cloned().collect::<Vec<_>>();
+            if known.is_none_or(|known| keys(&known.what) != keys(&peer)) {
                 self.changed.rekeyed.insert(worker);
                 // The child itself is told nothing, but has another key for those it was told of.
                 self.changed.introduced.extend(by);

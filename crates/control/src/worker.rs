@@ -41,7 +41,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use oak_model::message::{Assignment, WorkerToCluster, WorkloadReport};
-use oak_model::overlay::{Peer, Vantage};
+use oak_model::overlay::{NodeKeys, Peer, Vantage};
 use oak_model::{
     Balancing, Incarnation, InstanceKey, Load, Moment, OrganizationId, PortMapping, Probe, WallTime, WorkerId,
 };
@@ -227,6 +227,8 @@ pub struct OwnPlace {
     pub vantage: Vantage,
     /// As relays see it.
     pub seen_as: Vec<SocketAddr>,
+    /// By which keys it is known, if these are others than at the start.
+    pub keys: Option<NodeKeys>,
 }
 
 /// A workload as it is stored.
@@ -383,6 +385,7 @@ pub struct Worker {
     /// Of the instances here that are not idle.
     loads: BTreeMap<InstanceKey, Load>,
     /// As which relays see this node.
+    keys: Option<NodeKeys>,
     seen_as: Vec<SocketAddr>,
     /// The cluster has welcomed it and is still there.
     connected: bool,
@@ -407,6 +410,7 @@ impl Worker {
             distances: balance::Distances::default(),
             loads: BTreeMap::new(),
             seen_as: Vec::new(),
+            keys: None,
             connected: false,
             outbox: Outbox::default(),
         }

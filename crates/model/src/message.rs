@@ -13,7 +13,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::exec::TerminalSize;
-use crate::overlay::{Call, Caller, OverlayChange, RelayEnd, Target, Vantage};
+use crate::overlay::{Call, Caller, NodeKeys, OverlayChange, RelayEnd, Target, Vantage};
 use crate::{
     Application, ApplicationId, Availability, Balancing, ClusterId, Generation, Incarnation, InstanceKey,
     JobName, Material, OrganizationId, Purpose, Removal, Resources, Service, ServiceId, ServiceSpec, Status,
@@ -486,6 +486,8 @@ pub enum WorkerToCluster {
     },
     /// As which relays see this worker now, see [`TunnelEnd::seen_as`](crate::overlay::TunnelEnd::seen_as).
     Seen(Vec<SocketAddr>),
+    /// This worker has another key for packets of other workers.
+    Keys(NodeKeys),
 }
 
 /// State of one workload on its worker.

@@ -31,11 +31,38 @@ pub const MOST_SEEN: usize = 4;
 pub struct TunnelEnd {
     /// Its public key (Curve25519), base64.
     pub public_key: String,
+    /// The public key it had before, while that is still answered: who was told of no other goes on, and so do relays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former_key: Option<String>,
     /// Its UDP port.
     pub port: u16,
     /// As which relays see it, if they do: behind a NAT another address or port than its own. At most [`MOST_SEEN`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub seen_as: Vec<SocketAddr>,
+}
+
+/// The public keys a node is known by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeKeys {
+    /// As [`TunnelEnd::public_key`].
+    pub public_key: String,
+    /// As [`TunnelEnd::former_key`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former_key: Option<String>,
+}
+
+impl TunnelEnd {
+    /// Every key the node is known by, the present one first.
+    pub fn keys(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.public_key).chain(&self.former_key)
+    }
+
+    /// Gives it these keys; true if they are others than before.
+    pub fn set_keys(&mut self, NodeKeys { public_key, former_key }: NodeKeys) -> bool {
+        let is_new = (&self.public_key, &self.former_key) != (&public_key, &former_key);
+        (self.public_key, self.former_key) = (public_key, former_key);
+        is_new
+    }
 }
 
 /// The relay of a cluster: it passes on encrypted packets between two nodes that cannot reach each other, and tells

@@ -41,7 +41,7 @@ kinds!(cluster_to_worker, CLUSTER_TO_WORKER, ClusterToWorker, "cluster_to_worker
     Overlay = "overlay", NotFound = "not_found", MoreSubnets = "more_subnets");
 kinds!(worker_to_cluster, WORKER_TO_CLUSTER, WorkerToCluster, "worker_to_cluster":
     Workload = "workload", Removed = "removed", Usage = "usage", RenewLeases = "renew_leases", Ask = "ask",
-    Seen = "seen");
+    Seen = "seen", Keys = "keys");
 kinds!(bulk_request, BULK_REQUEST, BulkRequest, "bulk_request":
     Logs = "logs", TimedLogs = "timed_logs", Exec = "exec");
 

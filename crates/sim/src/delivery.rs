@@ -105,9 +105,9 @@ impl World {
                     self.dismiss(Who::Worker(*worker), session);
                 }
             }
-            cluster::Effect::Relay { worker, key, peers } => {
+            cluster::Effect::Relay { worker, keys, peers } => {
                 if let Some(side) = self.clusters.get_mut(index) {
-                    side.relay.insert(worker, (key, peers));
+                    side.relay.insert(worker, (keys, peers));
                 }
             }
             cluster::Effect::ToRoot(message) => {

@@ -104,7 +104,7 @@ impl World {
         let key = |side: &WorkerSide| side.facts.tunnel.as_ref().map(|end| end.public_key.clone());
         let (here, other) = (key(side), key(there));
         let is_introduced = told.is_some_and(|(own, peers)| {
-            *own == here && peers.iter().any(|peer| Some(peer) == other.as_ref())
+            own.first() == here.as_ref() && peers.iter().any(|peer| Some(peer) == other.as_ref())
         });
         require(is_introduced, || {
             format!(

@@ -130,6 +130,7 @@ impl World {
                 tunnel: Some(TunnelEnd {
                     public_key: format!("key of {name}"),
                     port: TUNNEL_PORT,
+                    former_key: None,
                     seen_as: Vec::new(),
                 }),
                 plain: true,

@@ -251,5 +251,6 @@ pub(crate) const fn worker_to_cluster(message: &WorkerToCluster) -> &'static str
         WorkerToCluster::Usage(_) => "worker to cluster: usage",
         WorkerToCluster::Ask { .. } => "worker to cluster: who is that",
         WorkerToCluster::Seen(_) => "worker to cluster: seen as",
+        WorkerToCluster::Keys(_) => "worker to cluster: keys",
     }
 }

@@ -33,7 +33,7 @@ pub(crate) struct ClusterSide {
     /// Its workers.
     pub(crate) members: Vec<usize>,
     /// What its relay was told: key of a worker, and keys of the nodes it has to do with.
-    pub(crate) relay: BTreeMap<WorkerId, (Option<String>, Vec<String>)>,
+    pub(crate) relay: BTreeMap<WorkerId, (Vec<String>, Vec<String>)>,
 }
 
 pub(crate) struct WorkerSide {

@@ -57,7 +57,8 @@ impl Hosted for oak_control::worker::Worker {
                 WorkerToCluster::Usage(_)
                 | WorkerToCluster::RenewLeases { .. }
                 | WorkerToCluster::Ask { .. }
-                | WorkerToCluster::Seen(_) => Concern::Nothing,
+                | WorkerToCluster::Seen(_)
+                | WorkerToCluster::Keys(_) => Concern::Nothing,
             },
         }
     }

@@ -51,10 +51,14 @@ impl Client {
         self.done(&Request::SetPeers { peers })
     }
 
-    /// Replaces the key of this node; sessions go on. Peers have to be told the new public key within a minute, the
-    /// former one is answered until the next rotation.
-    pub fn set_key(&self, private_key: PrivateKey) -> Result<(), ClientError> {
-        self.done(&Request::SetKey { private_key })
+    /// Replaces the key of this node; sessions go on. Peers who were not told the new public key yet reach this node, and are
+    /// reached, by the former one as long as that is given. Both are on disk when this returns.
+    pub fn set_key(
+        &self,
+        private_key: PrivateKey,
+        former_key: Option<PrivateKey>,
+    ) -> Result<(), ClientError> {
+        self.done(&Request::SetKey { private_key, former_key })
     }
 
     /// Replaces the relays to which this node tells where it is. They are on disk when this returns.

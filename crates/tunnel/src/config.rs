@@ -66,7 +66,7 @@ pub enum InvalidConfig {
     /// See [`MAX_PATHS`] and [`MAX_NETWORKS`].
     #[error("peer {0} has more than {MAX_PATHS} paths or {MAX_NETWORKS} networks")]
     TooLong(String),
-    /// See [`MAX_RELAYS`]; each address is there once.
+    /// See [`MAX_RELAYS`]; each node is there once at each address.
     #[error("more than {MAX_RELAYS} relays, or one of them twice")]
     Relays,
     /// Names and keys of peers are unique.
@@ -167,8 +167,9 @@ pub struct Relay {
 
 /// Checks a complete list of relays.
 pub(crate) fn check_relays(relays: &[Relay]) -> Result<(), InvalidConfig> {
-    let addresses: std::collections::HashSet<SocketAddr> = relays.iter().map(|relay| relay.address).collect();
-    if relays.len() > MAX_RELAYS || addresses.len() < relays.len() {
+    let different: std::collections::HashSet<(SocketAddr, u64)> =
+        relays.iter().map(|relay| (relay.address, relay.node)).collect();
+    if relays.len() > MAX_RELAYS || different.len() < relays.len() {
         return Err(InvalidConfig::Relays);
     }
     Ok(())

@@ -52,23 +52,39 @@ impl PrivateKey {
 
     /// The key in a file, which is made with mode 0600 if it is not there. A damaged one is replaced.
     pub fn open_or_make(path: &Path) -> io::Result<Self> {
-        match fs::read_to_string(path).map(|text| text.trim().parse()) {
-            Ok(Ok(key)) => return Ok(key),
-            Ok(Err(_)) => tracing::warn!(file = %path.display(), "the key is damaged; a new one is made"),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+        if let Some(key) = Self::read(path)? {
+            return Ok(key);
         }
         let key = Self::generate();
+        key.write(path)?;
+        Ok(key)
+    }
+
+    /// The key in a file; none if it is not there, or damaged.
+    pub fn read(path: &Path) -> io::Result<Option<Self>> {
+        match fs::read_to_string(path).map(|text| text.trim().parse()) {
+            Ok(Ok(key)) => Ok(Some(key)),
+            Ok(Err(_)) => {
+                tracing::warn!(file = %path.display(), "the key is damaged and not used");
+                Ok(None)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes it the key in a file, which only its owner reads: wholly or not at all, whatever happens.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
         let fresh = path.with_extension("new");
         let _ = fs::remove_file(&fresh);
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
-        file.write_all(String::from(key.clone()).as_bytes())?;
+        file.write_all(String::from(self.clone()).as_bytes())?;
         file.sync_all()?;
         fs::rename(&fresh, path)?;
-        if let Some(directory) = path.parent() {
-            File::open(directory)?.sync_all()?;
+        match path.parent() {
+            Some(directory) => File::open(directory)?.sync_all(),
+            None => Ok(()),
         }
-        Ok(key)
     }
 
     /// The key others know this node by.

@@ -14,10 +14,20 @@ pub(crate) const MAX_LINE: u64 = 8 << 20;
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub(crate) enum Request {
-    SetPeers { peers: Vec<Peer> },
-    SetRelays { relays: Vec<Relay> },
-    SetKey { private_key: PrivateKey },
-    Handshake { peer: String },
+    SetPeers {
+        peers: Vec<Peer>,
+    },
+    SetRelays {
+        relays: Vec<Relay>,
+    },
+    SetKey {
+        private_key: PrivateKey,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        former_key: Option<PrivateKey>,
+    },
+    Handshake {
+        peer: String,
+    },
     Status,
     Stop,
 }
@@ -39,6 +49,8 @@ pub struct Status {
     pub config: TunnelConfig,
     /// Key of this node.
     pub public_key: PublicKey,
+    /// The key before that one, which is still answered.
+    pub former_key: Option<PublicKey>,
     /// Process of the engine.
     pub pid: u32,
     /// Whether peers are reached over IPv6, too.
@@ -50,7 +62,7 @@ pub struct Status {
 }
 
 /// How a relay sees this node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelayStatus {
     /// As in [`Relay::address`].
     pub address: SocketAddr,
@@ -65,6 +77,10 @@ pub struct RelayStatus {
 pub struct PeerStatus {
     /// As in [`Peer::name`].
     pub name: String,
+    /// As in [`Peer::public_key`]; engines of former releases do not say it.
+    pub public_key: Option<PublicKey>,
+    /// By which key of this node the peer has shown to know it.
+    pub knows: Option<PublicKey>,
     /// Where its packets go, if that is known.
     pub path: Option<Path>,
     /// Milliseconds since this path is used.

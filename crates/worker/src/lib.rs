@@ -20,6 +20,7 @@ mod facts;
 mod garbage;
 mod gpus;
 pub mod inspect;
+mod keys;
 mod logs;
 mod names;
 mod network;
@@ -37,6 +38,7 @@ mod ways;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use oak_control::worker::Settings;
 use oak_image::ImageStoreConfig;
@@ -47,6 +49,7 @@ use tokio::sync::watch;
 
 pub use demo::DEMO_COMMAND;
 pub use down::{DownError, take_down};
+pub use keys::request_key_rotation;
 pub use start::BoundWorker;
 pub use tunnel::TUNNEL_COMMAND;
 pub use ways::Encryption;
@@ -88,6 +91,8 @@ pub struct WorkerConfig {
     pub table: String,
     /// Whether packets to other workers are encrypted.
     pub encryption: Encryption,
+    /// Age at which the key for packets of other workers is replaced; none: only if somebody wants so.
+    pub key_lifetime: Option<Duration>,
     /// Registries and limits of the image store; its directory is set by the worker.
     pub images: ImageStoreConfig,
     /// Settings of the decisions.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
@@ -19,6 +19,7 @@ use tokio::sync::{Mutex, watch};
 use tracing::{debug, error, warn};
 
 use crate::facts::{is_elsewhere, source_towards};
+use crate::keys::Keys;
 use crate::operations::Operations;
 use crate::tunnel::{Look, Tunnel, TunnelSettings, Wanted};
 use crate::ways::{OwnEnd, Ways, Whereabouts};
@@ -49,6 +50,7 @@ pub(crate) struct NetworkSettings {
 /// The network of this node, made on first use.
 pub(crate) struct Network {
     settings: NetworkSettings,
+    own_end: std::sync::Mutex<OwnEnd>,
     open: Mutex<Option<Arc<NodeNetwork>>>,
     /// The same for those who wait for it.
     present: watch::Sender<Option<Arc<NodeNetwork>>>,
@@ -60,6 +62,7 @@ pub(crate) struct Network {
 impl Network {
     pub(crate) fn new(settings: NetworkSettings) -> Self {
         Self {
+            own_end: std::sync::Mutex::new(settings.own_end.clone()),
             settings,
             open: Mutex::new(None),
             present: watch::Sender::default(),
@@ -69,8 +72,13 @@ impl Network {
     }
 
     /// How other workers reach this one.
-    pub(crate) const fn own_end(&self) -> &OwnEnd {
-        &self.settings.own_end
+    pub(crate) fn own_end(&self) -> OwnEnd {
+        self.own_end.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Uses these keys from the next table on.
+    pub(crate) fn set_keys(&self, keys: Keys) {
+        self.own_end.lock().unwrap_or_else(PoisonError::into_inner).keys = keys;
     }
 
     /// Sets what shall be reachable; the newest wish wins, in whatever order they come.
@@ -224,9 +232,11 @@ impl Network {
         };
         let config = network.config();
         let inner: Vec<_> = config.subnets().chain([config.service_range]).collect();
+        let own_end = self.own_end();
+        keeper.tunnel.use_keys(&own_end.keys);
         let place = keeper.whereabouts(&self.settings, &table.own).await;
         let Ways { routes, tunnels, relays, mut problems } =
-            Ways::choose(&self.settings.own_end, &place, &inner, table.peers.values());
+            Ways::choose(&own_end, &place, &inner, table.peers.values());
         let wanted = Wanted { peers: tunnels, relays };
         // First the ways, then what leads there.
         if let Err(problem) = keeper.tunnel.add(&wanted).await {

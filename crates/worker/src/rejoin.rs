@@ -79,7 +79,7 @@ fn replace(directory: &Path, present: &Path, next: &Path) -> io::Result<()> {
             Ok(()) | Err(_) => {}
         }
     }
-    crate::tunnel::forget_key(directory)?;
+    crate::keys::forget(directory)?;
     fs::rename(next, present)?;
     fs::File::open(directory)?.sync_all()
 }

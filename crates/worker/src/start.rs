@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 
 use crate::container::{GPU_LABEL, INSTANCE_LABEL, Places};
 use crate::gpus::Gpus;
+use crate::keys::Keys;
 use crate::names::Names;
 use crate::network::{Network, NetworkSettings};
 use crate::operations::{Leases, Operations, PROBES, exit};
@@ -26,7 +27,9 @@ use crate::ports::HostPorts;
 use crate::secrets::Secrets;
 use crate::tunnel::TunnelSettings;
 use crate::ways::{Encryption, OwnEnd};
-use crate::{WorkerConfig, WorkerError, distances, encode, facts, garbage, rejoin, tunnel, uplink, usage};
+use crate::{
+    WorkerConfig, WorkerError, distances, encode, facts, garbage, keys, rejoin, tunnel, uplink, usage,
+};
 
 /// A worker that has joined but does nothing yet.
 pub struct BoundWorker {
@@ -96,10 +99,12 @@ impl BoundWorker {
         watch(&operations, adopted, survivors.observers);
         tasks.spawn(Network::follow(Arc::clone(&operations)));
         tasks.spawn(Network::ask(Arc::clone(&operations)));
+        let (key_directory, lifetime) = (directory.clone(), self.config.key_lifetime);
+        tasks.spawn(keys::run(Arc::clone(&operations), key_directory, lifetime));
         tasks.spawn(distances::run(Arc::clone(&operations)));
         tasks.spawn(Names::follow(Arc::clone(&operations)));
         tasks.spawn(garbage::run(Arc::clone(&operations), engine.clone()));
-        let facts = facts::worker_facts(&self.config, operations.gpus.count(), operations.network.own_end());
+        let facts = facts::worker_facts(&self.config, operations.gpus.count(), &operations.network.own_end());
         let millis = facts.capacity.cpu_millis;
         tasks.spawn(usage::run(Arc::clone(&operations), engine.clone(), millis));
         info!(name = facts.name, identity = %self.credentials.identity(), capacity = %facts.capacity, "worker ready");
@@ -149,12 +154,12 @@ impl BoundWorker {
 
     fn network_settings(&self) -> Result<NetworkSettings, WorkerError> {
         let WorkerConfig { directory, bridge, mtu, table, encryption, tunnel_port, .. } = &self.config;
-        let key = tunnel::open_key(directory)
+        let keys = Keys::open(directory)
             .map_err(|source| WorkerError::NetworkKey { path: directory.clone(), source })?;
         let own_end = OwnEnd {
             encryption: *encryption,
-            key: key.clone(),
-            tunnel: if *encryption == Encryption::Off { None } else { tunnel::own_end(&key, *tunnel_port) },
+            keys: keys.clone(),
+            tunnel: if *encryption == Encryption::Off { None } else { tunnel::own_end(&keys, *tunnel_port) },
             is_behind_nat: self.config.address.is_some_and(facts::is_elsewhere),
         };
         Ok(NetworkSettings {
@@ -164,7 +169,7 @@ impl BoundWorker {
             table: table.clone(),
             own_end,
             cluster: self.config.cluster.clone(),
-            tunnel: TunnelSettings::new(directory, bridge, *mtu, key),
+            tunnel: TunnelSettings::new(directory, bridge, *mtu, keys),
         })
     }
 }

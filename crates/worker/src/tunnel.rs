@@ -12,19 +12,19 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use oak_model::overlay::{TUNNEL_PORT, TunnelEnd};
+use oak_model::overlay::{NodeKeys, TUNNEL_PORT, TunnelEnd};
 use oak_model::{chain, ipv6};
 use oak_tunnel::{Client, ClientError, Path, Peer, PrivateKey, Relay, StartError, Status, TunnelConfig};
 use rustix::process::{Pid, Signal, kill_process};
 use tracing::{info, warn};
+
+use crate::keys::Keys;
 
 /// First argument of this program that makes it the tunnel engine; the second one is the file of its settings.
 pub const TUNNEL_COMMAND: &str = "__tunnel";
 
 /// Below the worker's directory.
 const DIRECTORY: &str = "network-tunnel";
-/// Below the worker's directory: what others know this worker by, whether the engine runs or not.
-const KEY: &str = "network-key";
 /// What the engine says; begun anew with each of them.
 const LOG: &str = "engine.log";
 
@@ -41,23 +41,13 @@ const LONGER_BY: u32 = 30;
 /// The largest packet the engine can carry, bytes.
 const LARGEST_MTU: u32 = 9000;
 
-/// The secret key of this worker; made by the first call. Others learn a new one with the next hello.
-pub(crate) fn open_key(directory: &std::path::Path) -> io::Result<PrivateKey> {
-    PrivateKey::open_or_make(&directory.join(KEY))
-}
-
-/// Removes the key: the worker is another one from now on.
-pub(crate) fn forget_key(directory: &std::path::Path) -> io::Result<()> {
-    match fs::remove_file(directory.join(KEY)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-/// Where others send encrypted packets for this worker; none if it has no TUN devices.
-pub(crate) fn own_end(key: &PrivateKey, port: u16) -> Option<TunnelEnd> {
+/// Where this worker takes encrypted packets; none if it has no TUN devices.
+pub(crate) fn own_end(keys: &Keys, port: u16) -> Option<TunnelEnd> {
     match OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
-        Ok(_) => Some(TunnelEnd { public_key: key.public().to_string(), port, seen_as: Vec::new() }),
+        Ok(_) => {
+            let NodeKeys { public_key, former_key } = keys.public();
+            Some(TunnelEnd { public_key, former_key, port, seen_as: Vec::new() })
+        }
         Err(error) => {
             warn!(%error, "packets to other workers cannot be encrypted: /dev/net/tun is needed (modprobe tun)");
             None
@@ -69,13 +59,13 @@ pub(crate) fn own_end(key: &PrivateKey, port: u16) -> Option<TunnelEnd> {
 #[derive(Clone, Debug)]
 pub(crate) struct TunnelSettings {
     config: TunnelConfig,
-    key: PrivateKey,
+    keys: Keys,
 }
 
 impl TunnelSettings {
-    pub(crate) fn new(directory: &std::path::Path, bridge: &str, mtu: u32, key: PrivateKey) -> Self {
+    pub(crate) fn new(directory: &std::path::Path, bridge: &str, mtu: u32, keys: Keys) -> Self {
         let mtu = mtu.saturating_sub(LONGER_BY).min(LARGEST_MTU);
-        Self { config: TunnelConfig { mtu, ..config(directory, bridge) }, key }
+        Self { config: TunnelConfig { mtu, ..config(directory, bridge) }, keys }
     }
 }
 
@@ -134,6 +124,14 @@ impl Tunnel {
             paths: BTreeMap::new(),
             idle_since: None,
             has_failed: false,
+        }
+    }
+
+    /// Uses these keys from the next call of [`Self::add`] or [`Self::set`] on.
+    pub(crate) fn use_keys(&mut self, keys: &Keys) {
+        if self.settings.keys != *keys {
+            self.settings.keys = keys.clone();
+            self.told = None;
         }
     }
 
@@ -257,10 +255,15 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl TunnelSettings {
-    /// The state of the engine, if it has the right key.
+    /// The state of the engine, if it has the right keys.
     fn status(&self) -> Option<Status> {
         let status = Client::new(&self.config).status().ok()?;
-        (status.public_key == self.key.public()).then_some(status)
+        self.has_keys(&status).then_some(status)
+    }
+
+    fn has_keys(&self, status: &Status) -> bool {
+        let former = self.keys.former.as_ref().map(PrivateKey::public);
+        (status.public_key, status.former_key) == (self.keys.present.public(), former)
     }
 
     fn bring(&self, Wanted { peers, relays }: Wanted) -> Result<(), String> {
@@ -275,8 +278,8 @@ impl TunnelSettings {
         let client = self.engine()?;
         let told = || -> Result<(), ClientError> {
             let status = client.status()?;
-            if status.public_key != self.key.public() {
-                client.set_key(self.key.clone())?;
+            if !self.has_keys(&status) {
+                client.set_key(self.keys.present.clone(), self.keys.former.clone())?;
             }
             client.set_relays(relays)?;
             let names: Vec<String> = peers.iter().map(|peer| peer.name.clone()).collect();
@@ -369,8 +372,8 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_started_for_nobody() {
         let directory = tempfile::tempdir().unwrap();
-        let key = open_key(directory.path()).unwrap();
-        let mut tunnel = Tunnel::new(TunnelSettings::new(directory.path(), "oak0", 1450, key));
+        let keys = Keys::open(directory.path()).unwrap();
+        let mut tunnel = Tunnel::new(TunnelSettings::new(directory.path(), "oak0", 1450, keys));
         assert!(tunnel.look_at().is_none());
         tunnel.set(Wanted::default()).await.unwrap();
         assert!(!directory.path().join(DIRECTORY).exists());
@@ -381,9 +384,9 @@ mod tests {
 
     #[test]
     fn outer_packets_are_as_long_as_those_of_vxlan() {
-        let key = PrivateKey::from_bytes([1; 32]);
+        let keys = Keys { present: PrivateKey::from_bytes([1; 32]), former: None };
         let settings =
-            |mtu| TunnelSettings::new(std::path::Path::new("/nowhere"), "oak0", mtu, key.clone()).config;
+            |mtu| TunnelSettings::new(std::path::Path::new("/nowhere"), "oak0", mtu, keys.clone()).config;
         assert_eq!((settings(1450).mtu, settings(9216).mtu), (1420, 9000));
         assert_eq!(settings(1450).device, "oak0e");
         settings(1280).check().unwrap();

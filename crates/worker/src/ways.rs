@@ -9,6 +9,8 @@ use oak_model::overlay::{MOST_SEEN, Peer, RelayEnd, TunnelEnd};
 use oak_net::Way;
 use oak_tunnel::{MAX_RELAYS, Path, PrivateKey, PublicKey, Relay, pair_tag};
 
+use crate::keys::Keys;
+
 /// Seconds between packets that keep the way through a NAT open.
 const KEEPALIVE_S: u16 = 25;
 
@@ -35,7 +37,7 @@ impl Encryption {
 #[derive(Clone, Debug)]
 pub(crate) struct OwnEnd {
     pub(crate) encryption: Encryption,
-    pub(crate) key: PrivateKey,
+    pub(crate) keys: Keys,
     /// None if this worker does not encrypt.
     pub(crate) tunnel: Option<TunnelEnd>,
     /// Whether its operator says that others see it at an address it does not have.
@@ -109,7 +111,7 @@ impl Ways {
                 }
             }
         }
-        ways.relays = relays.known.into_values().collect();
+        ways.relays = relays.all();
         ways
     }
 }
@@ -132,11 +134,18 @@ struct Relays<'a> {
     /// That of its cluster.
     nearest: Option<&'a RelayEnd>,
     known: BTreeMap<SocketAddr, Relay>,
+    /// The same under the former key of this worker: others send to that until they were told of the present one.
+    former: Vec<Relay>,
 }
 
 impl<'a> Relays<'a> {
     fn new(own: &'a OwnEnd, place: &'a Whereabouts) -> Self {
-        Self { own, nearest: place.relay.as_ref(), known: BTreeMap::new() }
+        Self { own, nearest: place.relay.as_ref(), known: BTreeMap::new(), former: Vec::new() }
+    }
+
+    /// All of them, those under the present key first.
+    fn all(self) -> Vec<Relay> {
+        self.known.into_values().chain(self.former).take(MAX_RELAYS).collect()
     }
 
     /// Adds the relays of both clusters as the last paths. Both sides prefer the same one.
@@ -144,7 +153,7 @@ impl<'a> Relays<'a> {
         let mut ends: Vec<&RelayEnd> = self.nearest.into_iter().chain(&peer.relay).collect();
         ends.sort_by(|left, right| left.public_key.cmp(&right.public_key));
         ends.dedup_by(|left, right| left.public_key == right.public_key);
-        let tag = pair_tag(&self.own.key.public(), &tunnel.public_key);
+        let tag = pair_tag(&self.own.keys.present.public(), &tunnel.public_key);
         for end in ends {
             if let Some(relay) = self.register(end) {
                 tunnel.paths.push(Path::Relayed { relay, tag });
@@ -159,8 +168,10 @@ impl<'a> Relays<'a> {
             if self.known.len() >= MAX_RELAYS {
                 return None;
             }
-            let relay = Relay::with_keys(address, &end.public_key.parse().ok()?, &self.own.key)?;
-            self.known.insert(address, relay);
+            let public_key = end.public_key.parse().ok()?;
+            let relay = |own: &PrivateKey| Relay::with_keys(address, &public_key, own);
+            self.known.insert(address, relay(&self.own.keys.present)?);
+            self.former.extend(self.own.keys.former.as_ref().and_then(relay));
         }
         Some(address)
     }
@@ -248,19 +259,21 @@ fn no_way(own: &OwnEnd, peer: &Peer) -> String {
 
 #[cfg(test)]
 mod tests {
-    use oak_model::WorkerId;
-    use oak_tunnel::PrivateKey;
-
     use super::*;
+    use oak_model::WorkerId;
 
     fn end(number: u8) -> TunnelEnd {
         let key = PrivateKey::from_bytes([number; 32]).public();
-        TunnelEnd { public_key: key.to_string(), port: 50103, seen_as: Vec::new() }
+        TunnelEnd { public_key: key.to_string(), former_key: None, port: 50103, seen_as: Vec::new() }
+    }
+
+    fn keys(number: u8) -> Keys {
+        Keys { present: PrivateKey::from_bytes([number; 32]), former: None }
     }
 
     fn own(encryption: Encryption) -> OwnEnd {
         let tunnel = (encryption != Encryption::Off).then(|| end(1));
-        OwnEnd { encryption, key: PrivateKey::from_bytes([1; 32]), tunnel, is_behind_nat: false }
+        OwnEnd { encryption, keys: keys(1), tunnel, is_behind_nat: false }
     }
 
     fn peer(number: u8, encryption: Encryption) -> Peer {
@@ -374,11 +387,7 @@ mod tests {
         assert_eq!(paths[..2], direct);
         assert_eq!((paths.len(), ways.relays.len()), (4, 2));
         // The other side finds the same order and the same tag.
-        let there = OwnEnd {
-            key: PrivateKey::from_bytes([2; 32]),
-            tunnel: Some(end(2)),
-            ..own(Encryption::Preferred)
-        };
+        let there = OwnEnd { keys: keys(2), tunnel: Some(end(2)), ..own(Encryption::Preferred) };
         let place = Whereabouts { relay: Some(relay(8, 8)), ..Whereabouts::default() };
         let here = Peer { tunnel: Some(end(1)), relay: Some(relay(9, 9)), ..peer(1, Encryption::Preferred) };
         assert_eq!(choose_at(&there, &place, &[here]).tunnels[0].paths[1..], paths[2..]);
@@ -412,6 +421,19 @@ mod tests {
         let ways = choose(&own(Encryption::Off), &[Peer { plain: true, ..only }]);
         assert!(ways.routes.is_empty() && ways.problems[0].contains("IPv4 only"), "{ways:?}");
         assert!(ways.problems[0].contains("at 2001:db8::2 is not reached"), "{ways:?}");
+    }
+
+    #[test]
+    fn relays_know_a_worker_by_its_former_key_as_well() {
+        let other = Peer { relay: Some(relay(8, 8)), ..peer(2, Encryption::Preferred) };
+        let place = Whereabouts { relay: Some(relay(9, 9)), ..Whereabouts::default() };
+        let former = Some(PrivateKey::from_bytes([7; 32]));
+        let rotated = OwnEnd { keys: Keys { former, ..keys(1) }, ..own(Encryption::Preferred) };
+        let ways = choose_at(&rotated, &place, std::slice::from_ref(&other));
+        let before = choose_at(&OwnEnd { keys: keys(7), ..own(Encryption::Preferred) }, &place, &[other]);
+        assert_eq!(ways.relays.len(), 4);
+        assert!(before.relays.iter().all(|relay| ways.relays[2..].contains(relay)));
+        assert_eq!(ways.tunnels[0].paths.len(), 3, "one path through each of them");
     }
 
     #[test]

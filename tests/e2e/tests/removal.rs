@@ -61,9 +61,12 @@ fn workers_are_removed_refused_and_taken_in_again() -> anyhow::Result<()> {
         ensure!(removed.code == Some(0), "{removed:?}");
         ensure!(workers(&tiers.api)?.is_empty());
 
-        // A new token takes the first one in again, and it gets what the other one had.
+        // A new token takes the first one in again, with another key, and it gets what the other one had.
+        let key_file = machines.workers[leaving].directory().join("data/worker/network-key");
+        let former = std::fs::read(&key_file)?;
         let mut joined = join(world, &machines, leaving, &tiers.api)?;
         joined.start_until("connected to the cluster")?;
+        ensure!(std::fs::read(&key_file)? != former, "the key of the removed worker");
         let instance = tiers.api.wait_running("sleeper", 1)?.remove(0);
         ensure!(instance.worker == left && instance.number == 0, "{instance:?}");
 

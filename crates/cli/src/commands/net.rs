@@ -45,6 +45,8 @@ enum Action {
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
+    /// Replace the key of this worker for packets of other workers; traffic goes on
+    RotateKey,
     /// Show the packets of an instance with tcpdump; ends with Ctrl-C
     Capture {
         /// Instance of this worker: service, `service.number`, full name or address
@@ -73,23 +75,34 @@ impl Arguments {
             return Err(Failure::new(EXIT_FAILURE, "only root sees the network of a worker").hint("use sudo"));
         }
         let directory = config.data_dir.join("worker");
-        let inspection = Inspection::open(&directory).map_err(failure)?;
+        let inspection = || Inspection::open(&directory).map_err(failure);
         match self.action {
+            Action::RotateKey => rotate_key(&directory, output),
             Action::Status { output: format } => {
-                let status = inspection.status().map_err(failure)?;
+                let status = inspection()?.status().map_err(failure)?;
                 if format == Format::Json { Ok(output.json(&[status])?) } else { show(&status, output) }
             }
             Action::Trace { instance, to, output: format } => {
-                trace(&inspection, &instance, &to, format, output)
+                trace(&inspection()?, &instance, &to, format, output)
             }
             Action::Capture { instance, filter, count, write } => {
-                let instance = inspection.instance(&instance).map_err(failure)?;
+                let instance = inspection()?.instance(&instance).map_err(failure)?;
                 let arguments = tcpdump_arguments(&filter, count, write.as_deref());
                 output.say(format_args!("packets of {} ({})", instance.name, instance.address))?;
                 capture(&instance.namespace, &arguments)
             }
         }
     }
+}
+
+fn rotate_key(directory: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
+    oak_worker::request_key_rotation(directory).map_err(|error| {
+        Failure::new(EXIT_FAILURE, format!("cannot ask the worker in {} for a new key", directory.display()))
+            .cause(error.to_string())
+            .hint("--data-dir or OAK_DATA_DIR names another data directory")
+    })?;
+    output.say("the worker makes a new key within a second, or when it starts; `oak net status` shows it")?;
+    Ok(())
 }
 
 fn failure(error: InspectError) -> Failure {
@@ -129,6 +142,9 @@ fn show(status: &NetworkStatus, output: &mut Output<'_>) -> Result<(), Failure> 
         |address| format!("seen by its cluster as {address}"),
     );
     output.line(format_args!("this worker has {}; {outside}", list(&status.subnets)))?;
+    if let Some(key) = status.public_key {
+        output.line(format_args!("its key is {key}"))?;
+    }
     for relay in &status.relays {
         output.line(relay_line(relay))?;
     }

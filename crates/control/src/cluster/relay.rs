@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use oak_model::overlay::{MOST_SEEN, TunnelEnd, Vantage};
+use oak_model::overlay::{MOST_SEEN, NodeKeys, Peer, TunnelEnd, Vantage};
 use oak_model::{WorkerId, ipv6};
 
 use super::{Cluster, Effect};
@@ -24,6 +24,16 @@ impl Cluster {
     pub(super) fn vantage(&self, id: WorkerId) -> Vantage {
         let outside = self.workers.get(&id).and_then(|worker| worker.outside);
         Vantage { outside, relay: self.settings.relay.clone() }
+    }
+
+    /// A worker has another key, or has given up its former one.
+    pub(super) fn worker_rekeyed(&mut self, id: WorkerId, keys: NodeKeys) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if worker.facts.tunnel.as_mut().is_some_and(|tunnel| tunnel.set_keys(keys)) {
+            self.save_worker(id);
+            self.overlay_peer(id);
+            self.report_worker(id);
+        }
     }
 
     /// Relays see a worker at other addresses than before.
@@ -49,11 +59,12 @@ impl Cluster {
     }
 
     fn introduce(&mut self, worker: WorkerId) {
-        let key = |tunnel: &Option<TunnelEnd>| tunnel.as_ref().map(|end| end.public_key.clone());
+        // Former ones as well: what goes through the relay goes on while a new key gets around.
+        let keys = |peer: &Peer| peer.tunnel.iter().flat_map(TunnelEnd::keys).cloned().collect::<Vec<_>>();
         let hub = self.overlay_hub();
-        let own = hub.peer(worker).and_then(|peer| key(&peer.tunnel));
-        let peers = hub.introduced(worker).filter_map(|peer| key(&peer.tunnel)).collect();
-        self.outbox.emit(Effect::Relay { worker, key: own, peers });
+        let own = hub.peer(worker).map(keys).unwrap_or_default();
+        let peers = hub.introduced(worker).flat_map(keys).collect();
+        self.outbox.emit(Effect::Relay { worker, keys: own, peers });
     }
 }
 

@@ -65,7 +65,7 @@ struct Fixture {
     to_root: Vec<ClusterToRoot>,
     welcomes: Vec<(WorkerId, WorkerWelcome)>,
     dismissed: Vec<(WorkerId, u64)>,
-    introductions: Vec<(WorkerId, Option<String>, Vec<String>)>,
+    introductions: Vec<(WorkerId, Vec<String>, Vec<String>)>,
 }
 
 impl Fixture {
@@ -113,7 +113,7 @@ impl Fixture {
                 Effect::Welcome { worker, welcome, .. } => self.welcomes.push((worker, welcome)),
                 Effect::ToWorker { worker, message, .. } => self.to_workers.push((worker, message)),
                 Effect::Dismiss { worker, session } => self.dismissed.push((worker, session)),
-                Effect::Relay { worker, key, peers } => self.introductions.push((worker, key, peers)),
+                Effect::Relay { worker, keys, peers } => self.introductions.push((worker, keys, peers)),
                 Effect::ToRoot(message) => self.to_root.push(message),
             }
         }

@@ -238,6 +238,7 @@ impl Cluster {
             WorkerToCluster::RenewLeases { question } => self.renew_leases(now, id, question),
             WorkerToCluster::Ask { caller, target } => self.asked(id, caller, target),
             WorkerToCluster::Seen(addresses) => self.worker_seen(id, addresses),
+            WorkerToCluster::Keys(keys) => self.worker_rekeyed(id, keys),
         }
     }
 

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use oak_model::message::{LocalCall, WorkerHello, WorkerToCluster};
-use oak_model::overlay::{Backend, KnownService, MOST_SEEN, OverlayChange, Peer, Readiness, Target};
+use oak_model::overlay::{
+    Backend, KnownService, MOST_SEEN, NodeKeys, OverlayChange, Peer, Readiness, Target,
+};
 use oak_model::{InstanceKey, Moment, ServiceId, WorkerFacts, WorkerId};
 
 use serde::{Deserialize, Serialize};
@@ -53,6 +55,9 @@ impl Worker {
     pub fn hello(&self, mut facts: WorkerFacts) -> WorkerHello {
         if let Some(tunnel) = &mut facts.tunnel {
             tunnel.seen_as.clone_from(&self.seen_as);
+            if let Some(keys) = &self.keys {
+                tunnel.set_keys(keys.clone());
+            }
         }
         let calls = self.overlay.calls.iter();
         let calls = calls.flat_map(|(callee, callers)| {
@@ -73,6 +78,21 @@ impl Worker {
         if self.seen_as != addresses {
             self.seen_as.clone_from(&addresses);
             self.outbox.emit(Effect::ToCluster(WorkerToCluster::Seen(addresses)));
+            self.update_network();
+        }
+    }
+
+    /// Whether it has a link to its cluster.
+    #[must_use]
+    pub const fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// By which keys this node shall be known from now on.
+    pub fn set_keys(&mut self, keys: NodeKeys) {
+        if self.keys.as_ref() != Some(&keys) {
+            self.keys = Some(keys.clone());
+            self.outbox.emit(Effect::ToCluster(WorkerToCluster::Keys(keys)));
             self.update_network();
         }
     }
@@ -273,7 +293,11 @@ impl Worker {
         for (address, backend) in best {
             table.instances.entry(address).or_insert(backend.node_address);
         }
-        table.own = OwnPlace { vantage: self.meta.vantage.clone(), seen_as: self.seen_as.clone() };
+        table.own = OwnPlace {
+            vantage: self.meta.vantage.clone(),
+            seen_as: self.seen_as.clone(),
+            keys: self.keys.clone(),
+        };
         table.peers = self.overlay.peers.values().map(|peer| (peer.subnet, peer.clone())).collect();
     }
 

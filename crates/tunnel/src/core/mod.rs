@@ -119,6 +119,8 @@ struct PeerState {
     slots: Slots,
     attempt: Option<(Attempt, u32, Initiated)>,
     stamps: Stamps,
+    /// By which of our keys it has shown to know us.
+    knows: Option<PublicKey>,
     /// Of the newest initiation, so that none counts twice.
     newest: Timestamp,
     last_initiation: u64,
@@ -129,7 +131,7 @@ struct PeerState {
 /// State of all peers.
 pub(crate) struct Core {
     identity: Arc<Identity>,
-    /// The key before the last rotation: peers that have not heard of the new one still reach us.
+    /// The key before the last rotation: peers that have not heard of the new one still reach us, and we them.
     previous: Option<Arc<Identity>>,
     peers: HashMap<PeerId, PeerState>,
     names: HashMap<String, PeerId>,
@@ -182,11 +184,21 @@ impl Core {
     }
 
     /// Changes the key of this node. Sessions go on; handshakes with the former key are still answered.
-    pub(crate) fn set_key(&mut self, key: &PrivateKey) {
-        let identity = Identity::new(key);
-        if identity.public != self.identity.public {
-            self.previous = Some(std::mem::replace(&mut self.identity, Arc::new(identity)));
-        }
+    pub(crate) fn set_key(&mut self, key: &PrivateKey, former: Option<&PrivateKey>) {
+        let identity = Arc::new(Identity::new(key));
+        let previous = former.map(|former| Arc::new(Identity::new(former)));
+        self.previous = previous.filter(|previous| previous.public != identity.public);
+        self.identity = identity;
+    }
+
+    /// The key before this one.
+    pub(crate) fn former_key(&self) -> Option<PublicKey> {
+        self.previous.as_ref().map(|previous| previous.public)
+    }
+
+    /// The key of a peer, and by which of ours it has shown to know us.
+    pub(crate) fn keys_of(&self, peer: PeerId) -> Option<(PublicKey, Option<PublicKey>)> {
+        self.peers.get(&peer).map(|peer| (peer.key, peer.knows))
     }
 
     /// Replaces all peers. Those whose name stays keep their sessions, also under another key. New ones are first
@@ -401,6 +413,7 @@ impl Core {
         let (mut response, keys) = initiation.respond(&peer.preshared, local, now.bytes())?;
         peer.newest = initiation.timestamp;
         peer.last_initiation = now.at;
+        peer.knows = Some(identity.public);
         peer.stamps.stamp(now.at, &initiation.peer, &mut response);
         self.indices.insert(local, id);
         let slot = Slot { local, created: now.at, is_initiator: false };
@@ -425,6 +438,7 @@ impl Core {
             return Err(Refused::Forged);
         }
         let keys = initiated.finish(&peer.preshared, message)?;
+        peer.knows = Some(initiated.identity().public);
         peer.attempt = None;
         peer.last_handshake = Some(now.at);
         let slot = Slot { local, created: now.at, is_initiator: true };
@@ -442,8 +456,8 @@ impl Core {
         let local = fresh_index(&self.indices, now.random);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let timestamp = self.timestamps.next(now.wall);
-        let Ok((mut datagram, initiated)) =
-            initiate(&self.identity, &peer.key, local, now.bytes(), timestamp)
+        let identity = peer.shown(&self.identity, self.previous.as_ref());
+        let Ok((mut datagram, initiated)) = initiate(identity, &peer.key, local, now.bytes(), timestamp)
         else {
             // A public key of small order: nobody can have it.
             return;
@@ -484,11 +498,27 @@ impl PeerState {
             slots: Slots::default(),
             attempt: None,
             stamps: Stamps::default(),
+            knows: None,
             newest: Timestamp::default(),
             last_initiation: 0,
             last_handshake: None,
             paths,
         }
+    }
+
+    /// The key to begin a handshake with: the one the peer knows us by, as far as we know. While nobody answers it is the
+    /// other one each time, because the peer may have been told of a new one, or not have been told yet.
+    fn shown<'a>(
+        &self,
+        present: &'a Arc<Identity>,
+        previous: Option<&'a Arc<Identity>>,
+    ) -> &'a Arc<Identity> {
+        let Some(previous) = previous else { return present };
+        let shows_previous = match &self.attempt {
+            Some((_, _, initiated)) => initiated.identity().public != previous.public,
+            None => self.knows == Some(previous.public),
+        };
+        if shows_previous { previous } else { present }
     }
 
     fn has_session(&self, now: u64) -> bool {

@@ -84,9 +84,13 @@ impl Relays {
         frame: &[u8],
         random: &mut dyn RngCore,
     ) -> Option<(SocketAddr, [u8; LENGTH])> {
-        let known = self.0.iter_mut().find(|known| known.relay.address == from)?;
-        let answer = Registration::read(ANSWER, frame, &known.relay.key)?;
-        if answer.node != known.relay.node || answer.nonce != known.nonce || known.nonce == 0 {
+        let at_that_place = self.0.iter_mut().filter(|known| known.relay.address == from);
+        let (known, answer) = at_that_place
+            .filter_map(|known| {
+                Registration::read(ANSWER, frame, &known.relay.key).map(|answer| (known, answer))
+            })
+            .find(|(known, answer)| answer.node == known.relay.node)?;
+        if answer.nonce != known.nonce || known.nonce == 0 {
             return None;
         }
         known.nonce = 0;

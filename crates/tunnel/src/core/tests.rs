@@ -206,7 +206,7 @@ fn a_new_key_of_this_node_leaves_sessions_alone_and_the_old_one_is_still_answere
     a.want();
     settle(&mut a, &mut b);
     assert!(a.data_to(&mut b));
-    b.core.set_key(&key(9));
+    b.core.set_key(&key(9), Some(&key(2)));
     assert!(b.data_to(&mut a), "the session goes on");
     a.at += 1000;
     b.at += 1000;
@@ -219,6 +219,49 @@ fn a_new_key_of_this_node_leaves_sessions_alone_and_the_old_one_is_still_answere
     b.want();
     settle(&mut a, &mut b);
     assert!(b.data_to(&mut a), "the new key is known now");
+}
+
+/// Both directions, and whoever begins: a node with a new key and a peer that was told of it, or was not.
+#[test]
+fn a_peer_that_was_not_told_of_a_new_key_is_reached_by_the_former_one() {
+    for (known_to_a, knew_before) in [(2, true), (2, false), (9, true), (9, false)] {
+        let (mut a, mut b) = (Node::new(1, known_to_a), Node::new(2, 1));
+        if knew_before {
+            // By the key it has now.
+            b.core.set_key(&key(known_to_a), None);
+            a.want();
+            settle(&mut a, &mut b);
+            assert!(a.data_to(&mut b));
+        }
+        b.core.set_key(&key(9), Some(&key(2)));
+        b.at += 1000;
+        a.at += 1000;
+        let began = b.core.last_handshake(b.id());
+        b.want();
+        settle(&mut a, &mut b);
+        if b.core.last_handshake(b.id()) == began {
+            assert!(!knew_before, "it goes by what the peer has shown to know");
+            b.at += REKEY_TIMEOUT + timers::JITTER;
+            let effects = b.run(|core, now| core.tick(now, |_| Traffic::default()));
+            b.apply(effects);
+            settle(&mut a, &mut b);
+        }
+        assert!(b.core.last_handshake(b.id()) > began, "{known_to_a} {knew_before}");
+        assert!(b.data_to(&mut a) && a.data_to(&mut b));
+        let knows = b.core.keys_of(b.id()).unwrap().1;
+        assert_eq!(knows, Some(key(known_to_a).public()));
+    }
+}
+
+#[test]
+fn a_former_key_that_is_given_up_opens_nothing_more() {
+    let (mut a, mut b) = (Node::new(1, 2), Node::new(2, 1));
+    b.core.set_key(&key(9), Some(&key(2)));
+    assert_eq!(b.core.former_key(), Some(key(2).public()));
+    b.core.set_key(&key(9), None);
+    a.want();
+    let initiation = a.outbox.pop_front().unwrap();
+    assert_eq!(b.receive(a.path, &initiation), Err(Refused::Forged));
 }
 
 #[test]

@@ -15,11 +15,12 @@ impl Control {
         match request {
             Request::SetPeers { peers } => self.set_peers(peers),
             Request::SetRelays { relays } => self.set_relays(relays),
-            Request::SetKey { private_key } => {
+            Request::SetKey { private_key, former_key } => {
                 let mut state = self.state.clone();
-                state.private_key = private_key;
+                (state.private_key, state.former_key) = (private_key, former_key);
                 self.store(state, |control| {
-                    control.core.set_key(&control.state.private_key);
+                    let State { private_key, former_key, .. } = &control.state;
+                    control.core.set_key(private_key, former_key.as_ref());
                     lock(&control.shared.gate).set_keys(control.core.public_keys());
                 })
             }
@@ -46,9 +47,20 @@ impl Control {
         if peers == self.state.peers {
             return Answer::Done;
         }
+        let is_rekeyed = |peer: &&Peer| {
+            let former = self.state.peers.iter().find(|former| former.name == peer.name);
+            former.is_some_and(|former| former.public_key != peer.public_key)
+        };
+        let rekeyed: Vec<String> = peers.iter().filter(is_rekeyed).map(|peer| peer.name.clone()).collect();
         let mut state = self.state.clone();
         state.peers = peers;
-        self.store(state, Self::apply_peers)
+        self.store(state, |control| {
+            control.apply_peers();
+            // So the peer hears that its new key is known before the session with the former one ends.
+            for id in rekeyed.iter().filter_map(|name| control.core.peer_named(name)).collect::<Vec<_>>() {
+                control.event(|core, now| core.renew(now, id));
+            }
+        })
     }
 
     fn set_relays(&mut self, relays: Vec<Relay>) -> Answer {
@@ -96,7 +108,8 @@ impl Control {
     }
 
     fn status(&self) -> Status {
-        let mut peers: Vec<PeerStatus> = self.peers.values().map(|peer| self.peer_status(peer)).collect();
+        let mut peers: Vec<PeerStatus> =
+            self.peers.values().filter_map(|peer| self.peer_status(peer)).collect();
         peers.sort_by(|left, right| left.name.cmp(&right.name));
         let at = now();
         let relays = self.relays.seen().map(|seen| RelayStatus {
@@ -108,6 +121,7 @@ impl Control {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config: self.config.clone(),
             public_key: self.core.public_key(),
+            former_key: self.core.former_key(),
             pid: std::process::id(),
             has_ipv6: self.socket.has_ipv6(),
             relays: relays.collect(),
@@ -115,14 +129,17 @@ impl Control {
         }
     }
 
-    fn peer_status(&self, peer: &PeerShared) -> PeerStatus {
+    fn peer_status(&self, peer: &PeerShared) -> Option<PeerStatus> {
+        let (public_key, knows) = self.core.keys_of(peer.id)?;
         let since = |then: u64| now().saturating_sub(then);
         let counters = &peer.counters;
         let received = peer.traffic().last_received;
         let limit = peer.limit.load(Relaxed);
         let paths = self.core.paths(peer.id);
-        PeerStatus {
+        Some(PeerStatus {
             name: peer.name.clone(),
+            public_key: Some(public_key),
+            knows,
             path: peer.way.get().map(|way| way.path),
             path_since_ms: paths.and_then(|paths| paths.since()).map(since),
             round_trip_us: paths.and_then(|paths| paths.round_trip_us()),
@@ -134,6 +151,6 @@ impl Control {
             refused: counters.refused.load(Relaxed),
             foreign: counters.foreign.load(Relaxed),
             path_limit: (limit != u32::MAX).then_some(limit),
-        }
+        })
     }
 }

@@ -84,7 +84,8 @@ impl Control {
         let at = now();
         let mut random = StdRng::from_os_rng();
         let first = Now { at, wall: wall(), random: &mut random };
-        let core = Core::new(&state.private_key, state.newest_timestamp, &first);
+        let mut core = Core::new(&state.private_key, state.newest_timestamp, &first);
+        core.set_key(&state.private_key, state.former_key.as_ref());
         lock(&shared.gate).set_keys(core.public_keys());
         let mut relays = Relays::default();
         relays.configure(at, &state.relays);

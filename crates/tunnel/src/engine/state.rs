@@ -16,6 +16,9 @@ use crate::key::PrivateKey;
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct State {
     pub(crate) private_key: PrivateKey,
+    /// The one before, for peers that know no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) former_key: Option<PrivateKey>,
     /// See `noise::timestamp`.
     #[serde(default)]
     pub(crate) newest_timestamp: Duration,
@@ -33,6 +36,7 @@ impl State {
     pub(crate) fn new(private_key: PrivateKey) -> Self {
         Self {
             private_key,
+            former_key: None,
             newest_timestamp: Duration::ZERO,
             peers: Vec::new(),
             relays: Vec::new(),

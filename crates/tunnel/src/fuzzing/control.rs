@@ -36,7 +36,7 @@ pub fn control(data: &[u8]) {
                 assert!(networks.all(|network| allowed.peer_of(network.addr()).is_some()), "somebody has it");
             }
             Request::SetRelays { relays: list } if check_relays(&list).is_ok() => relays.configure(at, &list),
-            Request::SetKey { private_key } => core.set_key(&private_key),
+            Request::SetKey { private_key, former_key } => core.set_key(&private_key, former_key.as_ref()),
             Request::Handshake { peer } => {
                 let mut now = Now { at, wall: WALL, random: &mut random };
                 if let Some(id) = core.peer_named(&peer) {

@@ -95,19 +95,45 @@ fn a_transfer_survives_new_sessions_new_addresses_and_killed_engines() {
 
 #[test]
 fn a_new_key_interrupts_nothing() {
-    let Some(world) = World::new() else { return };
+    let Some(mut world) = World::new() else { return };
     world.connect("192.0.2.2:51820".parse().unwrap());
     let mut transfer = Transfer::start(&world.a, &world.b, "10.18.1.1");
     transfer.send(1 << 20);
-    let key = oak_tunnel::PrivateKey::generate();
-    world.b.client.set_key(key.clone()).unwrap();
+    // A key of ours first, because nobody is told the one the engine has made.
+    let [former, key] = [1, 2].map(|_| oak_tunnel::PrivateKey::generate());
+    world.b.client.set_key(former.clone(), None).unwrap();
+    let peer = world.peer_b("192.0.2.2:51820".parse().unwrap());
+    world.a.client.set_peers(vec![peer.clone()]).unwrap();
+    let knows = |node: &Node| node.status().peers[0].knows;
+    eventually("the key is known", || knows(&world.b) == Some(former.public()));
     transfer.send(1 << 20);
-    let mut peer = world.peer_b("192.0.2.2:51820".parse().unwrap());
-    peer.public_key = key.public();
-    world.a.client.set_peers(vec![peer]).unwrap();
+
+    // Nobody has told the other side; whoever begins, and after a crash, the former key does.
+    world.b.client.set_key(key.clone(), Some(former.clone())).unwrap();
+    assert_eq!(world.b.status().former_key, Some(former.public()));
+    transfer.send(1 << 20);
+    world.b.restart();
+    assert_eq!(
+        (world.b.status().public_key, world.b.status().former_key),
+        (key.public(), Some(former.public()))
+    );
+    transfer.send(1 << 20);
+    for (node, peer) in [(&world.a, "b"), (&world.b, "a")] {
+        let asked = Instant::now();
+        node.client.handshake(peer).unwrap();
+        eventually("a session with the former key", || has_session_since(node, asked));
+        assert_eq!(knows(&world.b), Some(former.public()));
+        transfer.send(1 << 20);
+    }
+
+    // Whoever is told uses the new one at once.
+    world.a.client.set_peers(vec![Peer { public_key: key.public(), ..peer }]).unwrap();
+    eventually("a session with the new key", || knows(&world.b) == Some(key.public()));
+    transfer.send(1 << 20);
+    world.b.client.set_key(key.clone(), None).unwrap();
     let asked = Instant::now();
-    world.a.client.handshake("b").unwrap();
-    eventually("a session with the new key", || has_session_since(&world.a, asked));
+    world.b.client.handshake("a").unwrap();
+    eventually("a session without the former key", || has_session_since(&world.b, asked));
     transfer.send(1 << 20);
     transfer.finish();
 }

@@ -8,7 +8,7 @@ use oak_control::worker::Workload;
 use oak_model::overlay::{Backend, PLAIN_PORT, Peer, Readiness};
 use oak_model::{Balancing, JobName, OrganizationId, ServiceId, WorkerId, ipv6};
 use oak_net::{Rules, encrypted_name};
-use oak_tunnel::{Path, PeerStatus, RelayStatus};
+use oak_tunnel::{Path, PeerStatus, PublicKey, RelayStatus};
 use serde::Serialize;
 
 use super::{InspectError, Inspection, LocalInstance, full_name};
@@ -20,6 +20,8 @@ pub struct NetworkStatus {
     pub subnets: Vec<Ipv4Net>,
     /// Whether the process that encrypts runs.
     pub encrypts: bool,
+    /// The public key it has, by which other workers know this one.
+    pub public_key: Option<PublicKey>,
     /// As the cluster sees this worker, if there is a NAT in between.
     pub outside: Option<IpAddr>,
     /// Relays this worker tells where it is.
@@ -76,6 +78,8 @@ pub struct PeerState {
     pub underlay: Option<Ipv4Addr>,
     /// Its own address of IPv6.
     pub underlay6: Option<Ipv6Addr>,
+    /// The public key it is known by, if packets to it are encrypted.
+    pub public_key: Option<PublicKey>,
     /// As its cluster sees it, if there is a NAT in between.
     pub outside: Option<IpAddr>,
     /// As relays see it.
@@ -157,6 +161,7 @@ impl Inspection {
         Ok(NetworkStatus {
             subnets: self.look.config().subnets().collect(),
             encrypts: self.engine.is_some(),
+            public_key: self.engine.as_ref().map(|engine| engine.public_key),
             outside: self.machine.outside(),
             relays: self.relays(),
             peers: peers?,
@@ -166,13 +171,17 @@ impl Inspection {
     }
 
     fn relays(&self) -> Vec<RelayState> {
-        let relays = self.engine.iter().flat_map(|engine| &engine.relays);
-        let state = |relay: &RelayStatus| RelayState {
-            address: relay.address,
-            seen_as: relay.seen_as,
-            is_registered: relay.is_registered,
-        };
-        relays.map(state).collect()
+        let mut relays: Vec<RelayState> = Vec::new();
+        for RelayStatus { address, seen_as, is_registered } in
+            self.engine.iter().flat_map(|engine| &engine.relays).copied()
+        {
+            // While there is a former key, this worker is known to each of them twice.
+            match relays.iter_mut().find(|relay| relay.address == address) {
+                Some(relay) => relay.is_registered |= is_registered,
+                None => relays.push(RelayState { address, seen_as, is_registered }),
+            }
+        }
+        relays
     }
 
     pub(super) fn peer(&self, peer: &Peer) -> Result<PeerState, InspectError> {
@@ -192,6 +201,7 @@ impl Inspection {
             subnets: peer.subnets().collect(),
             underlay: peer.underlay,
             underlay6: peer.underlay6,
+            public_key: engine.and_then(|state| state.public_key),
             outside: peer.outside,
             seen_as: peer.tunnel.iter().flat_map(|end| end.seen_as.iter().copied()).collect(),
             way,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use oak_model::message::{LocalCall, WorkerToCluster};
-use oak_model::overlay::{Backend, KnownService, Peer, Readiness, RelayEnd, Target, TunnelEnd};
+use oak_model::overlay::{Backend, KnownService, NodeKeys, Peer, Readiness, RelayEnd, Target, TunnelEnd};
 use oak_model::{Balancing, Load, WorkerFacts, WorkerId};
 
 use super::*;
@@ -165,13 +165,33 @@ fn as_what_this_node_is_seen_is_told_once_and_with_every_hello() {
     }
     let told = |effect: &&Effect| matches!(effect, Effect::ToCluster(WorkerToCluster::Seen(_)));
     assert_eq!(fixture.effects.iter().filter(told).count(), 1);
-    let tunnel = Some(TunnelEnd { public_key: "own".into(), port: 50103, seen_as: Vec::new() });
+    let tunnel =
+        Some(TunnelEnd { public_key: "own".into(), former_key: None, port: 50103, seen_as: Vec::new() });
     let hello = fixture.worker.hello(WorkerFacts { tunnel, ..facts() });
     assert_eq!(hello.facts.tunnel.unwrap().seen_as, seen);
-    assert_eq!(fixture.table().own, OwnPlace { vantage: vantage.clone(), seen_as: seen });
+    assert_eq!(fixture.table().own, OwnPlace { vantage: vantage.clone(), seen_as: seen, keys: None });
     // Without a cluster the relay is still known.
     fixture.restart(&[(1, Found::Running)]);
     assert_eq!(fixture.table().own.vantage, vantage);
+}
+
+#[test]
+fn new_keys_are_told_once_and_with_every_hello() {
+    let mut fixture = Fixture::noticing();
+    fixture.effects.clear();
+    let keys = NodeKeys { public_key: "new".into(), former_key: Some("own".into()) };
+    for _ in 0..2 {
+        fixture.worker.set_keys(keys.clone());
+        fixture.commit();
+    }
+    let told = |effect: &&Effect| **effect == Effect::ToCluster(WorkerToCluster::Keys(keys.clone()));
+    assert_eq!(fixture.effects.iter().filter(told).count(), 1);
+    assert_eq!(fixture.table().own.keys, Some(keys.clone()), "the network is brought in step");
+    let tunnel =
+        Some(TunnelEnd { public_key: "own".into(), former_key: None, port: 50103, seen_as: Vec::new() });
+    let hello = fixture.worker.hello(WorkerFacts { tunnel, ..facts() });
+    assert!(hello.facts.tunnel.unwrap().keys().eq(["new", "own"].map(str::to_owned).iter()));
+    assert_eq!(fixture.worker.hello(facts()).facts.tunnel, None, "it does not encrypt");
 }
 
 #[test]
