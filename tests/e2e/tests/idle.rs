@@ -45,17 +45,16 @@ impl Connection {
     /// Connects until it is the turn of that instance, where `listener` is.
     fn open(connect: impl Fn() -> anyhow::Result<TcpStream>, listener: &TcpListener) -> anyhow::Result<Self> {
         listener.set_nonblocking(true)?;
-        eventually("the instance on the other worker has its turn", soon(), || {
+        let (client, server) = eventually("the instance on the other worker has its turn", soon(), || {
             let client = connect()?;
-            let (server, from) = listener.accept()?;
-            // Connections that were given up are in the queue, too.
-            ensure!(from.port() == client.local_addr()?.port(), "an earlier one");
-            server.set_nonblocking(false)?;
-            for end in [&client, &server] {
-                end.set_read_timeout(Some(Duration::from_secs(3)))?;
-            }
-            Ok(Self { client, server })
-        })
+            let server = accepted(listener, client.local_addr()?.port())?;
+            Ok((client, server))
+        })?;
+        server.set_nonblocking(false)?;
+        for end in [&client, &server] {
+            end.set_read_timeout(Some(Duration::from_secs(3)))?;
+        }
+        Ok(Self { client, server })
     }
 
     /// Both ends say something, the client first.
@@ -71,6 +70,16 @@ impl Connection {
     fn server_speaks(&mut self) -> anyhow::Result<()> {
         say(&mut self.server, &mut self.client).context("from the server")
     }
+}
+
+/// The connection from this port. It is accepted a moment after it is made, if it is not the turn of the other instance;
+/// those that were given up are in the queue, too.
+fn accepted(listener: &TcpListener, port: u16) -> anyhow::Result<TcpStream> {
+    eventually("it is accepted here", Duration::from_millis(500), || {
+        let mut waiting = std::iter::from_fn(|| listener.accept().ok());
+        let found = waiting.find(|(_, from)| from.port() == port).context("not here")?;
+        Ok(found.0)
+    })
 }
 
 fn say(from: &mut TcpStream, to: &mut TcpStream) -> anyhow::Result<()> {

@@ -20,7 +20,6 @@ fn caller() -> Microservice {
     );
     Microservice::shell("caller", &script)
         .set("constraints", json!([{ "type": "direct", "node": "worker-c" }]))
-        .set("replicas", json!(1))
 }
 
 fn web() -> Microservice {
@@ -57,6 +56,8 @@ fn no_request_fails_while_a_service_is_scaled_up_and_down() -> anyhow::Result<()
         let root = &machines.root;
         tiers.api.create(&application("shop", [web(), caller()]))?;
         tiers.api.wait_running("web", 1)?;
+        // Before, it would be refused.
+        tiers.api.deploy("caller")?;
         tiers.api.wait_running("caller", 1)?;
         let client = &machines.workers[2];
         // The first packet waits for the answer of the cluster.
