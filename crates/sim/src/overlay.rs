@@ -1,15 +1,21 @@
 //! Instances that call services: in the end every node that has a caller knows where the called ones are, and their
-//! nodes know the caller, where it is seen from outside, and the relays know both.
+//! nodes know the caller, where it is seen from outside and by which key, and the relays know both.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use oak_control::worker::Workload;
 use oak_model::ServiceId;
-use oak_model::overlay::Target;
+use oak_model::overlay::{NodeKeys, Target};
 
 use crate::settled::{Settled, require};
 use crate::world::{WorkerSide, World};
+
+/// By which key a worker that runs is known.
+fn key_of(side: &WorkerSide) -> Option<String> {
+    let hello = side.node.machine.as_ref()?.hello(side.facts.clone());
+    hello.facts.tunnel.map(|end| end.public_key)
+}
 
 impl World {
     /// A running instance calls a service at random, by its address.
@@ -34,9 +40,19 @@ impl World {
         // What is seen from outside changes now and then, and is another thing each time.
         let port = 40_000 + u16::try_from(self.agenda.time % 20_000).unwrap_or_default();
         let seen_as = SocketAddr::from(([198, 51, 100, 1], port));
+        // So does its key.
+        let former = key_of(side);
+        let keys = NodeKeys {
+            public_key: format!("key of {} at {}", side.facts.name, self.agenda.time),
+            former_key: former,
+        };
+        let is_rekeyed = self.agenda.time.is_multiple_of(3);
         side.node.call(&mut self.agenda, |worker, now, _| {
             worker.ask(now, source, Target::Address(address));
             worker.set_seen_as(vec![seen_as]);
+            if is_rekeyed {
+                worker.set_keys(keys);
+            }
             None
         });
     }
@@ -99,10 +115,12 @@ impl World {
         require(known.map(|end| &end.seen_as[..]) == seen_as, || {
             format!("{} does not know where {} is seen: {known:?}", side.facts.name, there.facts.name)
         })?;
+        let (here, other) = (key_of(side), key_of(there));
+        require(known.map(|end| &end.public_key) == other.as_ref(), || {
+            format!("{} does not know the key {other:?} of {}", side.facts.name, there.facts.name)
+        })?;
         let cluster = self.clusters.get(side.cluster);
         let told = cluster.and_then(|cluster| cluster.relay.get(&side.id));
-        let key = |side: &WorkerSide| side.facts.tunnel.as_ref().map(|end| end.public_key.clone());
-        let (here, other) = (key(side), key(there));
         let is_introduced = told.is_some_and(|(own, peers)| {
             own.first() == here.as_ref() && peers.iter().any(|peer| Some(peer) == other.as_ref())
         });
