@@ -6,6 +6,7 @@ use std::path::Path;
 
 use oak_model::container::HOSTPATH_DRIVER;
 use oak_model::{Architecture, Resources, WorkerFacts, ipv6};
+use tracing::warn;
 
 use crate::WorkerConfig;
 use crate::ways::OwnEnd;
@@ -16,7 +17,7 @@ pub(crate) fn worker_facts(config: &WorkerConfig, gpus: u32, own_end: &OwnEnd) -
     let cpu = u32::try_from(cores).unwrap_or(u32::MAX).saturating_mul(1000);
     let memory = memory_total_mib().unwrap_or(0);
     let own = match config.address {
-        Some(address) => OwnAddresses::of(address),
+        Some(address) => told_address(address),
         None => OwnAddresses::towards(&config.cluster),
     };
     WorkerFacts {
@@ -43,6 +44,15 @@ pub(crate) fn worker_facts(config: &WorkerConfig, gpus: u32, own_end: &OwnEnd) -
     }
 }
 
+/// The address its operator has said, if it means something to others.
+fn told_address(address: IpAddr) -> OwnAddresses {
+    let own = OwnAddresses::of(address);
+    if own.first().is_none() {
+        warn!(%address, "nobody else can send to this address: set worker.address to another one, or leave it out");
+    }
+    own
+}
+
 /// Addresses from the ranges for documentation: nothing answers there, but they take the default routes.
 const ELSEWHERE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
@@ -55,11 +65,11 @@ pub(crate) struct OwnAddresses {
 }
 
 impl OwnAddresses {
-    /// One that somebody has said.
+    /// One that somebody has said; none if it means nothing to others.
     fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(v4) => Self { v4: Some(v4), v6: None },
-            IpAddr::V6(v6) => Self { v4: None, v6: Some(v6) },
+            IpAddr::V6(v6) => Self { v4: None, v6: Some(v6).filter(|v6| ipv6::is_underlay(*v6)) },
         }
     }
 
@@ -139,6 +149,7 @@ mod tests {
         let only = known("2001:db8::2");
         assert_eq!((only.first(), only.second()), (Some("2001:db8::2".parse().unwrap()), None));
         assert_eq!(known("::ffff:192.0.2.2"), known("192.0.2.2"));
+        assert_eq!(known("fe80::2").first(), None);
         // Whatever this machine has: the way to itself is none to others.
         for cluster in ["127.0.0.1:10100", "[::1]:10100"] {
             let own = OwnAddresses::towards(cluster);

@@ -77,7 +77,7 @@ impl Ways {
         peers: impl Iterator<Item = &'a Peer> + Clone,
     ) -> Self {
         let inner: Vec<_> = inner.iter().copied().chain(peers.clone().flat_map(Peer::subnets)).collect();
-        let mut keys: BTreeSet<PublicKey> = own.tunnel.iter().filter_map(key).collect();
+        let mut keys = BTreeSet::from([own.keys.present.public()]);
         let mut relays = Relays::new(own, place);
         let mut ways = Self::default();
         for peer in peers {

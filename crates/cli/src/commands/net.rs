@@ -152,6 +152,7 @@ fn show(status: &NetworkStatus, output: &mut Output<'_>) -> Result<(), Failure> 
     let mut peers = Table::new(&[
         "WORKER",
         "SUBNET",
+        "KEY",
         "WAY",
         "PATH",
         "SEEN AS",
@@ -194,7 +195,7 @@ fn relay_line(relay: &RelayState) -> String {
     format!("relay {} {state}{}", relay.address, seen.unwrap_or_default())
 }
 
-fn peer_row(peer: &PeerState) -> [Cell; 10] {
+fn peer_row(peer: &PeerState) -> [Cell; 11] {
     let way = match peer.way {
         WayState::Encrypted => Cell::toned("encrypted", Tone::Good),
         WayState::Plain => Cell::toned("plain", Tone::Pending),
@@ -211,6 +212,7 @@ fn peer_row(peer: &PeerState) -> [Cell; 10] {
     [
         peer.worker.to_string().into(),
         list(&peer.subnets).into(),
+        peer.public_key.map(|key| short(&key.to_string())).unwrap_or_default().into(),
         way,
         path.into(),
         seen_as(peer).into(),
@@ -220,6 +222,11 @@ fn peer_row(peer: &PeerState) -> [Cell; 10] {
         bytes(peer.received_bytes).into(),
         peer.why.as_str().into(),
     ]
+}
+
+/// Enough of a key to tell it from others.
+fn short(key: &str) -> String {
+    key.chars().take(8).chain(['…']).collect()
 }
 
 /// Where relays and its cluster see a worker.

@@ -1,5 +1,6 @@
 //! What the agent asks of the control thread.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -8,6 +9,7 @@ use super::shared::{PeerShared, Routes, lock, now};
 use super::state::State;
 use crate::config::{Peer, Relay, check_peers, check_relays};
 use crate::core::relays::LOST_AFTER;
+use crate::key::PublicKey;
 use crate::request::{Answer, PeerStatus, RelayStatus, Request, Status};
 
 impl Control {
@@ -47,10 +49,10 @@ impl Control {
         if peers == self.state.peers {
             return Answer::Done;
         }
-        let is_rekeyed = |peer: &&Peer| {
-            let former = self.state.peers.iter().find(|former| former.name == peer.name);
-            former.is_some_and(|former| former.public_key != peer.public_key)
-        };
+        let former: HashMap<&str, PublicKey> =
+            self.state.peers.iter().map(|peer| (peer.name.as_str(), peer.public_key)).collect();
+        let is_rekeyed =
+            |peer: &&Peer| former.get(peer.name.as_str()).is_some_and(|key| *key != peer.public_key);
         let rekeyed: Vec<String> = peers.iter().filter(is_rekeyed).map(|peer| peer.name.clone()).collect();
         let mut state = self.state.clone();
         state.peers = peers;
