@@ -15,7 +15,7 @@ use oak_net::{
     ServiceTable, Tenant,
 };
 use oak_store::StoreError;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tracing::{debug, error, warn};
 
 use crate::facts::{is_elsewhere, source_towards};
@@ -57,6 +57,8 @@ pub(crate) struct Network {
     table: watch::Sender<(TableVersion, NetworkTable)>,
     /// The newest table the kernel was given, successfully or not.
     reached: watch::Sender<TableVersion>,
+    /// There is a new session with the cluster.
+    reconnected: Notify,
 }
 
 impl Network {
@@ -68,6 +70,7 @@ impl Network {
             present: watch::Sender::default(),
             table: watch::Sender::default(),
             reached: watch::Sender::default(),
+            reconnected: Notify::new(),
         }
     }
 
@@ -90,6 +93,12 @@ impl Network {
             }
             is_newer
         });
+    }
+
+    /// There is a new session with the cluster: the former one may have ended because a NAT forgot this node, which one that
+    /// only answers would not notice.
+    pub(crate) fn reconnected(&self) {
+        self.reconnected.notify_one();
     }
 
     /// Every table from now on.
@@ -165,9 +174,10 @@ impl Network {
                     None => std::future::pending().await,
                 }
             };
-            // Both branches can be dropped at any point without losing anything.
+            // Each branch can be dropped at any point without losing anything.
             tokio::select! {
                 changed = tables.changed() => if changed.is_err() { return Ok(()) },
+                () = operations.network.reconnected.notified() => ways.tunnel.tell_again(),
                 () = look => match ways.tunnel.look().await {
                     Look::Well(seen_as) => {
                         operations.post(move |worker, _, _| worker.set_seen_as(seen_as)).await;

@@ -102,6 +102,8 @@ pub(crate) struct Tunnel {
     settings: TunnelSettings,
     /// What it was told last by this agent.
     told: Option<Wanted>,
+    /// Whether it is told that once more.
+    tells_again: bool,
     /// When it is looked at again, and until when it is looked at often.
     look_at: Instant,
     hurries_until: Instant,
@@ -119,6 +121,7 @@ impl Tunnel {
         Self {
             settings,
             told: None,
+            tells_again: false,
             look_at: now,
             hurries_until: now,
             paths: BTreeMap::new(),
@@ -153,7 +156,7 @@ impl Tunnel {
 
     /// Makes this the whole truth.
     pub(crate) async fn set(&mut self, wanted: Wanted) -> Result<(), String> {
-        if self.told.as_ref() == Some(&wanted) {
+        if !std::mem::take(&mut self.tells_again) && self.told.as_ref() == Some(&wanted) {
             return Ok(());
         }
         self.idle_since = wanted.peers.is_empty().then(|| self.idle_since.unwrap_or_else(Instant::now));
@@ -168,6 +171,11 @@ impl Tunnel {
             self.told = Some(wanted);
         }
         outcome
+    }
+
+    /// This node may be somewhere else than before: the engine is told everything again, and tells the relays.
+    pub(crate) const fn tell_again(&mut self) {
+        self.tells_again = true;
     }
 
     /// When [`Self::look`] is due; none if there is nothing to look at.

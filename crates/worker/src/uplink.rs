@@ -86,6 +86,7 @@ async fn run(
                             operations.secrets.protect(&mut assignment.desired);
                         }
                         info!(cluster, instances = welcome.assignments.len(), subnet = %welcome.subnet, "connected to the cluster");
+                        operations.network.reconnected();
                         gate.open(engine.post(move |worker, now, _| worker.welcome(now, welcome))).await
                     }
                     Err(error) => {

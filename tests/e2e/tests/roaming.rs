@@ -2,7 +2,7 @@
 //! has translated.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use oak_e2e::{
@@ -30,17 +30,35 @@ fn shop() -> String {
     application("shop", [web, client.set("replicas", json!(1))])
 }
 
-/// A stream from the client to the server.
-fn start(tiers: &Tiers<'_>, machines: &Machines) -> anyhow::Result<Stream> {
+/// The server and the client.
+fn deploy(tiers: &Tiers<'_>, machines: &Machines) -> anyhow::Result<(Inside, Inside)> {
     tiers.api.create(&shop())?;
     for service in ["web", "client"] {
         tiers.api.wait_running(service, 1)?;
     }
-    let server = Inside::of(&machines.workers[0], "nginx")?;
-    let client = Inside::of(&machines.workers[1], "sleep 10000")?;
-    let stream = Stream::start(&client, &server, SocketAddr::from((WEB, PORT)))?;
+    Ok((Inside::of(&machines.workers[0], "nginx")?, Inside::of(&machines.workers[1], "sleep 10000")?))
+}
+
+fn start((server, client): &(Inside, Inside)) -> anyhow::Result<Stream> {
+    let stream = Stream::start(client, server, SocketAddr::from((WEB, PORT)))?;
     stream.goes_on(soon())?;
     Ok(stream)
+}
+
+/// A worker that has nothing to send does not notice by itself that its NAT forgot it.
+fn who_only_answers_is_reached(
+    world: &World,
+    router: &Router,
+    (server, client): &(Inside, Inside),
+) -> anyhow::Result<Duration> {
+    let echo = server.echo(PORT)?;
+    let ask = || client.ask_udp((WEB, PORT).into());
+    eventually("the server answers", soon(), ask)?;
+    router.rebind(world, 42_000..=42_099)?;
+    let began = Instant::now();
+    eventually("the server answers again", SECONDS, ask)?;
+    drop(echo);
+    Ok(began.elapsed())
 }
 
 /// As DHCP does it: the old address goes with the routes through it, the new one comes.
@@ -58,7 +76,7 @@ fn a_connection_survives_another_address_of_either_worker() -> anyhow::Result<()
     World::run("roaming", |world| {
         let machines = Machines::create(world, 2)?;
         let mut tiers = Tiers::start(world, &machines)?;
-        let stream = start(&tiers, &machines)?;
+        let stream = start(&deploy(&tiers, &machines)?)?;
         for (number, host) in machines.workers.iter().enumerate() {
             let address = Ipv4Addr::new(10, 99, 0, 120 + u8::try_from(number)?);
             move_to(world, host, address)?;
@@ -101,7 +119,10 @@ fn a_connection_survives_a_nat_that_forgets() -> anyhow::Result<()> {
             ],
         };
         let tiers = Tiers::start(world, &machines)?;
-        let stream = start(&tiers, &machines)?;
+        let instances = deploy(&tiers, &machines)?;
+        let took = who_only_answers_is_reached(world, &routers[0], &instances)?;
+        println!("the NAT of one that only answers has forgotten: an answer after {took:?}");
+        let stream = start(&instances)?;
         for (number, router) in routers.iter().enumerate() {
             let first = 40_000 + 1000 * u16::try_from(number)?;
             router.rebind(world, first..=first + 99)?;
