@@ -248,20 +248,21 @@ impl Network {
         let Ways { routes, tunnels, relays, mut problems } =
             Ways::choose(&own_end, &place, &inner, table.peers.values());
         let wanted = Wanted { peers: tunnels, relays };
+        let services = service_table(table);
+        // Whoever is new is known before its packets come: a connection keeps the source it began with.
+        if let Some(known) = keeper.with_newcomers(&services) {
+            in_time(network.apply(known)).await?;
+        }
         // First the ways, then what leads there.
         if let Err(problem) = keeper.tunnel.add(&wanted).await {
             problems.push(format!("no worker is reached that encrypts: {problem}"));
         }
         let apply = async {
             let unreachable = network.set_peers(routes).await?;
-            Ok((unreachable, network.apply(service_table(table)).await?))
+            Ok((unreachable, network.apply(services.clone()).await?))
         };
-        let (unreachable, applied) = tokio::time::timeout(PATIENCE, apply)
-            .await
-            .map_err(|_| format!("the kernel took no network table within {} s", PATIENCE.as_secs()))?
-            .map_err(|problem: NetworkError| {
-                format!("cannot apply the network table: {}", chain(&problem))
-            })?;
+        let (unreachable, applied) = in_time(apply).await?;
+        keeper.applied = Some(services);
         if !keeper.tunnel.has_failed()
             && let Err(problem) = keeper.tunnel.set(wanted).await
         {
@@ -285,11 +286,22 @@ struct Keeper {
     reported: BTreeSet<String>,
     /// Where the cluster is, and when that was found out.
     cluster: Option<(IpAddr, Instant)>,
+    /// What the kernel was told last.
+    applied: Option<ServiceTable>,
 }
 
 impl Keeper {
     const fn new(tunnel: Tunnel) -> Self {
-        Self { tunnel, reported: BTreeSet::new(), cluster: None }
+        Self { tunnel, reported: BTreeSet::new(), cluster: None, applied: None }
+    }
+
+    /// What the kernel was told last with the instances of `next`, if there are new ones.
+    fn with_newcomers(&self, next: &ServiceTable) -> Option<ServiceTable> {
+        let applied = self.applied.as_ref()?;
+        let known: BTreeSet<_> = applied.instances.iter().map(|one| (one.instance, one.namespace)).collect();
+        let is_new = |one: &InstanceAddress| !known.contains(&(one.instance, one.namespace));
+        let instances = next.instances.clone();
+        next.instances.iter().any(is_new).then(|| ServiceTable { instances, ..applied.clone() })
     }
 
     /// Where this node is, as others see it.
@@ -330,6 +342,14 @@ impl Keeper {
 /// The address to which a route leads; of IPv4 if there is one, as packets are shorter then.
 fn reachable(addresses: impl Iterator<Item = IpAddr>) -> Option<IpAddr> {
     addresses.filter(|address| source_towards(*address).is_some()).min_by_key(IpAddr::is_ipv6)
+}
+
+/// The outcome of a change of the kernel's tables, in words if it failed or did not end.
+async fn in_time<T>(change: impl Future<Output = Result<T, NetworkError>>) -> Result<T, String> {
+    tokio::time::timeout(PATIENCE, change)
+        .await
+        .map_err(|_| format!("the kernel took no network table within {} s", PATIENCE.as_secs()))?
+        .map_err(|problem| format!("cannot apply the network table: {}", chain(&problem)))
 }
 
 fn service_table(table: &NetworkTable) -> ServiceTable {
