@@ -66,8 +66,8 @@ keep_target() {
     mkdir -p "$merged" "$work/corpus/$name" "fuzz/corpus/$name"
     alone "$(program "$name")" -set_cover_merge=1 -max_len="$keep_longest" "$merged" "fuzz/corpus/$name" "$work/corpus/$name" \
         >"$work/$name-keep.log" 2>&1
-    rm -rf "fuzz/corpus/$name"
-    mkdir -p "fuzz/corpus/$name"
+    # Those with a name of their own were put there by somebody, and stay.
+    find "fuzz/corpus/$name" -type f -regextype posix-extended -regex '.*/[0-9a-f]{40}' -delete
     while read -r size file; do
         total=$((total + size))
         [ "$total" -le "$keep_bytes" ] || break
