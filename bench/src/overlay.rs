@@ -181,12 +181,17 @@ impl Site {
                 (end, "up0", &format!("10.50.{number}.2/24")),
             )?;
             // An address for each of the ways.
+            let other = 3 - number;
             for way in [51, 52] {
                 node.run(&format!("ip address add 10.{way}.{number}.1/24 dev down0"))?;
                 end.run(&format!("ip address add 10.{way}.{number}.2/24 dev up0"))?;
+                // WireGuard accepts no other source.
+                end.run(&format!(
+                    "ip route add 10.{way}.{other}.0/24 via 10.{way}.{number}.1 src 10.{way}.{number}.2"
+                ))?;
             }
             end.run(&format!("ip route add default via 10.50.{number}.1"))?;
-            node.run(&format!("ip route add 10.50.{}.0/24 via 192.0.2.{}", 3 - number, 3 - number))?;
+            node.run(&format!("ip route add 10.50.{other}.0/24 via 192.0.2.{other}"))?;
         }
         let nodes = [OakNode::new(a, 1, directory)?, OakNode::new(b, 2, directory)?];
         let keys = [nodes[0].engine.status()?.public_key, nodes[1].engine.status()?.public_key];
