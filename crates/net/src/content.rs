@@ -9,8 +9,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use sets::{Family, Kind, Set};
 
+use crate::check::{CheckedService, CheckedTable, CheckedTenant};
 use crate::share;
-use crate::table::{Balancing, CheckedService, CheckedTable, CheckedTenant, PortProtocol};
+use crate::table::{Balancing, PortProtocol};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use tokio::sync::mpsc::Receiver;
 use tracing::{debug, warn};
 
+use crate::check::CheckedTable;
 use crate::config::NetworkConfig;
 use crate::error::{NetworkError, Tried};
 use crate::flows::{FlowJudge, may_strand_flows};
@@ -16,7 +17,7 @@ use crate::nft;
 use crate::park::Unknown;
 use crate::parking::Parking;
 use crate::ruleset::{change, render};
-use crate::table::{CheckedTable, ServiceTable, TableProblem};
+use crate::table::{ServiceTable, TableProblem};
 
 /// What became of a service table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -4,9 +4,10 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
+use crate::check::CheckedTable;
 use crate::config::NetworkConfig;
 use crate::netlink::conntrack::Flow;
-use crate::table::{CheckedTable, PortProtocol};
+use crate::table::PortProtocol;
 
 /// A checked table, indexed for judging flows.
 #[derive(Debug)]

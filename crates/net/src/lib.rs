@@ -80,6 +80,7 @@
 //! This crate does not allocate addresses, and asks other nodes only how far they are
 //! ([`NodeNetwork::round_trips`]).
 
+mod check;
 mod config;
 mod content;
 mod echo;

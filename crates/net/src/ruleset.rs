@@ -5,10 +5,10 @@ use std::fmt::{self, Write as _};
 
 use oak_model::ipv6;
 
+use crate::check::CheckedTable;
 use crate::config::NetworkConfig;
 use crate::content::Content;
 use crate::names::{device_prefix, encrypted_name, parking_name, tunnel_name};
-use crate::table::CheckedTable;
 
 /// To be counted up with every change of the chains below: rules of an earlier agent with another number are
 /// replaced at once, because what it did not know (the tunnel) would not be guarded.
