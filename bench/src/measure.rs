@@ -6,6 +6,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::machine;
 use crate::node::{LIMIT, Place, Process};
@@ -122,8 +123,24 @@ fn transfer(way: &Way, streams: u32) -> anyhow::Result<(f64, f64)> {
     Ok((bits / seconds / 1e9, busy.as_secs_f64() / (bits / 1e9)))
 }
 
-/// Round trips of 64 bytes over UDP, one after the other.
+/// Keeps the calling thread on the first processor.
+fn pin() -> anyhow::Result<()> {
+    let mut first = CpuSet::new();
+    first.set(0);
+    sched_setaffinity(None, &first).context("cannot choose a processor")
+}
+
+/// Round trips of 64 bytes over UDP, one after the other. Both ends are on one processor: on two, what is measured is how
+/// long a virtual one takes to wake up.
 fn round_trips(way: &Way) -> anyhow::Result<Vec<Duration>> {
+    std::thread::scope(|scope| {
+        let trips = scope.spawn(|| pinned_round_trips(way));
+        trips.join().unwrap_or_else(|_| anyhow::bail!("the thread panicked"))
+    })
+}
+
+fn pinned_round_trips(way: &Way) -> anyhow::Result<Vec<Duration>> {
+    pin()?;
     let echo = way.to.inside(|| Ok(UdpSocket::bind((way.listens, 0))?))?;
     let port = echo.local_addr()?.port();
     let client = way.from.inside(|| Ok(UdpSocket::bind((way.own, 0))?))?;
