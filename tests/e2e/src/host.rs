@@ -359,6 +359,44 @@ impl Host {
         self.check(&["ip", "link", "set", &end, "name", "eth0"]).map(drop)
     }
 
+    /// Gives it another address on its switch, as DHCP does it: the old one goes with the routes through it, the new one
+    /// comes. [`Host::address`] goes on saying the first one.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn move_to(&self, address: Ipv4Addr, gateway: Ipv4Addr) -> anyhow::Result<()> {
+        let change = format!(
+            "ip address flush dev eth0 scope global && ip address add {address}/24 dev eth0 \
+             && ip route add default via {gateway}"
+        );
+        self.check(&["sh", "-c", &change]).map(drop)
+    }
+
+    /// Others see its packets of this UDP port come from another one from now on, and reach it there only, as behind a NAT
+    /// that has forgotten them. Without tracked connections, so that it holds for the next packet.
+    ///
+    /// # Errors
+    /// The kernel refuses, or it is done already.
+    pub fn show_port_as(&self, port: u16, outside: u16) -> anyhow::Result<()> {
+        let rules = format!(
+            "add table inet rebound; \
+             add chain inet rebound out {{ type filter hook postrouting priority 300; }}; \
+             add rule inet rebound out oifname eth0 udp sport {port} udp sport set {outside}; \
+             add chain inet rebound in {{ type filter hook prerouting priority -310; }}; \
+             add rule inet rebound in iifname eth0 udp dport {port} drop; \
+             add rule inet rebound in iifname eth0 udp dport {outside} udp dport set {port}"
+        );
+        self.check(&["nft", &rules]).map(drop)
+    }
+
+    /// Ends [`Host::show_port_as`].
+    ///
+    /// # Errors
+    /// Nothing was done.
+    pub fn show_ports(&self) -> anyhow::Result<()> {
+        self.check(&["nft", "delete table inet rebound"]).map(drop)
+    }
+
     /// Waits until a TCP connection from this machine is accepted.
     ///
     /// # Errors

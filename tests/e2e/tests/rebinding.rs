@@ -6,27 +6,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use oak_e2e::{
-    Host, Inside, Machines, Microservice, Nat, Router, Stream, Tiers, World, application, eventually, soon,
+    Inside, Machines, Microservice, Nat, Router, Stream, Tiers, World, application, eventually, soon,
 };
 use serde_json::{Value, json};
 
-const IDLE: &str = "trap 'exit 0' TERM; sleep 10000 & wait";
 const WEB: Ipv4Addr = Ipv4Addr::new(10, 30, 50, 1);
 const PORT: u16 = 7007;
 /// A path that does not answer is left within two seconds; the rest is the wait of TCP, and a busy machine.
 const SECONDS: Duration = Duration::from_secs(15);
 
-fn on(worker: &str) -> Value {
-    json!([{ "type": "direct", "node": worker }])
-}
-
 /// A server on the first worker, a client on the second one.
 fn shop() -> String {
     let web = Microservice::nginx("web")
-        .set("constraints", on("worker-a"))
+        .on("worker-a")
         .set("addresses", json!({ "rr_ip": WEB.to_string() }))
         .set("replicas", json!(1));
-    let client = Microservice::shell("client", IDLE).set("constraints", on("worker-b"));
+    let client = Microservice::idle("client").on("worker-b");
     application("shop", [web, client.set("replicas", json!(1))])
 }
 
@@ -61,16 +56,6 @@ fn who_only_answers_is_reached(
     Ok(began.elapsed())
 }
 
-/// As DHCP does it: the old address goes with the routes through it, the new one comes.
-fn move_to(world: &World, host: &Host, address: Ipv4Addr) -> anyhow::Result<()> {
-    let gateway = world.switch().address();
-    let change = format!(
-        "ip address flush dev eth0 scope global && ip address add {address}/24 dev eth0 \
-         && ip route add default via {gateway}"
-    );
-    host.check(&["sh", "-c", &change]).map(drop)
-}
-
 #[test]
 fn a_connection_survives_another_address_of_either_worker() -> anyhow::Result<()> {
     World::run("roaming", |world| {
@@ -79,7 +64,7 @@ fn a_connection_survives_another_address_of_either_worker() -> anyhow::Result<()
         let stream = start(&deploy(&tiers, &machines)?)?;
         for (number, host) in machines.workers.iter().enumerate() {
             let address = Ipv4Addr::new(10, 99, 0, 120 + u8::try_from(number)?);
-            move_to(world, host, address)?;
+            host.move_to(address, world.switch().address())?;
             println!("{} moved: bytes after {:?}", host.name(), stream.goes_on(SECONDS)?);
             // Everybody learns it when the worker has reached its cluster again; the other worker has seen it already.
             let worker = &mut tiers.workers[number];

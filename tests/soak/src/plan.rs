@@ -30,6 +30,10 @@ pub(crate) enum Kind {
     Cut(Option<Direction>, Passage),
     /// The machine has a bad line.
     Degrade(Conditions),
+    /// The machine has another address until the end.
+    Move,
+    /// A NAT before the machine forgets it: packets between workers come from this port until the end.
+    Rebind(u16),
     /// The disk is filled up to its last byte until the end.
     FillDisk,
     /// The machine with everything on it is off until the end, and then boots.
@@ -46,6 +50,8 @@ impl Kind {
             Self::Cut(None, _) => "cut link",
             Self::Cut(Some(_), _) => "cut link one way",
             Self::Degrade(_) => "bad link",
+            Self::Move => "another address",
+            Self::Rebind(_) => "NAT that forgets",
             Self::FillDisk => "full disk",
             Self::PowerCut => "power cut",
         }
@@ -55,7 +61,7 @@ impl Kind {
     fn excludes(&self, other: &Self) -> bool {
         let holds = |kind: &Self| match kind {
             Self::Kill | Self::Freeze => (true, false, false),
-            Self::Cut(..) | Self::Degrade(_) => (false, true, false),
+            Self::Cut(..) | Self::Degrade(_) | Self::Move | Self::Rebind(_) => (false, true, false),
             Self::FillDisk => (false, false, true),
             Self::PowerCut => (true, true, true),
         };
@@ -116,8 +122,12 @@ fn draw_one(random: &mut StdRng, length: Duration, roles: &[Role], small_disks: 
         24..34 => (Kind::Kill, random.random_range(2.0..12.0), roles),
         34..48 => (Kind::Freeze, draw_absence(random), mostly_workers),
         48..70 => (draw_cut(random), draw_absence(random), mostly_workers),
-        70..80 => (Kind::Degrade(draw_conditions(random)), random.random_range(5.0..20.0), roles),
-        80..89 => (Kind::FillDisk, random.random_range(2.0..10.0), small_disks),
+        70..78 => (Kind::Degrade(draw_conditions(random)), random.random_range(5.0..20.0), roles),
+        78..82 => (Kind::Move, random.random_range(0.5..20.0), &*workers),
+        82..86 => {
+            (Kind::Rebind(random.random_range(42_000..43_000)), random.random_range(0.5..20.0), &*workers)
+        }
+        86..92 => (Kind::FillDisk, random.random_range(2.0..10.0), small_disks),
         _ => (Kind::PowerCut, random.random_range(0.5..10.0), &*workers),
     };
     Some(Fault {
@@ -184,9 +194,10 @@ mod tests {
                 kinds.insert(fault.kind.name());
                 assert!(plan[..index].iter().all(|earlier| !earlier.collides(fault)), "{plan:?}");
                 assert!(fault.kind != Kind::FillDisk || fault.target == Role::Root);
-                assert!(fault.kind != Kind::PowerCut || matches!(fault.target, Role::Worker(_)));
+                let is_of_workers = matches!(fault.kind, Kind::PowerCut | Kind::Move | Kind::Rebind(_));
+                assert!(!is_of_workers || matches!(fault.target, Role::Worker(_)));
             }
         }
-        assert_eq!(kinds.len(), 8, "{kinds:?}");
+        assert_eq!(kinds.len(), 10, "{kinds:?}");
     }
 }

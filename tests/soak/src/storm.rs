@@ -1,10 +1,12 @@
 //! Lets faults happen, and restarts what ended, as a supervisor of services does.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use oak_e2e::{Conditions, World, let_pass};
+use oak_model::overlay::TUNNEL_PORT;
 use rustix::process::Signal;
 
 use crate::observer::Observer;
@@ -16,6 +18,8 @@ use crate::timeline::Timeline;
 
 /// Between two looks at what runs.
 const TICK: Duration = Duration::from_millis(100);
+/// What a machine that has moved has more as the last part of its address.
+const MOVED: u8 = 100;
 /// A process that ended by itself is started again after this.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
@@ -74,6 +78,12 @@ impl Storm<'_, '_> {
                 host.cable()?.set(*conditions);
                 Ok(())
             }
+            Kind::Move => {
+                let [first, second, third, number] = host.address().octets();
+                let address = Ipv4Addr::new(first, second, third, number + MOVED);
+                host.move_to(address, self.world.switch().address())
+            }
+            Kind::Rebind(outside) => host.show_port_as(TUNNEL_PORT, *outside),
             Kind::FillDisk => self.machines.disk(role)?.fill(),
             Kind::PowerCut => {
                 self.down.insert(role);
@@ -99,6 +109,8 @@ impl Storm<'_, '_> {
                 host.cable()?.mend();
                 Ok(())
             }
+            Kind::Move => host.move_to(host.address(), self.world.switch().address()),
+            Kind::Rebind(_) => host.show_ports(),
             Kind::FillDisk => self.machines.disk(role)?.free(),
             Kind::PowerCut => {
                 self.world.power_on(host)?;
