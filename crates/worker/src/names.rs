@@ -78,8 +78,8 @@ impl Names {
         let _ = self.lookup.0.set(Arc::downgrade(operations));
     }
 
-    /// Says which network the server is for. It starts when the names are known.
-    pub(crate) fn belong_to(&self, network: &NetworkConfig) {
+    /// Says which network the server is for. It starts when the names are known. Returns whether it was for another one, or none.
+    pub(crate) fn belong_to(&self, network: &NetworkConfig) -> bool {
         let subnets: Vec<IpNet> = network.subnets().map(IpNet::from).collect();
         let mut ranges = vec![
             network.service_range.into(),
@@ -90,15 +90,16 @@ impl Names {
         ranges.extend(&subnets);
         let wanted = Wanted { gateway: network.gateway(), subnets, ranges };
         let mut state = self.lock();
-        if state.wanted.as_ref() != Some(&wanted) {
+        let is_other = state.wanted.as_ref() != Some(&wanted);
+        if is_other {
             *state = State { wanted: Some(wanted), ..State::default() };
         }
+        is_other
     }
 
-    /// Starts the server of this network, if it does not run. Does not fail: without it instances get the resolvers of
+    /// Starts the server of the network, if it does not run. Does not fail: without it instances get the resolvers of
     /// the machine.
-    pub(crate) async fn serve(&self, network: &NetworkConfig) {
-        self.belong_to(network);
+    pub(crate) async fn serve(&self) {
         if tokio::time::timeout(PATIENCE, self.published.wait()).await.is_err() {
             warn!("the names of this node are not known yet");
         }
@@ -398,7 +399,8 @@ mod tests {
         let names = Names::new();
         names.publish(1, Vec::new(), HashMap::new());
         // No machine has an address of the range for documentation.
-        names.serve(&NetworkConfig::new("/nowhere", "203.0.113.0/25".parse().unwrap())).await;
+        assert!(names.belong_to(&NetworkConfig::new("/nowhere", "203.0.113.0/25".parse().unwrap())));
+        names.serve().await;
         assert!(names.lock().server.is_none());
         assert!(names.lock().note.as_ref().unwrap().contains("203.0.113.1:53"));
         let word = |text: &str| text.parse().unwrap();

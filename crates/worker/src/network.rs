@@ -47,7 +47,7 @@ pub(crate) struct NetworkSettings {
     pub(crate) tunnel: TunnelSettings,
 }
 
-/// The network of this node, made on first use.
+/// The network of this node, made when it is told its subnet.
 pub(crate) struct Network {
     settings: NetworkSettings,
     own_end: std::sync::Mutex<OwnEnd>,
@@ -95,8 +95,13 @@ impl Network {
         });
     }
 
-    /// There is a new session with the cluster: the former one may have ended because a NAT forgot this node, which one that
-    /// only answers would not notice.
+    /// Tells everybody the present table once more: the network was opened.
+    pub(crate) fn tell_table_again(&self) {
+        self.table.send_modify(|_| {});
+    }
+
+    /// There is a new session with the cluster, whose welcome was taken: this node may have its first subnet. The former
+    /// session may have ended because a NAT forgot this node, which one that only answers would not notice.
     pub(crate) fn reconnected(&self) {
         self.reconnected.notify_one();
     }
@@ -150,8 +155,6 @@ impl Network {
             warn!(note, "network");
         }
         *open = Some(Arc::clone(&network));
-        // What the first instance may call has to be known before it starts.
-        self.table.send_modify(|_| {});
         self.present.send_replace(Some(Arc::clone(&network)));
         Ok(network)
     }
@@ -177,7 +180,13 @@ impl Network {
             // Each branch can be dropped at any point without losing anything.
             tokio::select! {
                 changed = tables.changed() => if changed.is_err() { return Ok(()) },
-                () = operations.network.reconnected.notified() => ways.tunnel.tell_again(),
+                () = operations.network.reconnected.notified() => {
+                    ways.tunnel.tell_again();
+                    // Before the first instance: what is in the way is said now, and the machine itself may call services.
+                    if let Err(problem) = operations.open_network().await {
+                        warn!(problem, "the network cannot be made; no instance starts");
+                    }
+                }
                 () = look => match ways.tunnel.look().await {
                     Look::Well(seen_as) => {
                         operations.post(move |worker, _, _| worker.set_seen_as(seen_as)).await;

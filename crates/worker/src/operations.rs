@@ -12,6 +12,7 @@ use oak_image::{Credentials, Image, ImageReference, ImageStore, PullPhase, PullP
 use oak_link::ChildSender;
 use oak_model::message::Assignment;
 use oak_model::{InstanceKey, Moment, Probe, chain};
+use oak_net::NodeNetwork;
 use oak_runtime::{BootMoment, ExitObserver, ExitStatus, LEASE_GRACE, Runtime, Signal};
 use oak_store::{Engine, SystemClock};
 use tokio::sync::{Notify, Semaphore, SetOnce, watch};
@@ -259,6 +260,19 @@ impl Operations {
         }
     }
 
+    /// The network with the subnets this node has now; its name server starts when there are names.
+    pub(crate) async fn open_network(&self) -> Result<Arc<NodeNetwork>, String> {
+        let engine = self.engine.wait().await;
+        let subnets =
+            engine.call(|worker, _, _| worker.subnets()).await.map_err(|error| error.to_string())?;
+        let network = self.network.get(&subnets).await?;
+        if self.names.belong_to(network.config()) {
+            // What the first instance may call has to be known before it starts.
+            self.network.tell_table_again();
+        }
+        Ok(network)
+    }
+
     async fn create(
         self: &Arc<Self>,
         key: InstanceKey,
@@ -268,11 +282,8 @@ impl Operations {
     ) -> Result<ExitObserver, String> {
         let spec = &assignment.desired.spec;
         let image = self.pull(key, attempt, &spec.image).await?;
-        let engine = self.engine.wait().await;
-        let subnets =
-            engine.call(|worker, _, _| worker.subnets()).await.map_err(|error| error.to_string())?;
-        let network = self.network.get(&subnets).await?;
-        self.names.serve(network.config()).await;
+        let network = self.open_network().await?;
+        self.names.serve().await;
         self.ports.claim(key, &spec.ports, &network).await?;
         let id = container_id(key).map_err(|error| chain(&error))?;
         self.runtime.delete(&id).await.map_err(|error| chain(&error))?;

@@ -86,8 +86,10 @@ async fn run(
                             operations.secrets.protect(&mut assignment.desired);
                         }
                         info!(cluster, instances = welcome.assignments.len(), subnet = %welcome.subnet, "connected to the cluster");
+                        let taken =
+                            gate.open(engine.post(move |worker, now, _| worker.welcome(now, welcome))).await;
                         operations.network.reconnected();
-                        gate.open(engine.post(move |worker, now, _| worker.welcome(now, welcome))).await
+                        taken
                     }
                     Err(error) => {
                         warn!(cluster, %error, "the cluster's welcome cannot be read: are the versions too far apart?");

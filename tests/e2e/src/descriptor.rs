@@ -2,6 +2,9 @@
 
 use serde_json::{Value, json};
 
+/// What a shell executes to wait until it is asked to end.
+pub const IDLE: &str = "trap 'exit 0' TERM; sleep 10000 & wait";
+
 /// A service of a test application.
 #[derive(Clone, Debug)]
 pub struct Microservice {
@@ -13,6 +16,11 @@ impl Microservice {
     /// processor share.
     pub fn shell(name: &str, command: &str) -> Self {
         Self::new(name, "docker.io/curlimages/curl:7.82.0").set("cmd", json!(["sh", "-c", command]))
+    }
+
+    /// A service that does nothing until it is asked to end.
+    pub fn idle(name: &str) -> Self {
+        Self::shell(name, IDLE)
     }
 
     /// A service with the nginx image.
@@ -33,6 +41,12 @@ impl Microservice {
             "storage": 0,
         });
         Self { record }
+    }
+
+    /// Only on these workers: names with `;` in between.
+    #[must_use]
+    pub fn on(self, workers: &str) -> Self {
+        self.set("constraints", json!([{ "type": "direct", "node": workers }]))
     }
 
     /// Sets a field.

@@ -47,7 +47,7 @@ mod world;
 pub use api::{Api, Instance, Refused};
 pub use cable::{Cable, Conditions, Counters, Direction, Passage};
 pub use cgroup::{container_cgroups, containers, cpu_time, favour, processes_of};
-pub use descriptor::{Microservice, application};
+pub use descriptor::{IDLE, Microservice, application};
 pub use footprint::Footprint;
 pub use host::{Families, Host, Output};
 pub use http::{Page, get, request};

@@ -5,7 +5,6 @@ use anyhow::ensure;
 use oak_e2e::{Host, Machines, Microservice, Tiers, World, application, eventually, soon};
 use serde_json::json;
 
-const IDLE: &str = "trap 'exit 0' TERM; sleep 10000 & wait";
 const WEB: &str = "10.30.50.1";
 const PORT: u16 = 8080;
 
@@ -153,12 +152,11 @@ impl Guarded {
 fn shop() -> String {
     let workers = ["worker-a", "worker-b", "worker-c"].iter().enumerate();
     let services = workers.flat_map(|(number, worker)| {
-        let on = json!([{ "type": "direct", "node": worker }]);
         let web = Microservice::nginx(&format!("web{number}"))
             .set("addresses", json!({ "rr_ip": format!("{WEB}{number}") }))
             .set("port", json!(format!("{PORT}:80")));
-        let client = Microservice::shell(&format!("client{number}"), IDLE);
-        [web, client].map(|service| service.set("constraints", on.clone()).set("replicas", json!(1)))
+        let client = Microservice::idle(&format!("client{number}"));
+        [web, client].map(|service| service.on(worker).set("replicas", json!(1)))
     });
     application("shop", services.collect::<Vec<_>>())
 }
@@ -194,13 +192,16 @@ fn a_worker_names_what_is_in_its_way_and_leaves_it_as_it_was() -> anyhow::Result
             firewall.protect(host)?;
         }
         let mut tiers = Tiers::start(world, &machines)?;
+        // Before anything runs there.
+        for (number, (firewall, _)) in guarded.iter().enumerate() {
+            for chain in firewall.warned_of {
+                tiers.workers[number].wait_for_log(chain)?;
+            }
+        }
         tiers.api.create(&shop())?;
         for (number, (firewall, _)) in guarded.iter().enumerate() {
             for service in [format!("web{number}"), format!("client{number}")] {
                 tiers.api.wait_running(&service, 1)?;
-            }
-            for chain in firewall.warned_of {
-                tiers.workers[number].wait_for_log(chain)?;
             }
             let log = tiers.workers[number].log_of_this_life()?;
             let warnings = log.lines().filter(|line| line.contains("by default")).count();

@@ -6,14 +6,9 @@ use anyhow::{Context as _, ensure};
 use oak_e2e::{Machines, Microservice, Tiers, World, application, eventually, soon};
 use serde_json::{Value, json};
 
-const IDLE: &str = "trap 'exit 0' TERM; sleep 10000 & wait";
 /// As many as the first subnet takes.
 const CROWD: usize = 125;
 const PATIENCE: Duration = Duration::from_secs(180);
-
-fn on(worker: &str) -> Value {
-    json!([{ "type": "direct", "node": worker }])
-}
 
 #[test]
 fn a_worker_with_many_instances_is_reached_at_all_of_them() -> anyhow::Result<()> {
@@ -21,8 +16,7 @@ fn a_worker_with_many_instances_is_reached_at_all_of_them() -> anyhow::Result<()
         let machines = Machines::create(world, 2)?;
         let mut tiers = Tiers::start(world, &machines)?;
         let (root, crowded) = (&machines.root, &machines.workers[0]);
-        let idle = |name: &str| Microservice::shell(name, IDLE);
-        let crowd = idle("crowd").set("constraints", on("worker-a")).set("replicas", json!(CROWD));
+        let crowd = Microservice::idle("crowd").on("worker-a").set("replicas", json!(CROWD));
         tiers.api.create(&application("crowd", [crowd]))?;
         eventually("the crowd runs", PATIENCE, || {
             let running = tiers.api.instances("crowd")?.iter().filter(|one| one.status == "RUNNING").count();
@@ -30,10 +24,9 @@ fn a_worker_with_many_instances_is_reached_at_all_of_them() -> anyhow::Result<()
             Ok(())
         })?;
         let web = Microservice::nginx("web").set("addresses", json!({ "rr_ip": "10.30.50.1" }));
-        let client =
-            |name: &str, worker: &str| idle(name).set("constraints", on(worker)).set("replicas", json!(1));
+        let client = |name: &str, worker: &str| Microservice::idle(name).on(worker).set("replicas", json!(1));
         let services = [
-            web.set("constraints", on("worker-a")).set("replicas", json!(1)),
+            web.on("worker-a").set("replicas", json!(1)),
             client("near", "worker-a"),
             client("far", "worker-b"),
         ];

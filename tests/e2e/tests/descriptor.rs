@@ -6,11 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use oak_e2e::{
-    Api, Host, Microservice, Refused, World, application, container_cgroups, eventually, get, soon,
+    Api, Host, IDLE, Microservice, Refused, World, application, container_cgroups, eventually, get, soon,
 };
 use serde_json::{Value, json};
-
-const IDLE: &str = "trap 'exit 0' TERM; sleep 1000 & wait";
 
 fn volume(folder: &str) -> Value {
     json!([{
@@ -46,8 +44,8 @@ fn a_volume_outlives_its_instances_and_does_not_lead_out_of_its_root() -> anyhow
                 Microservice::shell("reader", &copy)
                     .set("volumes", volume("shop/copy"))
                     .set("added_files", json!(["/etc/app.conf=key = value\n", "/opt/raw=base64:cmF3"])),
-                Microservice::shell("escaper", IDLE).set("volumes", volume("shop/out")),
-                Microservice::shell("foreign", IDLE).set("volumes", nfs),
+                Microservice::idle("escaper").set("volumes", volume("shop/out")),
+                Microservice::idle("foreign").set("volumes", nfs),
             ],
         ))?;
         // The image has a user who is not root.
@@ -76,7 +74,7 @@ fn a_volume_outlives_its_instances_and_does_not_lead_out_of_its_root() -> anyhow
         symlink("/etc", root.join("shop/out"))?;
         api.deploy("escaper")?;
         api.wait_status("escaper", "FAILED", &["shop/out", "a symbolic link is not followed"])?;
-        let escape = application("escape", [Microservice::shell("e", IDLE).set("volumes", volume("../etc"))]);
+        let escape = application("escape", [Microservice::idle("e").set("volumes", volume("../etc"))]);
         let refused = api.create(&escape).err().context("an escape was accepted")?;
         let refused = refused.downcast::<Refused>()?;
         ensure!(refused.status == 422 && refused.body.contains("leads out"), "{refused}");

@@ -9,9 +9,8 @@ use anyhow::{Context as _, ensure};
 use oak_e2e::{
     Host, Inside, Machines, Microservice, Tiers, World, application, containers, eventually, soon,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
-const IDLE: &str = "trap 'exit 0' TERM; sleep 10000 & wait";
 const WEB: Ipv4Addr = Ipv4Addr::new(10, 30, 50, 1);
 const PORT: u16 = 7007;
 const REMEMBERED: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
@@ -20,18 +19,14 @@ const RESTARTS: usize = 8;
 /// What the worker must not shorten: a day.
 const LONG: u32 = 24 * 60 * 60;
 
-fn on(workers: &str) -> Value {
-    json!([{ "type": "direct", "node": workers }])
-}
-
 /// A service with an instance on each worker, and a client on the second one.
 fn shop() -> String {
     let web = Microservice::nginx("web")
-        .set("constraints", on("worker-a;worker-b"))
+        .on("worker-a;worker-b")
         .set("addresses", json!({ "rr_ip": WEB.to_string() }))
         .set("max_instances_per_node", json!(1))
         .set("replicas", json!(2));
-    let client = Microservice::shell("client", IDLE).set("constraints", on("worker-b"));
+    let client = Microservice::idle("client").on("worker-b");
     application("shop", [web, client.set("replicas", json!(1))])
 }
 

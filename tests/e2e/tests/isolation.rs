@@ -4,9 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use oak_e2e::{Host, Machines, Microservice, Tiers, World, application, eventually, soon};
-use serde_json::{Value, json};
+use serde_json::json;
 
-const IDLE: &str = "trap 'exit 0' TERM; sleep 10000 & wait";
 const CLOSED: &str = "10.30.50.1";
 const OPEN: &str = "10.30.50.2";
 /// The IPv6 addresses that go with them.
@@ -15,13 +14,9 @@ const OPEN6: &str = "[fdff:2000::50:2]";
 /// Of the other organisation.
 const GUEST: [&str; 6] = ["--user", "pia", "--password", "pia's password", "--organization", "lab"];
 
-fn on(worker: &str) -> Value {
-    json!([{ "type": "direct", "node": worker }])
-}
-
 fn web(name: &str, address: &str, worker: &str) -> Microservice {
     Microservice::nginx(name)
-        .set("constraints", on(worker))
+        .on(worker)
         .set("addresses", json!({ "rr_ip": address }))
         .set("replicas", json!(1))
 }
@@ -56,8 +51,7 @@ fn invite(world: &World, tiers: &Tiers<'_>, root: &Host) -> anyhow::Result<()> {
         "name": "pia", "password": GUEST[3], "email": "", "roles": ["Application_Provider"], "organization": lab,
     });
     tiers.api.call("POST", "/api/auth/register", Some(&user))?;
-    let guest =
-        Microservice::shell("guest", IDLE).set("constraints", on("worker-a")).set("replicas", json!(1));
+    let guest = Microservice::idle("guest").on("worker-a").set("replicas", json!(1));
     let file = root.directory().join("guest.json");
     std::fs::write(&file, application("visit", [guest]))?;
     let file = file.display().to_string();
@@ -76,7 +70,7 @@ fn organizations_reach_what_is_exported_and_nothing_else() -> anyhow::Result<()>
         let machines = Machines::create(world, 2)?;
         let tiers = Tiers::start(world, &machines)?;
         let root = &machines.root;
-        let client = Microservice::shell("client", IDLE).set("constraints", on("worker-a"));
+        let client = Microservice::idle("client").on("worker-a");
         let services = [
             web("closed", CLOSED, "worker-a"),
             web("open", OPEN, "worker-b").set("exported", json!(true)),

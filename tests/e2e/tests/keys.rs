@@ -8,18 +8,13 @@ use oak_e2e::{
 };
 use serde_json::{Value, json};
 
-const IDLE: &str = "trap 'exit 0' TERM; sleep 10000 & wait";
 const WEB: Ipv4Addr = Ipv4Addr::new(10, 30, 50, 1);
-
-fn on(worker: &str) -> Value {
-    json!([{ "type": "direct", "node": worker }])
-}
 
 /// A service on the first worker, and a client of it on the second; they have met.
 fn deploy(world: &World, machines: &Machines, tiers: &Tiers<'_>) -> anyhow::Result<()> {
     let addresses = json!({ "rr_ip": WEB.to_string() });
-    let web = Microservice::nginx("web").set("constraints", on("worker-a")).set("addresses", addresses);
-    let client = Microservice::shell("client", IDLE).set("constraints", on("worker-b"));
+    let web = Microservice::nginx("web").on("worker-a").set("addresses", addresses);
+    let client = Microservice::idle("client").on("worker-b");
     tiers.api.create(&application("shop", [web, client]))?;
     for service in ["web", "client"] {
         tiers.api.deploy(service)?;

@@ -6,23 +6,18 @@ use oak_e2e::{
     Host, Inside, Machines, Microservice, Stream, Tiers, World, application, eventually, soon,
     while_transferring,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
-const IDLE: &str = "trap 'exit 0' TERM; sleep 10000 & wait";
 const WEB: Ipv4Addr = Ipv4Addr::new(10, 30, 50, 1);
 const UDP_PORT: u16 = 7007;
 const TCP_PORT: u16 = 7008;
 
-fn on(worker: &str) -> Value {
-    json!([{ "type": "direct", "node": worker }])
-}
-
 fn shop() -> String {
     let web = Microservice::nginx("web")
-        .set("constraints", on("worker-a"))
+        .on("worker-a")
         .set("addresses", json!({ "rr_ip": WEB.to_string() }))
         .set("replicas", json!(1));
-    let client = Microservice::shell("client", IDLE).set("constraints", on("worker-b"));
+    let client = Microservice::idle("client").on("worker-b");
     application("shop", [web, client.set("replicas", json!(1))])
 }
 

@@ -10,8 +10,6 @@ use anyhow::{Context as _, ensure};
 use oak_e2e::{Api, Host, Microservice, World, application, eventually, soon};
 use serde_json::json;
 
-const IDLE: &str = "trap 'exit 0' TERM; sleep 1000 & wait";
-
 /// A resolver on the switch that answers every question for an address with 192.0.2.80.
 struct Upstream {
     stop: Arc<AtomicBool>,
@@ -101,8 +99,8 @@ fn services_are_found_by_name() -> anyhow::Result<()> {
                 Microservice::nginx("web")
                     .set("port", json!("8088:80"))
                     .set("addresses", json!({ "rr_ip": "10.30.50.1" })),
-                Microservice::shell("client", IDLE),
-                Microservice::shell("own", IDLE).set("added_files", own),
+                Microservice::idle("client"),
+                Microservice::idle("own").set("added_files", own),
             ],
         ))?;
         for service in ["web", "client", "own"] {

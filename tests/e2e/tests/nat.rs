@@ -9,21 +9,16 @@ use oak_e2e::{
     Api, Conditions, Echo, Host, Inside, Machines, Microservice, Nat, Oak, Router, Tiers, World, application,
     eventually, soon, while_transferring,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
-const IDLE: &str = "trap 'exit 0' TERM; sleep 10000 & wait";
 const WEB: &str = "10.30.50.1";
-
-fn on(worker: &str) -> Value {
-    json!([{ "type": "direct", "node": worker }])
-}
 
 fn shop(web: &str, client: &str) -> String {
     application(
         "shop",
         [
-            Microservice::nginx("web").set("constraints", on(web)).set("addresses", json!({ "rr_ip": WEB })),
-            Microservice::shell("client", IDLE).set("constraints", on(client)),
+            Microservice::nginx("web").on(web).set("addresses", json!({ "rr_ip": WEB })),
+            Microservice::idle("client").on(client),
         ],
     )
 }
@@ -167,10 +162,8 @@ fn deploy<'host>(api: &Api<'_>, nodes: &[&'host Host]) -> anyhow::Result<Vec<Pla
     let services = nodes.iter().enumerate().flat_map(|(number, node)| {
         let addresses = json!({ "rr_ip": address(number).to_string() });
         [
-            Microservice::nginx(&format!("web{number}"))
-                .set("constraints", on(node.name()))
-                .set("addresses", addresses),
-            Microservice::shell(&format!("client{number}"), IDLE).set("constraints", on(node.name())),
+            Microservice::nginx(&format!("web{number}")).on(node.name()).set("addresses", addresses),
+            Microservice::idle(&format!("client{number}")).on(node.name()),
         ]
     });
     api.create(&application("mesh", services.collect::<Vec<_>>()))?;

@@ -2,27 +2,22 @@
 
 use anyhow::{Context as _, ensure};
 use oak_e2e::{Host, Machines, Microservice, Nat, Router, Tiers, World, application, eventually, soon};
-use serde_json::{Value, json};
+use serde_json::json;
 
-const IDLE: &str = "trap 'exit 0' TERM; sleep 10000 & wait";
 /// Of the service with an instance on each worker.
 const WEB: &str = "10.30.50.1";
 const WEB6: &str = "fdff:2000::50:1";
 const CLOSEST: &str = "10.30.50.2";
 
-fn on(workers: &str) -> Value {
-    json!([{ "type": "direct", "node": workers }])
-}
-
 /// A client on the first worker, a service with an instance on each, and one on the second.
 fn shop() -> String {
     let web = Microservice::nginx("web")
-        .set("constraints", on("worker-a;worker-b"))
+        .on("worker-a;worker-b")
         .set("addresses", json!({ "rr_ip": WEB, "closest_ip": CLOSEST }))
         .set("max_instances_per_node", json!(1))
         .set("replicas", json!(2));
-    let far = Microservice::nginx("far").set("constraints", on("worker-b")).set("replicas", json!(1));
-    let client = Microservice::shell("client", IDLE).set("constraints", on("worker-a"));
+    let far = Microservice::nginx("far").on("worker-b").set("replicas", json!(1));
+    let client = Microservice::idle("client").on("worker-a");
     application("shop", [web, far, client.set("replicas", json!(1))])
 }
 

@@ -11,12 +11,7 @@ use oak_e2e::{
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socket_with};
 use serde_json::{Value, json};
 
-const IDLE: &str = "trap 'exit 0' TERM; sleep 10000 & wait";
 const WEB: &str = "10.30.50.1";
-
-fn on(worker: &str) -> Value {
-    json!([{ "type": "direct", "node": worker }])
-}
 
 /// The page of the service as an instance of the client gets it, with the time it took.
 fn page(world: &World, root: &Host, client: &str, url: &str) -> anyhow::Result<(String, Duration)> {
@@ -37,8 +32,8 @@ fn shop(web: &str, client: &str) -> String {
     application(
         "shop",
         [
-            Microservice::nginx("web").set("constraints", on(web)).set("addresses", json!({ "rr_ip": WEB })),
-            Microservice::shell("client", IDLE).set("constraints", on(client)),
+            Microservice::nginx("web").on(web).set("addresses", json!({ "rr_ip": WEB })),
+            Microservice::idle("client").on(client),
         ],
     )
 }
@@ -311,7 +306,7 @@ fn an_update_is_not_noticed(
 ) -> anyhow::Result<()> {
     let busy = |change: Value| {
         Microservice::nginx("busy")
-            .set("constraints", on(there))
+            .on(there)
             .set("addresses", json!({ "rr_ip": "10.30.50.3" }))
             .set("replicas", json!(1))
             .set("update", json!({ "min_ready_s": 1, "deadline_s": 60 }))
@@ -320,7 +315,7 @@ fn an_update_is_not_noticed(
     let script = "trap 'exit 0' TERM; n=0; f=0; while :; do curl -s -f -o /dev/null -m 5 http://10.30.50.3/ \
                   || { f=$((f+1)); echo \"curl says $?\"; }; n=$((n+1)); \
                   [ $((n%20)) = 0 ] && echo \"asked $n failed $f\"; done";
-    let caller = Microservice::shell("caller", script).set("constraints", on(here));
+    let caller = Microservice::shell("caller", script).on(here);
     api.create(&application("load", [busy(json!(["VERSION=1"])), caller]))?;
     api.wait_running("busy", 1)?;
     api.deploy("caller")?;

@@ -7,12 +7,6 @@ use anyhow::{Context as _, ensure};
 use oak_e2e::{Conditions, Host, Machines, Microservice, Tiers, World, application, eventually, soon};
 use serde_json::{Value, json};
 
-const IDLE: &str = "trap 'exit 0' TERM; sleep 10000 & wait";
-
-fn on(workers: &str) -> Value {
-    json!([{ "type": "direct", "node": workers }])
-}
-
 /// A service with instances on some workers, one on each, and a client on the first of all workers. Every instance says
 /// its number.
 fn deploy(
@@ -29,9 +23,9 @@ fn deploy(
         .set("cmd", json!(["sh", "-c", start]))
         .set("vcpus", json!(1))
         .set("addresses", addresses.clone())
-        .set("constraints", on(on_workers))
+        .on(on_workers)
         .set("max_instances_per_node", json!(1));
-    let client = Microservice::shell("client", IDLE).set("constraints", on("worker-a"));
+    let client = Microservice::idle("client").on("worker-a");
     tiers.api.create(&application("shop", [web, client]))?;
     tiers.api.deploy("client")?;
     for number in 0..2 {

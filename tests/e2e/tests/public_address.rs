@@ -8,7 +8,6 @@ use anyhow::{Context as _, ensure};
 use oak_e2e::{Host, Machines, Microservice, Nat, Oak, Router, Tiers, World, application, eventually, soon};
 use serde_json::json;
 
-const IDLE: &str = "trap 'exit 0' TERM; sleep 10000 & wait";
 /// Where every worker listens.
 const TUNNEL: u16 = 50103;
 /// Of each router: one as the original is installed, one as an operator has chosen.
@@ -38,11 +37,10 @@ fn uses(worker: &Oak<'_>, wanted: &str) -> anyhow::Result<()> {
 /// A server and a client on each worker.
 fn shop() -> String {
     let services = ["worker-a", "worker-b"].iter().enumerate().flat_map(|(number, worker)| {
-        let on = json!([{ "type": "direct", "node": worker }]);
         let web = Microservice::nginx(&format!("web{number}"))
             .set("addresses", json!({ "rr_ip": format!("10.30.50.1{number}") }));
-        let client = Microservice::shell(&format!("client{number}"), IDLE);
-        [web, client].map(|service| service.set("constraints", on.clone()).set("replicas", json!(1)))
+        let client = Microservice::idle(&format!("client{number}"));
+        [web, client].map(|service| service.on(worker).set("replicas", json!(1)))
     });
     application("shop", services.collect::<Vec<_>>())
 }

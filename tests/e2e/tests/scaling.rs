@@ -18,13 +18,12 @@ fn caller() -> Microservice {
          || {{ f=$((f+1)); echo \"curl says $?\"; }}; n=$((n+1)); \
          [ $((n%20)) = 0 ] && echo \"asked $n failed $f\"; done"
     );
-    Microservice::shell("caller", &script)
-        .set("constraints", json!([{ "type": "direct", "node": "worker-c" }]))
+    Microservice::shell("caller", &script).on("worker-c")
 }
 
 fn web() -> Microservice {
     Microservice::nginx("web")
-        .set("constraints", json!([{ "type": "direct", "node": "worker-a;worker-b" }]))
+        .on("worker-a;worker-b")
         .set("addresses", json!({ "rr_ip": ADDRESS.to_string() }))
         .set("replicas", json!(1))
         .set("max_instances_per_node", json!(3))
