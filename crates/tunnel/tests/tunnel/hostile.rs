@@ -13,7 +13,7 @@ use crate::support::{Node, Transfer, World, eventually};
 
 const FLOOD: Duration = Duration::from_secs(6);
 /// The flood goes on until the engine asked so often for proof, and no longer than `LONGEST`.
-const ASKED: u64 = 100;
+const ASKED: u64 = 20;
 const LONGEST: Duration = Duration::from_secs(60);
 /// Messages of each socket that come at once: more and more until the engine does not keep up, which depends on the
 /// machine and on what else it does.
