@@ -18,6 +18,7 @@ const ROWS: &[&[&str]] = &[
     &["placement"],
     &["model"],
     &["metrics"],
+    &["netlink"],
 ];
 
 /// Crates that are no part of the product and may see everything.

@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use oak_model::ipv6;
 
-use super::Socket;
-use super::socket::is_absent;
-use super::wire::{Request, attribute, ip, u16_be};
+use oak_netlink::Socket;
+use oak_netlink::is_absent;
+use oak_netlink::wire::{Request, attribute, ip, u16_be};
 
 /// `NFNL_SUBSYS_CTNETLINK << 8` with the messages get and delete (`linux/netfilter/nfnetlink*.h`).
 const GET: u16 = 0x0101;

@@ -2,9 +2,9 @@
 
 use std::io;
 
-use super::Socket;
-use super::socket::is_absent;
-use super::wire::{Request, attribute, attributes, text, u32_be};
+use oak_netlink::Socket;
+use oak_netlink::is_absent;
+use oak_netlink::wire::{Request, attribute, attributes, text, u32_be};
 
 /// `NFNL_SUBSYS_NFTABLES << 8` with the messages of `linux/netfilter/nf_tables.h`.
 const GET_TABLE: u16 = 0x0a01;

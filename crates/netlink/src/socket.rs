@@ -10,7 +10,7 @@ use rustix::net::{
     socket_with, sockopt,
 };
 
-use super::wire::{Answer, Request, answers, u32_at};
+use crate::wire::{Answer, Request, answers, u32_at};
 
 /// The kernel builds dump answers of at most 32 KiB; twice that is never truncated.
 const BUFFER: usize = 64 * 1024;
@@ -21,7 +21,7 @@ const DUMP_TRIES: usize = 4;
 
 /// A blocking netlink socket.
 #[derive(Debug)]
-pub(crate) struct Socket {
+pub struct Socket {
     descriptor: OwnedFd,
     sequence: u32,
     buffer: Vec<u8>,
@@ -29,19 +29,27 @@ pub(crate) struct Socket {
 
 impl Socket {
     /// Opens a routing socket in the current thread's namespace.
-    pub(crate) fn route() -> io::Result<Self> {
+    pub fn route() -> io::Result<Self> {
         // NETLINK_ROUTE is protocol 0, which rustix spells "no protocol".
         Self::open(None)
     }
 
     /// Opens a netfilter socket in the current thread's namespace.
-    pub(crate) fn netfilter() -> io::Result<Self> {
+    pub fn netfilter() -> io::Result<Self> {
         Self::open(Some(netlink::NETFILTER))
     }
 
-    /// Somebody else plays the kernel at the other end.
-    #[cfg(any(test, fuzzing))]
-    pub(crate) fn of(descriptor: OwnedFd) -> Self {
+    /// Opens a generic socket in the current thread's namespace.
+    ///
+    /// # Errors
+    /// The kernel gives none.
+    pub fn generic() -> io::Result<Self> {
+        Self::open(Some(netlink::GENERIC))
+    }
+
+    /// For tests: somebody else plays the kernel at the other end.
+    #[must_use]
+    pub fn of(descriptor: OwnedFd) -> Self {
         Self { descriptor, sequence: 0, buffer: vec![0; BUFFER] }
     }
 
@@ -54,12 +62,12 @@ impl Socket {
     }
 
     /// Sends a request built with `NLM_F_ACK` and waits for its acknowledgement.
-    pub(crate) fn change(&mut self, request: Request) -> io::Result<()> {
+    pub fn change(&mut self, request: Request) -> io::Result<()> {
         self.exchange(request, |_| ())
     }
 
     /// Sends a request for one object; `read` sees the object before the acknowledgement.
-    pub(crate) fn query<T>(
+    pub fn query<T>(
         &mut self,
         request: Request,
         mut read: impl FnMut(Answer<'_>) -> Option<T>,
@@ -74,7 +82,7 @@ impl Socket {
     }
 
     /// Sends a dump request and collects what `read` makes of each object.
-    pub(crate) fn dump<T>(
+    pub fn dump<T>(
         &mut self,
         request: impl Fn() -> Request,
         mut read: impl FnMut(Answer<'_>) -> Option<T>,
@@ -136,6 +144,6 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
 }
 
 /// Whether the kernel said that the object does not exist.
-pub(crate) fn is_absent(error: &io::Error) -> bool {
+pub fn is_absent(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOENT | libc::ESRCH | libc::EADDRNOTAVAIL))
 }

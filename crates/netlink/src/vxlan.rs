@@ -3,14 +3,14 @@
 use std::io;
 use std::net::Ipv4Addr;
 
-use super::Socket;
-use super::link::{CREATE, OAK_GROUP, body};
-use super::route::PERMANENT;
-use super::socket::is_absent;
-use super::wire::{Request, address, attribute, attributes, u16_at, u16_be, u32_at};
+use crate::Socket;
+use crate::link::{CREATE, OAK_GROUP, body};
+use crate::route::PERMANENT;
+use crate::socket::is_absent;
+use crate::wire::{Request, address, attribute, attributes, u16_at, u16_be, u32_at};
 
 /// Name of the kind of device.
-pub(crate) const KIND: &str = "vxlan";
+pub const KIND: &str = "vxlan";
 const ACK: u16 = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
 const REPLACE: u16 = ACK | (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
 const DUMP: u16 = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
@@ -22,28 +22,24 @@ const BRIDGE: u8 = libc::AF_BRIDGE as u8;
 
 /// What tells one VXLAN network from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Vxlan {
+pub struct Vxlan {
     /// Network identifier, 24 bits.
-    pub(crate) id: u32,
+    pub id: u32,
     /// UDP port.
-    pub(crate) port: u16,
+    pub port: u16,
 }
 
 /// Where packets to a MAC address are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Forwarding {
-    pub(crate) mac: [u8; 6],
-    pub(crate) underlay: Ipv4Addr,
+pub struct Forwarding {
+    /// The hardware address.
+    pub mac: [u8; 6],
+    /// The node that has it.
+    pub underlay: Ipv4Addr,
 }
 
 /// Makes a VXLAN device that is still down and leads nowhere.
-pub(crate) fn create(
-    socket: &mut Socket,
-    name: &str,
-    mac: [u8; 6],
-    mtu: u32,
-    vxlan: Vxlan,
-) -> io::Result<()> {
+pub fn create(socket: &mut Socket, name: &str, mac: [u8; 6], mtu: u32, vxlan: Vxlan) -> io::Result<()> {
     let data =
         |data: Request| data.put_u32(ID, vxlan.id).put(LEARNING, &[0]).put(PORT, &vxlan.port.to_be_bytes());
     let request = Request::new(libc::RTM_NEWLINK, CREATE, &body(0, 0, 0))
@@ -58,13 +54,13 @@ pub(crate) fn create(
 }
 
 /// Reads the data part of a device's description.
-pub(super) fn parse(data: &[u8]) -> Option<Vxlan> {
+pub(crate) fn parse(data: &[u8]) -> Option<Vxlan> {
     let id = attribute(data, ID).and_then(|value| u32_at(value, 0))?;
     Some(Vxlan { id, port: attribute(data, PORT).and_then(u16_be)? })
 }
 
 /// The permanent forwarding entries of a device.
-pub(crate) fn forwardings(socket: &mut Socket, device: u32) -> io::Result<Vec<Forwarding>> {
+pub fn forwardings(socket: &mut Socket, device: u32) -> io::Result<Vec<Forwarding>> {
     socket.dump(
         || Request::new(libc::RTM_GETNEIGH, DUMP, &entry_body(0)),
         |answer| {
@@ -86,7 +82,7 @@ pub(crate) fn forwardings(socket: &mut Socket, device: u32) -> io::Result<Vec<Fo
 }
 
 /// Makes a forwarding entry, or replaces the one for the same MAC address.
-pub(crate) fn replace_forwarding(socket: &mut Socket, device: u32, entry: Forwarding) -> io::Result<()> {
+pub fn replace_forwarding(socket: &mut Socket, device: u32, entry: Forwarding) -> io::Result<()> {
     let request = Request::new(libc::RTM_NEWNEIGH, REPLACE, &entry_body(device))
         .put(libc::NDA_LLADDR, &entry.mac)
         .put_address(libc::NDA_DST, entry.underlay);
@@ -94,7 +90,7 @@ pub(crate) fn replace_forwarding(socket: &mut Socket, device: u32, entry: Forwar
 }
 
 /// Removes a forwarding entry; succeeds if there is none.
-pub(crate) fn delete_forwarding(socket: &mut Socket, device: u32, entry: Forwarding) -> io::Result<()> {
+pub fn delete_forwarding(socket: &mut Socket, device: u32, entry: Forwarding) -> io::Result<()> {
     let request = Request::new(libc::RTM_DELNEIGH, ACK, &entry_body(device))
         .put(libc::NDA_LLADDR, &entry.mac)
         .put_address(libc::NDA_DST, entry.underlay);

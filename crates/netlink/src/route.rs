@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::Socket;
-use super::socket::is_absent;
-use super::wire::{Request, attributes, ip, u16_at, u32_at};
+use crate::Socket;
+use crate::socket::is_absent;
+use crate::wire::{Request, attributes, ip, u16_at, u32_at};
 
 const ACK: u16 = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
 const REPLACE: u16 = ACK | (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
@@ -21,32 +21,37 @@ const USUAL_METRIC6: u32 = 1024;
 /// Routing protocol number on our routes, so that `ip route` tells them from others'.
 const OAK_PROTOCOL: u8 = 111;
 /// `NUD_PERMANENT` of `linux/neighbour.h`.
-pub(super) const PERMANENT: u16 = 0x80;
+pub(crate) const PERMANENT: u16 = 0x80;
 
 /// `RTNH_F_ONLINK` of `linux/rtnetlink.h`.
 const ONLINK: u32 = 4;
 
 /// A unicast route out of one device, in the main table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Route {
-    pub(crate) destination: IpNet,
-    pub(crate) device: u32,
-    pub(crate) gateway: Option<IpAddr>,
+pub struct Route {
+    /// Where packets go.
+    pub destination: IpNet,
+    /// Index of the device they leave by.
+    pub device: u32,
+    /// The neighbour they are handed to; none: the destination is the neighbour.
+    pub gateway: Option<IpAddr>,
     /// Address that the host's own packets get.
-    pub(crate) source: Option<IpAddr>,
+    pub source: Option<IpAddr>,
     /// Of two routes to the same destination the one with the smaller metric counts; 0: the usual one.
-    pub(crate) metric: u32,
+    pub metric: u32,
 }
 
 /// Whether the kernel makes the route to the address's subnet by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PrefixRoute {
+pub enum PrefixRoute {
+    /// It does.
     Connected,
+    /// It does not.
     None,
 }
 
 /// The addresses of a device.
-pub(crate) fn addresses(socket: &mut Socket, device: u32) -> io::Result<Vec<IpNet>> {
+pub fn addresses(socket: &mut Socket, device: u32) -> io::Result<Vec<IpNet>> {
     socket.dump(
         || Request::new(libc::RTM_GETADDR, DUMP, &address_body(ANY, 0, 0)),
         |answer| {
@@ -65,7 +70,7 @@ pub(crate) fn addresses(socket: &mut Socket, device: u32) -> io::Result<Vec<IpNe
 }
 
 /// Gives a device an address; succeeds if it has it.
-pub(crate) fn add_address(
+pub fn add_address(
     socket: &mut Socket,
     device: u32,
     address: IpNet,
@@ -88,7 +93,7 @@ pub(crate) fn add_address(
 }
 
 /// Takes an address from a device; succeeds if it does not have it.
-pub(crate) fn delete_address(socket: &mut Socket, device: u32, address: IpNet) -> io::Result<()> {
+pub fn delete_address(socket: &mut Socket, device: u32, address: IpNet) -> io::Result<()> {
     let body = address_body(family(address.addr()), address.prefix_len(), device);
     let request = Request::new(libc::RTM_DELADDR, ACK, &body).put_address(libc::IFA_LOCAL, address.addr());
     match socket.change(request) {
@@ -98,7 +103,7 @@ pub(crate) fn delete_address(socket: &mut Socket, device: u32, address: IpNet) -
 }
 
 /// Makes a route or replaces the one with the same destination and metric.
-pub(crate) fn replace_route(socket: &mut Socket, route: &Route) -> io::Result<()> {
+pub fn replace_route(socket: &mut Socket, route: &Route) -> io::Result<()> {
     let scope = match route.gateway {
         Some(_) => libc::RT_SCOPE_UNIVERSE,
         None => libc::RT_SCOPE_LINK,
@@ -128,7 +133,7 @@ pub(crate) fn replace_route(socket: &mut Socket, route: &Route) -> io::Result<()
 }
 
 /// All routes of the main table. Those that do not leave by one device have device 0.
-pub(crate) fn routes(socket: &mut Socket) -> io::Result<Vec<Route>> {
+pub fn routes(socket: &mut Socket) -> io::Result<Vec<Route>> {
     let mut all = routes_of(socket, INET)?;
     // A kernel without IPv6 has none.
     all.extend(routes_of(socket, INET6).unwrap_or_default());
@@ -172,7 +177,7 @@ fn routes_of(socket: &mut Socket, family: u8) -> io::Result<Vec<Route>> {
 }
 
 /// Removes a route; succeeds if there is none. Metric 0 stands for the smallest there is.
-pub(crate) fn delete_route(socket: &mut Socket, route: &Route) -> io::Result<()> {
+pub fn delete_route(socket: &mut Socket, route: &Route) -> io::Result<()> {
     let prefix = route.destination.prefix_len();
     // Scope 255 (nowhere): whatever scope it has.
     let family = family(route.destination.addr());
@@ -189,13 +194,15 @@ pub(crate) fn delete_route(socket: &mut Socket, route: &Route) -> io::Result<()>
 
 /// A neighbour whose MAC address was told for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Neighbour {
-    pub(crate) address: IpAddr,
-    pub(crate) mac: [u8; 6],
+pub struct Neighbour {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its hardware address.
+    pub mac: [u8; 6],
 }
 
 /// The neighbours of a device that were told for good.
-pub(crate) fn neighbours(socket: &mut Socket, device: u32) -> io::Result<Vec<Neighbour>> {
+pub fn neighbours(socket: &mut Socket, device: u32) -> io::Result<Vec<Neighbour>> {
     socket.dump(
         || Request::new(libc::RTM_GETNEIGH, DUMP, &neighbour_body(ANY, 0)),
         |answer| {
@@ -216,7 +223,7 @@ pub(crate) fn neighbours(socket: &mut Socket, device: u32) -> io::Result<Vec<Nei
 }
 
 /// Tells a device the MAC address of a neighbour for good, so that nobody has to ask.
-pub(crate) fn replace_neighbour(
+pub fn replace_neighbour(
     socket: &mut Socket,
     device: u32,
     neighbour: IpAddr,
@@ -229,7 +236,7 @@ pub(crate) fn replace_neighbour(
 }
 
 /// Takes a neighbour from a device; succeeds if it does not have it.
-pub(crate) fn delete_neighbour(socket: &mut Socket, device: u32, neighbour: IpAddr) -> io::Result<()> {
+pub fn delete_neighbour(socket: &mut Socket, device: u32, neighbour: IpAddr) -> io::Result<()> {
     let body = neighbour_body(family(neighbour), device);
     let request = Request::new(libc::RTM_DELNEIGH, ACK, &body).put_address(libc::NDA_DST, neighbour);
     match socket.change(request) {

@@ -11,13 +11,13 @@ const NESTED: u16 = 0x8000;
 
 /// A request being built: header, fixed body, attributes.
 #[derive(Debug)]
-pub(crate) struct Request {
+pub struct Request {
     bytes: Vec<u8>,
 }
 
 impl Request {
     /// Starts a message of `kind` with `NLM_F_*` `flags` and the family's fixed `body`.
-    pub(crate) fn new(kind: u16, flags: u16, body: &[u8]) -> Self {
+    pub fn new(kind: u16, flags: u16, body: &[u8]) -> Self {
         let mut bytes = Vec::with_capacity(256);
         bytes.extend_from_slice(&0_u32.to_ne_bytes());
         bytes.extend_from_slice(&kind.to_ne_bytes());
@@ -28,13 +28,13 @@ impl Request {
     }
 
     /// Appends raw bytes, for the fixed body of a nested message (veth peer).
-    pub(crate) fn raw(mut self, bytes: &[u8]) -> Self {
+    pub fn raw(mut self, bytes: &[u8]) -> Self {
         self.bytes.extend_from_slice(bytes);
         self
     }
 
     /// Appends an attribute.
-    pub(crate) fn put(mut self, kind: u16, value: &[u8]) -> Self {
+    pub fn put(mut self, kind: u16, value: &[u8]) -> Self {
         // Every value is a few bytes to a few hundred; a length beyond u16 cannot be built here.
         let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
         self.bytes.extend_from_slice(&length.to_ne_bytes());
@@ -45,19 +45,19 @@ impl Request {
     }
 
     /// Appends a 32-bit attribute in host order.
-    pub(crate) fn put_u32(self, kind: u16, value: u32) -> Self {
+    pub fn put_u32(self, kind: u16, value: u32) -> Self {
         self.put(kind, &value.to_ne_bytes())
     }
 
     /// Appends a zero-terminated text.
-    pub(crate) fn put_text(self, kind: u16, text: &str) -> Self {
+    pub fn put_text(self, kind: u16, text: &str) -> Self {
         let mut value = text.as_bytes().to_vec();
         value.push(0);
         self.put(kind, &value)
     }
 
     /// Appends an address.
-    pub(crate) fn put_address(self, kind: u16, address: impl Into<IpAddr>) -> Self {
+    pub fn put_address(self, kind: u16, address: impl Into<IpAddr>) -> Self {
         match address.into() {
             IpAddr::V4(address) => self.put(kind, &address.octets()),
             IpAddr::V6(address) => self.put(kind, &address.octets()),
@@ -65,7 +65,7 @@ impl Request {
     }
 
     /// Appends an attribute that consists of what `fill` appends.
-    pub(crate) fn nest(mut self, kind: u16, fill: impl FnOnce(Self) -> Self) -> Self {
+    pub fn nest(mut self, kind: u16, fill: impl FnOnce(Self) -> Self) -> Self {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&[0, 0]);
         self.bytes.extend_from_slice(&(kind | NESTED).to_ne_bytes());
@@ -79,7 +79,7 @@ impl Request {
     }
 
     /// Completes the header.
-    pub(crate) fn finish(mut self, sequence: u32) -> Vec<u8> {
+    pub fn finish(mut self, sequence: u32) -> Vec<u8> {
         let length = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
         if let Some(place) = self.bytes.get_mut(0..4) {
             place.copy_from_slice(&length.to_ne_bytes());
@@ -97,15 +97,19 @@ impl Request {
 
 /// One message of an answer.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Answer<'a> {
-    pub(crate) kind: u16,
-    pub(crate) flags: u16,
-    pub(crate) sequence: u32,
-    pub(crate) payload: &'a [u8],
+pub struct Answer<'a> {
+    /// Type of the message.
+    pub kind: u16,
+    /// `NLM_F_*`.
+    pub flags: u16,
+    /// The number of the request.
+    pub sequence: u32,
+    /// Everything behind the header.
+    pub payload: &'a [u8],
 }
 
 /// The messages of one datagram; ends at the first that does not fit.
-pub(crate) fn answers(mut datagram: &[u8]) -> impl Iterator<Item = Answer<'_>> {
+pub fn answers(mut datagram: &[u8]) -> impl Iterator<Item = Answer<'_>> {
     std::iter::from_fn(move || {
         let length = usize::try_from(u32_at(datagram, 0)?).ok()?;
         let message = datagram.get(..length)?;
@@ -121,7 +125,7 @@ pub(crate) fn answers(mut datagram: &[u8]) -> impl Iterator<Item = Answer<'_>> {
 }
 
 /// The attributes in `bytes`, type flags removed; ends at the first that does not fit.
-pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16_at(bytes, 0)?);
         let kind = u16_at(bytes, 2)? & TYPE_MASK;
@@ -132,47 +136,54 @@ pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
 }
 
 /// The first attribute of that type.
-pub(crate) fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+pub fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find_map(|(found, value)| (found == kind).then_some(value))
 }
 
 /// Text of a zero-terminated attribute.
-pub(crate) fn text(value: &[u8]) -> String {
+pub fn text(value: &[u8]) -> String {
     let end = value.iter().position(|b| *b == 0).unwrap_or(value.len());
     String::from_utf8_lossy(value.get(..end).unwrap_or_default()).into_owned()
 }
 
 /// IPv4 address of an attribute.
-pub(crate) fn address(value: &[u8]) -> Option<Ipv4Addr> {
+pub fn address(value: &[u8]) -> Option<Ipv4Addr> {
     let octets: [u8; 4] = value.try_into().ok()?;
     Some(Ipv4Addr::from(octets))
 }
 
 /// Address of either family of an attribute.
-pub(crate) fn ip(value: &[u8]) -> Option<IpAddr> {
+pub fn ip(value: &[u8]) -> Option<IpAddr> {
     let six = || Some(IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(value).ok()?)));
     address(value).map(IpAddr::V4).or_else(six)
 }
 
 /// 32 bits in host order at an offset.
-pub(crate) fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+pub fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
     let end = offset.checked_add(4)?;
     Some(u32::from_ne_bytes(bytes.get(offset..end)?.try_into().ok()?))
 }
 
+/// 64 bits in host order at an offset.
+#[must_use]
+pub fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
+    let end = offset.checked_add(8)?;
+    Some(u64::from_ne_bytes(bytes.get(offset..end)?.try_into().ok()?))
+}
+
 /// 16 bits in host order at an offset.
-pub(crate) fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
+pub fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
     let end = offset.checked_add(2)?;
     Some(u16::from_ne_bytes(bytes.get(offset..end)?.try_into().ok()?))
 }
 
 /// 16 bits in network order, the whole attribute.
-pub(crate) fn u16_be(value: &[u8]) -> Option<u16> {
+pub fn u16_be(value: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes(value.try_into().ok()?))
 }
 
 /// 32 bits in network order, the whole attribute.
-pub(crate) fn u32_be(value: &[u8]) -> Option<u32> {
+pub fn u32_be(value: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(value.try_into().ok()?))
 }
 
