@@ -297,7 +297,7 @@ impl Site {
             let way = if encrypted {
                 oak_net::Way::Encrypted
             } else {
-                oak_net::Way::Plain { underlay: Ipv4Addr::new(192, 0, 2, other) }
+                oak_net::Way::Plain { underlay: Ipv4Addr::new(192, 0, 2, other).into() }
             };
             let problems = self.runtime.block_on(node.network.set_peers(vec![Peer {
                 subnet: subnet(other),

@@ -10,7 +10,7 @@ use crate::config::NetworkConfig;
 use crate::error::{NetworkError, Tried};
 use crate::flows::{FlowJudge, may_strand_flows};
 use crate::host::Start;
-use crate::names::parking_name;
+use crate::names::{parking_name, tunnel_names};
 use crate::netlink::conntrack::{self, Flow};
 use crate::netlink::{Socket, rules};
 use crate::nft;
@@ -77,9 +77,10 @@ impl Firewall {
     pub(crate) fn notes(&mut self) -> Vec<String> {
         let NetworkConfig { bridge, tunnel_port, encrypted_port, .. } = &self.config;
         let mut notes = self.notes.clone();
+        let tunnels = tunnel_names(bridge).join(", ");
         let forward = format!(
             "drops forwarded packets by default; instances reach nothing unless it accepts input and output devices \
-             {bridge}-*, and no other worker unless it accepts devices {bridge}e and {bridge}t"
+             {bridge}-*, and no other worker unless it accepts devices {tunnels}"
         );
         let input = format!(
             "drops packets to this host by default; instances find no names unless it accepts udp and tcp port 53 of \

@@ -16,7 +16,7 @@
 //!                      ┌──────────────┐  TUN of whoever encrypts
 //!                      │ oak0e        ├──── a node that encrypts, subnet 10.18.0.128/25
 //!                      └──────────────┘  route 10.18.0.128/25
-//!                      ┌──────────────┐  VXLAN, UDP port 50104
+//!                      ┌──────────────┐  VXLAN, UDP port 50104; oak0v for nodes that have only IPv6
 //!                      │ oak0t        ├──── a node that does not: 192.0.2.13, subnet 10.18.1.0/25
 //!                      └──────────────┘  route 10.18.1.0/25 via 10.18.1.1
 //! ```
@@ -33,7 +33,7 @@
 //!                   raw      @tenants   who may call it   refuse if to oak0   instance → its 10.30 address
 //!                   forged   @services  10.30.0.1 → turn  from_instances      host → 10.18.0.1
 //!                   127/8    @instances 10.30.1.2 → 1:1   to_parking          egress → masquerade
-//!                   ::1, ff  @tcp_ports, @udp_ports       from_tunnel         others to oak0e, oak0t → 10.18.0.1
+//!                   ::1, ff  @tcp_ports, @udp_ports       from_tunnel         others to oak0e, t, v → 10.18.0.1
 //!                            (local addresses only)       to_instances        strays: unconnected nodes
 //!                                                         else refuse
 //!  from the host ─► output (same maps) ─► host: refuse what is still 10.30 and not for oak0u
@@ -117,7 +117,7 @@ pub use firewall::Applied;
 pub use holder::{PortHolder, port_holder};
 pub use links::Attached;
 pub use look::{Choice, Chosen, Fate, Look, Rules};
-pub use names::{encrypted_name, tunnel_name as plain_name};
+pub use names::{encrypted_name, plain_name, plain6_name};
 pub use namespace::run_in;
 pub use node::{Attach, NodeNetwork};
 pub use park::Unknown;

@@ -56,10 +56,21 @@ pub fn encrypted_name(bridge: &str) -> String {
     format!("{bridge}e")
 }
 
-/// Name of the device to nodes that are sent plain packets.
+/// Name of the device to nodes that are sent plain packets over IPv4.
 #[must_use]
-pub fn tunnel_name(bridge: &str) -> String {
+pub fn plain_name(bridge: &str) -> String {
     format!("{bridge}t")
+}
+
+/// Name of the device to nodes that are sent plain packets over IPv6.
+#[must_use]
+pub fn plain6_name(bridge: &str) -> String {
+    format!("{bridge}v")
+}
+
+/// Names of all devices to other nodes.
+pub(crate) fn tunnel_names(bridge: &str) -> [String; 3] {
+    [encrypted_name(bridge), plain_name(bridge), plain6_name(bridge)]
 }
 
 /// Name of the device to which packets to unknown addresses go.
@@ -90,7 +101,7 @@ mod tests {
 
     #[test]
     fn devices_of_the_node_are_not_taken_for_an_instance() {
-        for name in [tunnel_name, encrypted_name, parking_name] {
+        for name in [plain_name, plain6_name, encrypted_name, parking_name] {
             assert!(!name("oak0").starts_with(&device_prefix("oak0")));
             assert!(name("oakest").len() <= MAX_DEVICE_NAME);
         }

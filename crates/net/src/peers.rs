@@ -1,5 +1,5 @@
-//! The ways to other nodes. To those that encrypt: a route to a device that somebody else made. To others: one VXLAN
-//! device without a learning or asking layer 2. Every node has an address there, its gateway's, and a MAC address that
+//! The ways to other nodes. To those that encrypt: a route to a device that somebody else made. To others: a VXLAN
+//! device for each family packets travel over, without a learning or asking layer 2. Every node has an address there, its gateway's, and a MAC address that
 //! follows from it; so a subnet and the address of its node are all there is to know:
 //!
 //! ```text
@@ -12,7 +12,7 @@
 //!
 //! The same for the IPv6 addresses that go with these, at the same MAC addresses. Nothing of it is remembered: what is wanted is compared with what the kernel has.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 use oak_model::ipv6;
@@ -20,15 +20,18 @@ use tracing::debug;
 
 use crate::config::{NetworkConfig, overlap};
 use crate::error::{NetworkError, Tried};
-use crate::names::{encrypted_name, mac, tunnel_name};
+use crate::names::{encrypted_name, mac, plain_name, plain6_name};
 use crate::netlink::Socket;
 use crate::netlink::link::{self, Link, OAK_GROUP};
 use crate::netlink::route::{self, Neighbour, Route};
-use crate::netlink::vxlan::{self, Forwarding, Vxlan};
+use crate::netlink::vxlan::{self, Family, Forwarding, Vxlan};
 use crate::sysctl;
 
 /// VXLAN network identifier of all nodes ("oak" in ASCII).
 const NETWORK_ID: u32 = 0x006f_616b;
+
+/// How much longer headers of IPv6 are than those of IPv4, bytes.
+const LONGER6: u32 = 20;
 
 /// Another node, or one of its networks if it has several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,10 +50,20 @@ pub enum Way {
     /// Not encrypted, in VXLAN.
     Plain {
         /// Where packets for it are sent to, on the UDP port of VXLAN.
-        underlay: Ipv4Addr,
+        underlay: IpAddr,
     },
     /// Through the device of [`encrypted_name`], whose owner knows where the node is.
     Encrypted,
+}
+
+impl Way {
+    /// What plain packets travel over.
+    fn plain(self) -> Option<Family> {
+        match self {
+            Self::Plain { underlay } => Some(Family::of(underlay)),
+            Self::Encrypted => None,
+        }
+    }
 }
 
 /// A peer that was left out, and why.
@@ -78,7 +91,7 @@ pub enum PeerProblem {
         /// The peer's subnet.
         subnet: Ipv4Net,
         /// The useless address.
-        underlay: Ipv4Addr,
+        underlay: IpAddr,
     },
     /// Nobody has made the device yet, or something else has its name.
     #[error("the node with subnet {subnet} is reached encrypted, and there is no device {device} for that")]
@@ -112,12 +125,16 @@ pub(crate) fn set(
     config: &NetworkConfig,
     peers: &[Peer],
 ) -> Result<Vec<PeerProblem>, NetworkError> {
-    let (plain, encrypted) = (tunnel_name(&config.bridge), encrypted_name(&config.bridge));
+    let encrypted = encrypted_name(&config.bridge);
     let (mut peers, mut problems) = check(config, peers);
     let mut find = |name: &str| link::find(socket, name).tried(|| format!("look for device {name}"));
-    let own_plain = find(&plain)?.filter(|link| link.is_ours(vxlan::KIND)).map(|link| link.index);
+    let mut own_plain = |family| {
+        let link = find(&plain_device(config, family))?;
+        Ok(link.filter(|link| link.is_ours(vxlan::KIND)).map(|link| link.index))
+    };
+    let (plain4, plain6) = (own_plain(Family::V4)?, own_plain(Family::V6)?);
     let own_encrypted = find(&encrypted)?.filter(|link| link.kind == "tun");
-    let own = [own_plain, own_encrypted.as_ref().map(|link| link.index)];
+    let own = [plain4, plain6, own_encrypted.as_ref().map(|link| link.index)];
     let routes = route::routes(socket).tried(|| "list routes".to_owned())?;
     peers.retain(|peer| {
         let subnet = peer.subnet;
@@ -136,24 +153,30 @@ pub(crate) fn set(
     // goes last.
     let ways = Encrypted::new(config, own_encrypted.as_ref(), &peers);
     ways.add(socket, &encrypted).tried(|| format!("configure device {encrypted}"))?;
-    if peers.iter().any(|peer| peer.way != Way::Encrypted) {
-        match ensure_device(socket, config, &plain) {
+    for (family, own) in [(Family::V4, plain4), (Family::V6, plain6)] {
+        let there: Vec<Peer> =
+            peers.iter().filter(|peer| peer.way.plain() == Some(family)).copied().collect();
+        let name = plain_device(config, family);
+        if there.is_empty() {
+            if let Some(device) = own {
+                link::delete(socket, device).tried(|| format!("remove device {name}"))?;
+            }
+            continue;
+        }
+        match ensure_device(socket, config, &name, family) {
             Ok(device) => {
-                let wanted = Wanted::new(config, device, &peers);
-                wanted.bring(socket, device).tried(|| format!("configure device {plain}"))?;
+                let wanted = Wanted::new(config, device, &there);
+                wanted.bring(socket, device).tried(|| format!("configure device {name}"))?;
             }
             // Everybody else is reached all the same.
             Err(error) => {
                 let reason = std::error::Error::source(&error)
                     .map_or(error.to_string(), |why| format!("{error} ({why})"));
-                let left = peers.iter().filter(|peer| peer.way != Way::Encrypted);
-                problems.extend(
-                    left.map(|peer| PeerProblem::NotPlain { subnet: peer.subnet, reason: reason.clone() }),
-                );
+                let problem =
+                    |peer: &Peer| PeerProblem::NotPlain { subnet: peer.subnet, reason: reason.clone() };
+                problems.extend(there.iter().map(problem));
             }
         }
-    } else if let Some(device) = own_plain {
-        link::delete(socket, device).tried(|| format!("remove device {plain}"))?;
     }
     ways.remove_others(socket).tried(|| format!("configure device {encrypted}"))?;
     Ok(problems)
@@ -174,17 +197,30 @@ fn check(config: &NetworkConfig, peers: &[Peer]) -> (Vec<Peer>, Vec<PeerProblem>
     }
     accepted.retain(|Peer { subnet, way, .. }| {
         let Way::Plain { underlay } = way else { return true };
-        let is_host = !(underlay.is_unspecified()
-            || underlay.is_loopback()
-            || underlay.is_multicast()
-            || underlay.is_broadcast());
-        let is_reached = is_host && !taken.iter().any(|network| network.contains(underlay));
+        let is_reached = match underlay {
+            IpAddr::V4(address) => {
+                is_host(*address) && !taken.iter().any(|network| network.contains(address))
+            }
+            IpAddr::V6(address) => ipv6::is_underlay(*address),
+        };
         if !is_reached {
             problems.push(PeerProblem::Underlay { subnet: *subnet, underlay: *underlay });
         }
         is_reached
     });
     (accepted, problems)
+}
+
+fn is_host(address: Ipv4Addr) -> bool {
+    !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || address.is_broadcast())
+}
+
+/// The device for plain packets that travel over this family.
+fn plain_device(config: &NetworkConfig, family: Family) -> String {
+    match family {
+        Family::V4 => plain_name(&config.bridge),
+        Family::V6 => plain6_name(&config.bridge),
+    }
 }
 
 /// Everything behind a node.
@@ -203,7 +239,7 @@ fn link_local(gateway: Ipv4Addr) -> Ipv6Addr {
 }
 
 /// As which address this host sends there.
-fn own_source(config: &NetworkConfig, destination: IpNet) -> std::net::IpAddr {
+fn own_source(config: &NetworkConfig, destination: IpNet) -> IpAddr {
     match destination {
         IpNet::V4(_) => config.gateway().into(),
         IpNet::V6(_) => config.gateway6().into(),
@@ -221,8 +257,17 @@ fn check_subnet(config: &NetworkConfig, subnet: Ipv4Net, taken: &[Ipv4Net]) -> R
     }
 }
 
-/// The index of the VXLAN device, which is made anew if it is not as it should be.
-fn ensure_device(socket: &mut Socket, config: &NetworkConfig, name: &str) -> Result<u32, NetworkError> {
+/// The index of a VXLAN device, which is made anew if it is not as it should be.
+fn ensure_device(
+    socket: &mut Socket,
+    config: &NetworkConfig,
+    name: &str,
+    family: Family,
+) -> Result<u32, NetworkError> {
+    let mtu = match family {
+        Family::V4 => config.mtu,
+        Family::V6 => config.mtu.saturating_sub(LONGER6),
+    };
     let what = || format!("make device {name}");
     let vxlan = Vxlan { id: NETWORK_ID, port: config.tunnel_port };
     let mac = mac(config.gateway());
@@ -236,12 +281,12 @@ fn ensure_device(socket: &mut Socket, config: &NetworkConfig, name: &str) -> Res
         }
     }
     if link::find(socket, name).tried(what)?.is_none() {
-        vxlan::create(socket, name, mac, config.mtu, vxlan).tried(what)?;
+        vxlan::create(socket, name, mac, mtu, vxlan, family).tried(what)?;
     }
     let tunnel = link::find(socket, name).tried(what)?.filter(|link| link.is_ours(vxlan::KIND));
     let tunnel = tunnel.ok_or_else(foreign)?;
-    if tunnel.mtu != config.mtu {
-        link::set_mtu(socket, tunnel.index, config.mtu).tried(what)?;
+    if tunnel.mtu != mtu {
+        link::set_mtu(socket, tunnel.index, mtu).tried(what)?;
     }
     if !tunnel.is_up {
         let _ = link::forbid_link_local(socket, tunnel.index);
@@ -300,7 +345,7 @@ impl Encrypted {
     }
 }
 
-/// All entries of the VXLAN device.
+/// All entries of a VXLAN device.
 #[derive(Debug, Default)]
 struct Wanted {
     forwardings: Vec<Forwarding>,
@@ -375,7 +420,7 @@ mod tests {
     #[test]
     fn one_bad_peer_does_not_spoil_the_others() {
         let config = NetworkConfig::new("/var/lib/oak/net", "10.18.0.0/25".parse().unwrap());
-        let good = [peer("10.18.0.128/25", "192.0.2.2"), peer("10.18.1.0/24", "192.0.2.3")];
+        let good = [peer("10.18.0.128/25", "192.0.2.2"), peer("10.18.1.0/24", "2001:db8::3")];
         let bad = [
             peer("10.18.0.0/24", "192.0.2.9"),
             peer("10.18.1.128/25", "192.0.2.9"),
@@ -387,6 +432,8 @@ mod tests {
             peer("10.19.0.0/24", "10.18.1.7"),
             peer("10.19.1.0/24", "0.0.0.0"),
             peer("10.19.2.0/24", "10.30.0.1"),
+            peer("10.19.3.0/24", "fe80::1"),
+            peer("10.19.4.0/24", "fdff:2000::1"),
         ];
         let all: Vec<Peer> = good.into_iter().chain(bad).collect();
         let (accepted, problems) = check(&config, &all);

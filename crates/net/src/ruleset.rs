@@ -8,11 +8,11 @@ use oak_model::ipv6;
 use crate::check::CheckedTable;
 use crate::config::NetworkConfig;
 use crate::content::Content;
-use crate::names::{device_prefix, encrypted_name, parking_name, tunnel_name};
+use crate::names::{device_prefix, parking_name, tunnel_names};
 
 /// To be counted up with every change of the chains below: rules of an earlier agent with another number are
 /// replaced at once, because what it did not know (the tunnel) would not be guarded.
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 
 /// Renders one transaction that replaces our table whatever its state; nothing else is touched.
 pub(crate) fn render(config: &NetworkConfig, table: &CheckedTable) -> String {
@@ -44,8 +44,7 @@ fn write_table(out: &mut String, config: &NetworkConfig, table: &CheckedTable) -
 fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
     let ports = format!("\"{}*\"", device_prefix(&config.bridge));
     let bridge = format!("\"{}\"", config.bridge);
-    let tunnels =
-        format!("{{ \"{}\", \"{}\" }}", encrypted_name(&config.bridge), tunnel_name(&config.bridge));
+    let tunnels = tunnels(config);
     let parking = format!("\"{}\"", parking_name(&config.bridge));
     let tunnel_ports = format!("{{ {}, {} }}", config.encrypted_port, config.tunnel_port);
     let (subnet, gateway) = (one_of(config.subnets()), config.gateway());
@@ -215,6 +214,11 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
     )
 }
 
+/// The set of devices to other nodes.
+fn tunnels(config: &NetworkConfig) -> String {
+    format!("{{ {} }}", tunnel_names(&config.bridge).map(|name| format!("\"{name}\"")).join(", "))
+}
+
 /// What an address in any of these networks is compared with.
 fn one_of<N: fmt::Display>(networks: impl Iterator<Item = N>) -> String {
     let all: Vec<_> = networks.map(|network| network.to_string()).collect();
@@ -245,8 +249,7 @@ impl Six {
     fn new(config: &NetworkConfig) -> Self {
         let ports = format!("\"{}*\"", device_prefix(&config.bridge));
         let bridge = format!("\"{}\"", config.bridge);
-        let tunnels =
-            format!("{{ \"{}\", \"{}\" }}", encrypted_name(&config.bridge), tunnel_name(&config.bridge));
+        let tunnels = tunnels(config);
         let parking = format!("\"{}\"", parking_name(&config.bridge));
         if !config.ipv6 {
             return Self {

@@ -10,7 +10,7 @@ use tracing::debug;
 use crate::config::{check_bridge, check_table};
 use crate::error::{ErrorList, NetworkError, Tried};
 use crate::links::is_instance_device;
-use crate::names::{encrypted_name, parking_name, tunnel_name};
+use crate::names::{encrypted_name, parking_name, plain_name, plain6_name};
 use crate::namespace;
 use crate::netlink::link::{Link, OAK_GROUP};
 use crate::netlink::{Socket, conntrack, link, route, rules, vxlan};
@@ -76,12 +76,13 @@ fn remove_devices(socket: &mut Socket, bridge: &str, subnets: &mut Vec<Ipv4Net>,
         Err(error) => return errors.0.push(error),
     };
     links.retain(|link| link.group == OAK_GROUP);
-    let is_tunnel = |link: &Link| link.is_ours(vxlan::KIND) && link.name == tunnel_name(bridge);
+    let plain = [plain_name(bridge), plain6_name(bridge)];
+    let is_plain = |link: &Link| link.is_ours(vxlan::KIND) && plain.contains(&link.name);
     // The kernel removes it with its agent, but may still be about to.
     let is_parking = |link: &Link| link.is_ours("tun") && link.name == parking_name(bridge);
     // Left by who encrypts if that was killed.
     let is_encrypted = |link: &Link| link.is_ours("tun") && link.name == encrypted_name(bridge);
-    let is_tunnel = |link: &Link| is_tunnel(link) || is_encrypted(link);
+    let is_tunnel = |link: &Link| is_plain(link) || is_encrypted(link);
     let is_ours = |link: &Link| {
         is_gateway(link) || is_parking(link) || is_tunnel(link) || is_instance_device(link, bridge)
     };

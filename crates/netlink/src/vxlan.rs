@@ -1,13 +1,13 @@
 //! The device between nodes: VXLAN, whose forwarding table is filled by us and learns nothing.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::Socket;
 use crate::link::{CREATE, OAK_GROUP, body};
 use crate::route::PERMANENT;
 use crate::socket::is_absent;
-use crate::wire::{Request, address, attribute, attributes, u16_at, u16_be, u32_at};
+use crate::wire::{Request, attribute, attributes, ip, u16_at, u16_be, u32_at};
 
 /// Name of the kind of device.
 pub const KIND: &str = "vxlan";
@@ -18,7 +18,24 @@ const DUMP: u16 = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
 const ID: u16 = 1;
 const LEARNING: u16 = 7;
 const PORT: u16 = 15;
+const LOCAL6: u16 = 17;
 const BRIDGE: u8 = libc::AF_BRIDGE as u8;
+
+/// What packets of a device travel over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// That of an address.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv6() { Self::V6 } else { Self::V4 }
+    }
+}
 
 /// What tells one VXLAN network from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,14 +51,27 @@ pub struct Vxlan {
 pub struct Forwarding {
     /// The hardware address.
     pub mac: [u8; 6],
-    /// The node that has it.
-    pub underlay: Ipv4Addr,
+    /// The node that has it, in the family the device travels over.
+    pub underlay: IpAddr,
 }
 
 /// Makes a VXLAN device that is still down and leads nowhere.
-pub fn create(socket: &mut Socket, name: &str, mac: [u8; 6], mtu: u32, vxlan: Vxlan) -> io::Result<()> {
-    let data =
-        |data: Request| data.put_u32(ID, vxlan.id).put(LEARNING, &[0]).put(PORT, &vxlan.port.to_be_bytes());
+pub fn create(
+    socket: &mut Socket,
+    name: &str,
+    mac: [u8; 6],
+    mtu: u32,
+    vxlan: Vxlan,
+    family: Family,
+) -> io::Result<()> {
+    let data = |data: Request| {
+        let data = data.put_u32(ID, vxlan.id).put(LEARNING, &[0]).put(PORT, &vxlan.port.to_be_bytes());
+        match family {
+            Family::V4 => data,
+            // Any address; without it the device would be one of IPv4.
+            Family::V6 => data.put(LOCAL6, &Ipv6Addr::UNSPECIFIED.octets()),
+        }
+    };
     let request = Request::new(libc::RTM_NEWLINK, CREATE, &body(0, 0, 0))
         .put_text(libc::IFLA_IFNAME, name)
         .put_u32(libc::IFLA_GROUP, OAK_GROUP)
@@ -72,7 +102,7 @@ pub fn forwardings(socket: &mut Socket, device: u32) -> io::Result<Vec<Forwardin
             for (kind, value) in attributes {
                 match kind {
                     libc::NDA_LLADDR => mac = value.try_into().ok(),
-                    libc::NDA_DST => underlay = address(value),
+                    libc::NDA_DST => underlay = ip(value),
                     _ => {}
                 }
             }

@@ -16,10 +16,7 @@ pub(crate) fn worker_facts(config: &WorkerConfig, gpus: u32, own_end: &OwnEnd) -
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let cpu = u32::try_from(cores).unwrap_or(u32::MAX).saturating_mul(1000);
     let memory = memory_total_mib().unwrap_or(0);
-    let own = match config.address {
-        Some(address) => told_address(address),
-        None => OwnAddresses::towards(&config.cluster),
-    };
+    let own = own_end.addresses;
     WorkerFacts {
         name: config.name.clone(),
         address: own.first().map(|ip| ip.to_string()).unwrap_or_default(),
@@ -44,6 +41,11 @@ pub(crate) fn worker_facts(config: &WorkerConfig, gpus: u32, own_end: &OwnEnd) -
     }
 }
 
+/// Where others reach this machine.
+pub(crate) fn own_addresses(config: &WorkerConfig) -> OwnAddresses {
+    config.address.map_or_else(|| OwnAddresses::towards(&config.cluster), told_address)
+}
+
 /// The address its operator has said, if it means something to others.
 fn told_address(address: IpAddr) -> OwnAddresses {
     let own = OwnAddresses::of(address);
@@ -66,7 +68,7 @@ pub(crate) struct OwnAddresses {
 
 impl OwnAddresses {
     /// One that somebody has said; none if it means nothing to others.
-    fn of(address: IpAddr) -> Self {
+    pub(crate) fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(v4) => Self { v4: Some(v4), v6: None },
             IpAddr::V6(v6) => Self { v4: None, v6: Some(v6).filter(|v6| ipv6::is_underlay(*v6)) },
@@ -88,6 +90,20 @@ impl OwnAddresses {
             IpAddr::V6(v6) => Some(v6).filter(|v6| ipv6::is_underlay(*v6)),
         });
         Self { v4, v6 }
+    }
+
+    /// Those of another list where this one has none.
+    #[cfg(test)]
+    pub(crate) fn or(self, other: Self) -> Self {
+        Self { v4: self.v4.or(other.v4), v6: self.v6.or(other.v6) }
+    }
+
+    pub(crate) const fn has_ipv4(self) -> bool {
+        self.v4.is_some()
+    }
+
+    pub(crate) const fn has_ipv6(self) -> bool {
+        self.v6.is_some()
     }
 
     /// The address people see.

@@ -18,7 +18,7 @@ use oak_store::StoreError;
 use tokio::sync::{Mutex, Notify, watch};
 use tracing::{debug, error, warn};
 
-use crate::facts::{is_elsewhere, source_towards};
+use crate::facts::{OwnAddresses, is_elsewhere, source_towards};
 use crate::keys::Keys;
 use crate::operations::Operations;
 use crate::tunnel::{Look, Tunnel, TunnelSettings, Wanted};
@@ -82,6 +82,11 @@ impl Network {
     /// Uses these keys from the next table on.
     pub(crate) fn set_keys(&self, keys: Keys) {
         self.own_end.lock().unwrap_or_else(PoisonError::into_inner).keys = keys;
+    }
+
+    /// Others are told these addresses from now on.
+    pub(crate) fn set_addresses(&self, addresses: OwnAddresses) {
+        self.own_end.lock().unwrap_or_else(PoisonError::into_inner).addresses = addresses;
     }
 
     /// Sets what shall be reachable; the newest wish wins, in whatever order they come.

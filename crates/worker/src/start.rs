@@ -160,6 +160,7 @@ impl BoundWorker {
             encryption: *encryption,
             keys: keys.clone(),
             tunnel: if *encryption == Encryption::Off { None } else { tunnel::own_end(&keys, *tunnel_port) },
+            addresses: facts::own_addresses(&self.config),
             is_behind_nat: self.config.address.is_some_and(facts::is_elsewhere),
         };
         Ok(NetworkSettings {

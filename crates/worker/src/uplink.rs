@@ -38,9 +38,10 @@ pub(crate) fn start(
     let hello = {
         let (engine, gate) = (engine.clone(), gate.clone());
         let (cluster, address) = (config.cluster.clone(), config.address);
+        let network = Arc::clone(&operations.network);
         move || {
             let (engine, gate, mut facts) = (engine.clone(), gate.clone(), facts.clone());
-            let cluster = cluster.clone();
+            let (cluster, network) = (cluster.clone(), Arc::clone(&network));
             async move {
                 // The machine may have moved since the last session.
                 let own = if address.is_none() { own_addresses(cluster).await } else { None };
@@ -48,6 +49,7 @@ pub(crate) fn start(
                 if let (Some(own), Some(address)) = (own, own_address) {
                     facts.address = address.to_string();
                     facts.address6 = own.second();
+                    network.set_addresses(own);
                 }
                 match gate.hello(engine.call(|worker, _, _| worker.hello(facts))).await {
                     Ok(hello) => encode(&WorkerHello { own_address, ..hello }),

@@ -9,6 +9,7 @@ use oak_model::overlay::{MOST_SEEN, Peer, RelayEnd, TunnelEnd};
 use oak_net::Way;
 use oak_tunnel::{MAX_RELAYS, Path, PrivateKey, PublicKey, Relay, pair_tag};
 
+use crate::facts::OwnAddresses;
 use crate::keys::Keys;
 
 /// Seconds between packets that keep the way through a NAT open.
@@ -40,8 +41,19 @@ pub(crate) struct OwnEnd {
     pub(crate) keys: Keys,
     /// None if this worker does not encrypt.
     pub(crate) tunnel: Option<TunnelEnd>,
+    /// Where others reach it, as they are told.
+    pub(crate) addresses: OwnAddresses,
     /// Whether its operator says that others see it at an address it does not have.
     pub(crate) is_behind_nat: bool,
+}
+
+impl OwnEnd {
+    /// Where plain packets for another worker are sent to: over IPv4 if both have that, so that both sides choose the same.
+    pub(crate) fn plain_underlay(&self, peer: &Peer) -> Option<IpAddr> {
+        let four = peer.underlay.filter(|_| self.addresses.has_ipv4());
+        let six = peer.underlay6.filter(|_| self.addresses.has_ipv6());
+        four.map(IpAddr::V4).or(six.map(IpAddr::V6))
+    }
 }
 
 /// Where this worker is, as others see it.
@@ -94,8 +106,9 @@ impl Ways {
                     Err("there is a NAT in between, which plain packets do not pass".to_owned())
                 }
                 _ if own.encryption.allows_plain() && peer.plain => {
-                    peer.underlay.map(|underlay| Way::Plain { underlay }).ok_or_else(|| {
-                        "plain packets travel over IPv4 only, of which it has no address".to_owned()
+                    own.plain_underlay(peer).map(|underlay| Way::Plain { underlay }).ok_or_else(|| {
+                        "one of the two has only IPv4 and the other one only IPv6, and plain packets pass no relay"
+                            .to_owned()
                     })
                 }
                 _ => Err(no_way(own, peer)),
@@ -273,7 +286,8 @@ mod tests {
 
     fn own(encryption: Encryption) -> OwnEnd {
         let tunnel = (encryption != Encryption::Off).then(|| end(1));
-        OwnEnd { encryption, keys: keys(1), tunnel, is_behind_nat: false }
+        let addresses = OwnAddresses::of([192, 0, 2, 1].into());
+        OwnEnd { encryption, keys: keys(1), tunnel, addresses, is_behind_nat: false }
     }
 
     fn peer(number: u8, encryption: Encryption) -> Peer {
@@ -418,9 +432,32 @@ mod tests {
 
         let only = Peer { underlay: None, ..both };
         assert_eq!(paths(&only)[0], Path::Direct("[2001:db8::2]:50103".parse().unwrap()));
-        let ways = choose(&own(Encryption::Off), &[Peer { plain: true, ..only }]);
-        assert!(ways.routes.is_empty() && ways.problems[0].contains("IPv4 only"), "{ways:?}");
-        assert!(ways.problems[0].contains("at 2001:db8::2 is not reached"), "{ways:?}");
+    }
+
+    #[test]
+    fn plain_packets_travel_over_a_family_that_both_have() {
+        let (four, six) = ("192.0.2.2".parse().unwrap(), "2001:db8::2".parse().unwrap());
+        let peer = |underlay, underlay6| Peer { underlay, underlay6, ..peer(2, Encryption::Off) };
+        let peers = [peer(Some(four), None), peer(None, Some(six)), peer(Some(four), Some(six))];
+        let way = |here: &[&str], peer: &Peer| {
+            let known = |text: &&str| OwnAddresses::of(text.parse().unwrap());
+            let addresses = here.iter().map(known).fold(OwnAddresses::default(), OwnAddresses::or);
+            let mut ways =
+                choose(&OwnEnd { addresses, ..own(Encryption::Preferred) }, std::slice::from_ref(peer));
+            ways.routes.pop().map(|route| route.way).ok_or_else(|| ways.problems.remove(0))
+        };
+        let plain = |underlay: IpAddr| Ok(Way::Plain { underlay });
+        let [here4, here6] = ["192.0.2.1", "2001:db8::1"];
+        for both in [&[here4][..], &[here4, here6]] {
+            assert_eq!(way(both, &peers[0]), plain(four.into()));
+            assert_eq!(way(both, &peers[2]), plain(four.into()));
+        }
+        for both in [&[here6][..], &[here4, here6]] {
+            assert_eq!(way(both, &peers[1]), plain(six.into()));
+        }
+        assert_eq!(way(&[here6], &peers[2]), plain(six.into()));
+        let problem = way(&[here4], &peers[1]).unwrap_err();
+        assert!(problem.contains("at 2001:db8::2 is not reached: one of the two has only IPv4"), "{problem}");
     }
 
     #[test]

@@ -68,6 +68,13 @@ fn peer(world: &World, host: &Host) -> anyhow::Result<Value> {
     Ok(status[0]["peers"][0].clone())
 }
 
+/// From the next start on.
+fn stop_encrypting(worker: &mut Oak<'_>) -> anyhow::Result<()> {
+    worker.kill()?;
+    worker.set("OAK_NETWORK_ENCRYPTION", "off");
+    worker.start_until("worker ready")
+}
+
 #[test]
 fn machines_that_have_no_ipv4_reach_each_other() -> anyhow::Result<()> {
     World::run("underlay_ipv6", |world| {
@@ -84,11 +91,15 @@ fn machines_that_have_no_ipv4_reach_each_other() -> anyhow::Result<()> {
         ensure!(peer["path"] == "[fd99::15]:50103" && peer["path_kind"] == "straight", "{peer}");
         ensure!(peer["outside"] == Value::Null, "there is no NAT: {peer}");
 
-        // Plain packets need IPv4, and the log says so.
-        tiers.workers[1].kill()?;
-        tiers.workers[1].set("OAK_NETWORK_ENCRYPTION", "off");
-        tiers.workers[1].start_until("worker ready")?;
-        tiers.workers[1].wait_for_log("plain packets travel over IPv4 only")
+        stop_encrypting(&mut tiers.workers[1])?;
+        eventually("both send plain packets", soon(), || {
+            for (host, path) in machines.workers.iter().zip(["[fd99::15]:50104", "[fd99::14]:50104"]) {
+                let peer = self::peer(world, host)?;
+                ensure!(peer["way"] == "plain" && peer["path"] == path, "{peer}");
+            }
+            Ok(())
+        })?;
+        the_service_is_reached(world, &machines)
     })
 }
 
@@ -96,13 +107,16 @@ fn machines_that_have_no_ipv4_reach_each_other() -> anyhow::Result<()> {
 fn the_relay_carries_what_has_no_family_in_common() -> anyhow::Result<()> {
     World::run("underlay_mixed", |world| {
         let machines = Machines::with_families(world, Families::Both, &[Families::V4, Families::V6])?;
-        let tiers = Tiers::start(world, &machines)?;
+        let mut tiers = Tiers::start(world, &machines)?;
         deploy(&tiers)?;
         the_service_is_reached(world, &machines)?;
         eventually("both use the relay, each in its own family", soon(), || {
             uses(&tiers.workers[0], "path=10.99.0.11:50105 (relay")?;
             uses(&tiers.workers[1], "path=[fd99::b]:50105 (relay")
-        })
+        })?;
+        // It passes nothing on that is not encrypted, and the log says so.
+        stop_encrypting(&mut tiers.workers[1])?;
+        tiers.workers[1].wait_for_log("only IPv4 and the other one only IPv6")
     })
 }
 

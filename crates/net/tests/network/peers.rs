@@ -153,7 +153,7 @@ fn much_is_transferred_while_the_agents_restart_and_a_node_moves() {
         // The second node gets another underlay address; the old one vanishes.
         nodes[1].run("ip", "addr flush dev eth0");
         nodes[1].run("ip", "addr add 192.0.2.77/24 dev eth0");
-        let way = Way::Plain { underlay: Ipv4Addr::new(192, 0, 2, 77) };
+        let way = Way::Plain { underlay: Ipv4Addr::new(192, 0, 2, 77).into() };
         let moved = Peer { way, ..peer(2) };
         assert_eq!(networks[0].set_peers(vec![moved]).await.unwrap(), []);
         exchange();

@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 use oak_control::worker::Workload;
 use oak_model::overlay::{Backend, PLAIN_PORT, Peer, Readiness};
 use oak_model::{Balancing, JobName, OrganizationId, ServiceId, WorkerId, ipv6};
-use oak_net::{Rules, encrypted_name};
+use oak_net::{Rules, encrypted_name, plain_name, plain6_name};
 use oak_tunnel::{Path, PeerStatus, PublicKey, RelayStatus};
 use serde::Serialize;
 
@@ -192,7 +192,8 @@ impl Inspection {
         let path = match way {
             WayState::Encrypted => engine.and_then(|state| state.path),
             WayState::Plain => {
-                peer.underlay.map(|address| Path::Direct(SocketAddr::from((address, PLAIN_PORT))))
+                let underlay = self.plain_underlay(peer)?;
+                underlay.map(|address| Path::Direct(SocketAddr::from((address, PLAIN_PORT))))
             }
             WayState::None => None,
         };
@@ -227,11 +228,18 @@ impl Inspection {
                     (WayState::None, "the process that encrypts was not told of it yet".to_owned())
                 }
             },
-            Some(device) if device == oak_net::plain_name(bridge) => {
+            Some(device) if [plain_name(bridge), plain6_name(bridge)].contains(&device) => {
                 (WayState::Plain, plain_why(peer).to_owned())
             }
             _ => (WayState::None, none_why(peer, self.machine.outside()).to_owned()),
         })
+    }
+
+    /// Where plain packets for a worker are sent to.
+    fn plain_underlay(&self, peer: &Peer) -> Result<Option<IpAddr>, InspectError> {
+        let device = self.look.device_to(peer.gateway().into())?;
+        let is_over_ipv6 = device.is_some_and(|device| device == plain6_name(&self.look.config().bridge));
+        Ok(if is_over_ipv6 { peer.underlay6.map(IpAddr::V6) } else { peer.underlay.map(IpAddr::V4) })
     }
 
     pub(super) fn services(&self, rules: &Rules<'_>) -> Vec<ServiceState> {
@@ -365,9 +373,6 @@ fn none_why(peer: &Peer, outside: Option<IpAddr>) -> &'static str {
     match (peer.tunnel.is_some(), peer.plain) {
         (true, false) => "it takes only encrypted packets, and this worker does not encrypt",
         (false, false) => "it takes neither encrypted nor plain packets",
-        (_, true) if peer.underlay.is_none() => {
-            "one of the two does not encrypt, and plain packets travel over IPv4 only, of which it has no address"
-        }
         (_, true) if peer.outside != outside => {
             "one of the two does not encrypt, and there is a NAT in between, which plain packets do not pass"
         }

@@ -92,7 +92,7 @@ pub(crate) fn underlay(number: u8) -> Ipv4Addr {
 
 pub(crate) fn peer(number: u8) -> Peer {
     let gateway = subnet(number).hosts().next().unwrap();
-    Peer { subnet: subnet(number), gateway, way: Way::Plain { underlay: underlay(number) } }
+    Peer { subnet: subnet(number), gateway, way: Way::Plain { underlay: underlay(number).into() } }
 }
 
 pub(crate) async fn attach(network: &NodeNetwork, who: Somebody) -> Attached {
