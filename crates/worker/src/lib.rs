@@ -30,6 +30,7 @@ mod probe;
 mod rejoin;
 mod secrets;
 mod start;
+mod table;
 mod tunnel;
 mod uplink;
 mod usage;

@@ -1,19 +1,16 @@
 //! The network of this node: opened when the subnet is known, kept in step with the state machine.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
-use oak_control::worker::{NetworkTable, OwnPlace, TableVersion, TenantTable};
+use oak_control::worker::{NetworkTable, OwnPlace, TableVersion};
+use oak_model::chain;
 use oak_model::overlay::{PLAIN_PORT, TUNNEL_PORT, Target};
-use oak_model::{Protocol, chain, ipv6};
-use oak_net::{
-    Balancing, InstanceAddress, NetworkConfig, NetworkError, NodeNetwork, PortMapping, PortProtocol, Service,
-    ServiceTable, Tenant,
-};
+use oak_net::{InstanceAddress, NetworkConfig, NetworkError, NodeNetwork, ServiceTable};
 use oak_store::StoreError;
 use tokio::sync::{Mutex, Notify, watch};
 use tracing::{debug, error, warn};
@@ -21,6 +18,7 @@ use tracing::{debug, error, warn};
 use crate::facts::{OwnAddresses, is_elsewhere, source_towards};
 use crate::keys::Keys;
 use crate::operations::Operations;
+use crate::table::service_table;
 use crate::tunnel::{Look, Tunnel, TunnelSettings, Wanted};
 use crate::ways::{OwnEnd, Ways, Whereabouts};
 
@@ -364,74 +362,4 @@ async fn in_time<T>(change: impl Future<Output = Result<T, NetworkError>>) -> Re
         .await
         .map_err(|_| format!("the kernel took no network table within {} s", PATIENCE.as_secs()))?
         .map_err(|problem| format!("cannot apply the network table: {}", chain(&problem)))
-}
-
-fn service_table(table: &NetworkTable) -> ServiceTable {
-    ServiceTable {
-        services: table
-            .services
-            .iter()
-            .map(|(address, backends)| Service {
-                addresses: vec![*address],
-                ipv6: ipv6_of(table, *address, backends),
-                policy: balancing(policy(table, *address)),
-                backends: backends.clone(),
-            })
-            .collect(),
-        instances: table
-            .instances
-            .iter()
-            .map(|(instance, namespace)| InstanceAddress { instance: *instance, namespace: *namespace })
-            .collect(),
-        elsewhere: table.elsewhere.iter().copied().collect(),
-        untold: table.untold.iter().copied().collect(),
-        tenants: table.tenants.values().map(tenant).collect(),
-        owned: table.owned.iter().copied().collect(),
-        ports: table
-            .ports
-            .iter()
-            .map(|(port, backends)| PortMapping {
-                protocol: match port.protocol {
-                    Protocol::Tcp => PortProtocol::Tcp,
-                    Protocol::Udp => PortProtocol::Udp,
-                },
-                host_port: port.host,
-                backends: backends
-                    .iter()
-                    .map(|address| SocketAddrV4::new(*address, port.container))
-                    .collect(),
-            })
-            .collect(),
-        weights: table.weights.clone(),
-    }
-}
-
-fn policy(table: &NetworkTable, address: Ipv4Addr) -> oak_model::Balancing {
-    table.policies.get(&address).copied().unwrap_or_default()
-}
-
-/// The IPv6 addresses that lead to the same instances. Where none leads to any, all of those are refused that could be
-/// meant.
-fn ipv6_of(table: &NetworkTable, address: Ipv4Addr, backends: &[Ipv4Addr]) -> Vec<Ipv6Addr> {
-    if !backends.is_empty() {
-        return vec![ipv6::service(policy(table, address), address)];
-    }
-    let services = oak_model::Balancing::ALL.map(|policy| ipv6::service(policy, address));
-    services.into_iter().chain([ipv6::instance(address)]).collect()
-}
-
-/// What is left for the kernel to choose.
-const fn balancing(policy: oak_model::Balancing) -> Balancing {
-    match policy {
-        oak_model::Balancing::RoundRobin
-        | oak_model::Balancing::Closest
-        | oak_model::Balancing::LocalFirst => Balancing::RoundRobin,
-        oak_model::Balancing::LeastLoaded => Balancing::Weighted,
-        oak_model::Balancing::Sticky => Balancing::Sticky,
-    }
-}
-
-fn tenant(table: &TenantTable) -> Tenant {
-    let list = |addresses: &BTreeSet<Ipv4Addr>| addresses.iter().copied().collect();
-    Tenant { members: list(&table.members), reaches: list(&table.reaches), refused: list(&table.refused) }
 }
