@@ -1,7 +1,7 @@
 //! Workers behind NATs: they reach each other straight where the NATs let them, and through the relay of a cluster where
 //! not, and connections survive the change.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -9,6 +9,7 @@ use oak_e2e::{
     Api, Conditions, Echo, Host, Inside, Machines, Microservice, Nat, Oak, Router, Tiers, World, application,
     eventually, soon, while_transferring,
 };
+use oak_model::Balancing;
 use serde_json::json;
 
 const WEB: &str = "10.30.50.1";
@@ -180,12 +181,19 @@ fn deploy<'host>(api: &Api<'_>, nodes: &[&'host Host]) -> anyhow::Result<Vec<Pla
     nodes.iter().enumerate().map(place).collect()
 }
 
-/// Everybody reaches everybody.
+/// The address of IPv6 that leads to the same service.
+fn six(address: Ipv4Addr) -> Ipv6Addr {
+    oak_model::ipv6::service(Balancing::RoundRobin, address)
+}
+
+/// Everybody reaches everybody: over both families, by address and by name, by TCP, UDP and ICMP.
 fn all_reach_all(world: &World, root: &Host, places: &[Place<'_>]) -> anyhow::Result<()> {
     let names = (0..places.len()).map(|number| format!("web{number}"));
-    let targets: Vec<String> = places.iter().map(|place| place.address.to_string()).chain(names).collect();
+    // Globbing is off, so that brackets are what they are.
+    let addresses = places.iter().map(|place| format!("{} [{}]", place.address, six(place.address)));
+    let targets: Vec<String> = addresses.chain(names).collect();
     let fetch = format!(
-        "for t in {}; do curl -sS --max-time 5 --retry 2 --retry-all-errors http://$t/ | grep -q 'Welcome to nginx' || echo $t; done",
+        "for t in {}; do curl -gsS --max-time 5 --retry 2 --retry-all-errors http://$t/ | grep -q 'Welcome to nginx' || echo $t; done",
         targets.join(" ")
     );
     for (number, place) in places.iter().enumerate() {
@@ -197,8 +205,10 @@ fn all_reach_all(world: &World, root: &Host, places: &[Place<'_>]) -> anyhow::Re
             let what = format!("{} reaches {}", place.worker.name(), there.worker.name());
             let sequence = u16::try_from(100 * number + other)?;
             // Datagrams may get lost: the line is bad.
-            eventually(&what, soon(), || place.client.ask_udp((there.address, UDP_PORT).into()))?;
-            eventually(&what, soon(), || place.client.ping(there.address, sequence))?;
+            for address in [IpAddr::V4(there.address), IpAddr::V6(six(there.address))] {
+                eventually(&what, soon(), || place.client.ask_udp((address, UDP_PORT).into()))?;
+                eventually(&what, soon(), || place.client.ping(address, sequence))?;
+            }
         }
     }
     Ok(())
