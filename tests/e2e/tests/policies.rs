@@ -1,11 +1,17 @@
 //! Addresses of a service that choose differently among its instances, from one and the same client.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use oak_e2e::{Conditions, Host, Machines, Microservice, Tiers, World, application, eventually, soon};
+use oak_e2e::{
+    Conditions, Host, Inside, Machines, Microservice, Tiers, World, application, eventually, soon,
+};
+use oak_model::ipv6;
 use serde_json::{Value, json};
+
+const UDP_PORT: u16 = 7007;
 
 /// A service with instances on some workers, one on each, and a client on the first of all workers. Every instance says
 /// its number.
@@ -80,6 +86,7 @@ fn each_address_chooses_as_its_policy_says() -> anyhow::Result<()> {
         let sticky = answers(world, root, "http://sticky.web/", 8)?;
         ensure!(sticky.windows(2).all(|pair| pair[0] == pair[1]), "not sticky: {sticky:?}");
         over_ipv6(world, root, &machines, &local)?;
+        over_udp(&tiers, &machines.workers[0])?;
         least_loaded(world, &tiers, root, &local)?;
         what_the_api_shows(&tiers)?;
 
@@ -116,6 +123,28 @@ fn over_ipv6(world: &World, root: &Host, machines: &Machines, local: &str) -> an
         let curl = ["curl", "-sS", "--max-time", "5", "http://[fdff:2000::55:55]/"];
         let page = worker.check(&curl)?;
         ensure!(["0", "1"].contains(&page.trim()), "{page}");
+    }
+    Ok(())
+}
+
+/// Only the instance on the worker of the client answers: every second datagram is for the other one.
+fn over_udp(tiers: &Tiers<'_>, worker: &Host) -> anyhow::Result<()> {
+    let (local, client) = (Inside::of(worker, "nginx")?, Inside::of(worker, "sleep 10000")?);
+    let _echo = local.echo(UDP_PORT)?;
+    let policies = [("10.30.55.55", 3), ("fdff:2000::55:55", 3), ("10.30.55.56", 6), ("fdff:1000::55:56", 6)];
+    let mut targets: Vec<(IpAddr, usize)> = policies
+        .iter()
+        .map(|(address, of_six)| Ok((address.parse()?, *of_six)))
+        .collect::<anyhow::Result<_>>()?;
+    for instance in tiers.api.instances("web")? {
+        let address: Ipv4Addr = instance.address.parse()?;
+        let of_six = if instance.worker == worker.name() { 6 } else { 0 };
+        targets.extend([(address.into(), of_six), (ipv6::instance(address).into(), of_six)]);
+    }
+    for (address, of_six) in targets {
+        let to = SocketAddr::new(address, UDP_PORT);
+        let answered = (0..6).filter(|_| client.ask_udp(to).is_ok()).count();
+        ensure!(answered == of_six, "{address}: {answered} of 6 datagrams were answered");
     }
     Ok(())
 }
