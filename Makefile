@@ -1,9 +1,9 @@
 # Entry points for people and CI; the work is in scripts/ and in `cargo xtask`.
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test lint bench soak clean sim mutations schemathesis fuzz
+.PHONY: help setup up down test lint bench soak clean sim mutations schemathesis fuzz kernel-wireguard
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install the system packages that are missing
 	@scripts/setup.sh
@@ -31,6 +31,9 @@ schemathesis: ## Let schemathesis invent requests from the document of the API
 
 fuzz: ## Feed everything that reads from the network with invented bytes (FUZZ_SECONDS, 3600 for each)
 	@scripts/fuzz.sh
+
+kernel-wireguard: ## Test the tunnel with the kernel's WireGuard, in a virtual machine that has it
+	@scripts/kernel-wireguard.sh
 
 bench: ## Run the benchmarks
 	@scripts/bench.sh

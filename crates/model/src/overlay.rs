@@ -18,6 +18,8 @@ use crate::{
 
 /// UDP port of the encrypted tunnel between nodes; the number is that of the original's tunnel.
 pub const TUNNEL_PORT: u16 = 50103;
+/// UDP port of the encrypted tunnel between nodes whose kernels encrypt.
+pub const KERNEL_PORT: u16 = 50106;
 /// UDP port of plain packets between nodes that trust their network.
 pub const PLAIN_PORT: u16 = 50104;
 /// UDP port of the relay of a cluster.

@@ -229,7 +229,8 @@ impl Checking<'_> {
             self.problems.push(TableProblem::PortZero { protocol });
             return;
         }
-        let tunnels = [self.config.tunnel_port, self.config.encrypted_port];
+        let NetworkConfig { tunnel_port, encrypted_port, kernel_port, .. } = *self.config;
+        let tunnels = [tunnel_port, encrypted_port, kernel_port];
         if protocol == PortProtocol::Udp && tunnels.contains(&host_port) {
             self.problems.push(TableProblem::TunnelPort { host_port });
             return;

@@ -37,6 +37,9 @@ pub struct NetworkConfig {
     /// UDP port on which this node takes encrypted packets of instances, from whoever encrypts.
     #[serde(default = "usual_encrypted_port")]
     pub encrypted_port: u16,
+    /// The same for packets that the kernel itself decrypts.
+    #[serde(default = "usual_kernel_port")]
+    pub kernel_port: u16,
     /// Whether everything has the IPv6 address that goes with its IPv4 address, too. Left out if this host has no IPv6.
     #[serde(default)]
     pub ipv6: bool,
@@ -55,6 +58,11 @@ fn usual_encrypted_port() -> u16 {
     50_103
 }
 
+/// Also for records of versions that did not use the kernel's WireGuard.
+fn usual_kernel_port() -> u16 {
+    50_106
+}
+
 impl NetworkConfig {
     /// The usual settings for a node that was given `subnet`.
     #[must_use]
@@ -70,6 +78,7 @@ impl NetworkConfig {
             table: "oakestra".to_owned(),
             tunnel_port: usual_tunnel_port(),
             encrypted_port: usual_encrypted_port(),
+            kernel_port: usual_kernel_port(),
             ipv6: true,
         }
     }
@@ -150,9 +159,10 @@ impl NetworkConfig {
             }
             taken.push(subnet);
         }
-        let (plain, encrypted) = (self.tunnel_port, self.encrypted_port);
-        if plain == 0 || encrypted == 0 || plain == encrypted {
-            return refuse(format!("tunnel ports {plain} and {encrypted} are not two ports"));
+        let (plain, encrypted, kernel) = (self.tunnel_port, self.encrypted_port, self.kernel_port);
+        let is_one = |port, others: [u16; 2]| port != 0 && !others.contains(&port);
+        if !is_one(plain, [encrypted, kernel]) || !is_one(encrypted, [kernel, plain]) || kernel == 0 {
+            return refuse(format!("tunnel ports {plain}, {encrypted} and {kernel} are not three ports"));
         }
         if !(576..=65_535).contains(&self.mtu) {
             return refuse(format!("mtu {} is not between 576 and 65535", self.mtu));
@@ -247,7 +257,7 @@ mod tests {
     #[test]
     fn records_of_earlier_versions_can_be_read() {
         let mut record = serde_json::to_value(config()).unwrap();
-        for field in ["tunnel_port", "encrypted_port"] {
+        for field in ["tunnel_port", "encrypted_port", "kernel_port"] {
             record.as_object_mut().unwrap().remove(field);
         }
         assert_eq!(serde_json::from_value::<NetworkConfig>(record).unwrap(), config());

@@ -75,7 +75,7 @@ impl Firewall {
 
     /// What on this host gets in the way; for people.
     pub(crate) fn notes(&mut self) -> Vec<String> {
-        let NetworkConfig { bridge, tunnel_port, encrypted_port, .. } = &self.config;
+        let NetworkConfig { bridge, tunnel_port, encrypted_port, kernel_port, .. } = &self.config;
         let mut notes = self.notes.clone();
         let tunnels = tunnel_names(bridge).join(", ");
         let forward = format!(
@@ -85,7 +85,7 @@ impl Firewall {
         let input = format!(
             "drops packets to this host by default; instances find no names unless it accepts udp and tcp port 53 of \
              input devices {bridge}-*, and other workers do not get through unless it accepts udp ports \
-             {encrypted_port} and {tunnel_port}"
+             {encrypted_port}, {tunnel_port} and {kernel_port}"
         );
         for (hook, trouble) in [(rules::FORWARD, forward), (rules::INPUT, input)] {
             let chains = rules::dropping_chains(&mut self.socket, hook).unwrap_or_default();

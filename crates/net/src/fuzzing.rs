@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 
-use crate::netlink::{Socket, conntrack, link, route, rules, vxlan};
+use crate::netlink::{Socket, conntrack, link, route, rules, vxlan, wireguard};
 use crate::park::{Packet, Park};
 use crate::parking;
 
@@ -27,7 +27,7 @@ pub fn netlink_answer(data: &[u8]) {
         }
         rest = after;
     }
-    ask(*which, &mut Socket::of(ours));
+    ask(*which, Socket::of(ours));
     // What is asked is well-formed whatever was answered.
     let mut asked = vec![0; 1 << 16];
     while let Ok((length, _)) = recv(&kernels, &mut asked[..], RecvFlags::empty()) {
@@ -37,8 +37,12 @@ pub fn netlink_answer(data: &[u8]) {
 }
 
 /// Errors are as good as answers.
-fn ask(which: u8, socket: &mut Socket) {
-    match which % 9 {
+fn ask(which: u8, mut socket: Socket) {
+    if which % 10 == 9 {
+        return drop(wireguard::Control::new(socket).and_then(|mut control| control.device(1)));
+    }
+    let socket = &mut socket;
+    match which % 10 {
         0 => drop(link::all(socket)),
         1 => drop(link::find(socket, "oak0")),
         2 => drop(route::routes(socket)),

@@ -117,7 +117,7 @@ pub use firewall::Applied;
 pub use holder::{PortHolder, port_holder};
 pub use links::Attached;
 pub use look::{Choice, Chosen, Fate, Look, Rules};
-pub use names::{encrypted_name, plain_name, plain6_name};
+pub use names::{encrypted_name, kernel_name, plain_name, plain6_name};
 pub use namespace::run_in;
 pub use node::{Attach, NodeNetwork};
 pub use park::Unknown;

@@ -56,6 +56,12 @@ pub fn encrypted_name(bridge: &str) -> String {
     format!("{bridge}e")
 }
 
+/// Name of the device by which the kernel itself encrypts; whoever encrypts makes it, and leads packets to it instead.
+#[must_use]
+pub fn kernel_name(bridge: &str) -> String {
+    format!("{bridge}w")
+}
+
 /// Name of the device to nodes that are sent plain packets over IPv4.
 #[must_use]
 pub fn plain_name(bridge: &str) -> String {
@@ -69,8 +75,8 @@ pub fn plain6_name(bridge: &str) -> String {
 }
 
 /// Names of all devices to other nodes.
-pub(crate) fn tunnel_names(bridge: &str) -> [String; 3] {
-    [encrypted_name(bridge), plain_name(bridge), plain6_name(bridge)]
+pub(crate) fn tunnel_names(bridge: &str) -> [String; 4] {
+    [encrypted_name(bridge), kernel_name(bridge), plain_name(bridge), plain6_name(bridge)]
 }
 
 /// Name of the device to which packets to unknown addresses go.
@@ -101,7 +107,7 @@ mod tests {
 
     #[test]
     fn devices_of_the_node_are_not_taken_for_an_instance() {
-        for name in [plain_name, plain6_name, encrypted_name, parking_name] {
+        for name in [plain_name, plain6_name, encrypted_name, kernel_name, parking_name] {
             assert!(!name("oak0").starts_with(&device_prefix("oak0")));
             assert!(name("oakest").len() <= MAX_DEVICE_NAME);
         }

@@ -3,12 +3,14 @@
 //! follows from it; so a subnet and the address of its node are all there is to know:
 //!
 //! ```text
-//! route      10.18.0.128/25 dev oak0e scope link src 10.18.0.1         a node that encrypts
+//! route      10.18.0.128/25 dev oak0e scope link src 10.18.0.1 metric 1000    a node that encrypts
 //!
 //! route      10.18.1.0/25 via 10.18.1.1 dev oak0t onlink src 10.18.0.1
 //! neighbour  10.18.1.1 is at 02:6f:0a:12:01:01
 //! forwarding 02:6f:0a:12:01:01 is behind 192.0.2.12
 //! ```
+//!
+//! Whoever encrypts may have the kernel do it, with a route to `oak0w` and a smaller metric.
 //!
 //! The same for the IPv6 addresses that go with these, at the same MAC addresses. Nothing of it is remembered: what is wanted is compared with what the kernel has.
 
@@ -20,15 +22,18 @@ use tracing::debug;
 
 use crate::config::{NetworkConfig, overlap};
 use crate::error::{NetworkError, Tried};
-use crate::names::{encrypted_name, mac, plain_name, plain6_name};
+use crate::names::{encrypted_name, kernel_name, mac, plain_name, plain6_name};
 use crate::netlink::Socket;
 use crate::netlink::link::{self, Link, OAK_GROUP};
 use crate::netlink::route::{self, Neighbour, Route};
 use crate::netlink::vxlan::{self, Family, Forwarding, Vxlan};
+use crate::netlink::wireguard;
 use crate::sysctl;
 
 /// VXLAN network identifier of all nodes ("oak" in ASCII).
 const NETWORK_ID: u32 = 0x006f_616b;
+/// Metric of routes to who encrypts: there is room for better ones. Not 1024, which IPv6 takes for none.
+const ENCRYPTED_METRIC: u32 = 1000;
 
 /// How much longer headers of IPv6 are than those of IPv4, bytes.
 const LONGER6: u32 = 20;
@@ -134,7 +139,9 @@ pub(crate) fn set(
     };
     let (plain4, plain6) = (own_plain(Family::V4)?, own_plain(Family::V6)?);
     let own_encrypted = find(&encrypted)?.filter(|link| link.kind == "tun");
-    let own = [plain4, plain6, own_encrypted.as_ref().map(|link| link.index)];
+    let kernel = find(&kernel_name(&config.bridge))?.filter(|link| link.is_ours(wireguard::KIND));
+    let index = |link: Option<&Link>| link.map(|link| link.index);
+    let own = [plain4, plain6, index(own_encrypted.as_ref()), index(kernel.as_ref())];
     let routes = route::routes(socket).tried(|| "list routes".to_owned())?;
     peers.retain(|peer| {
         let subnet = peer.subnet;
@@ -310,7 +317,7 @@ impl Encrypted {
         let Some(link) = link else { return Self::default() };
         let route = |destination: IpNet| {
             let source = Some(own_source(config, destination));
-            Route { destination, device: link.index, gateway: None, source, metric: 0 }
+            Route { destination, device: link.index, gateway: None, source, metric: ENCRYPTED_METRIC }
         };
         let peers = peers.iter().filter(|peer| peer.way == Way::Encrypted);
         let routes = peers.flat_map(|peer| networks(config, peer.subnet)).map(route).collect();
@@ -333,10 +340,9 @@ impl Encrypted {
 
     fn remove_others(&self, socket: &mut Socket) -> std::io::Result<()> {
         let Some(device) = self.device else { return Ok(()) };
-        let is_wanted = |destination| self.routes.iter().any(|route| route.destination == destination);
         for route in route::routes(socket)?.iter().filter(|route| route.device == device) {
             // The kernel has one for link-local addresses.
-            if !is_wanted(route.destination) && !is_link_local(route.destination) {
+            if !self.routes.contains(route) && !is_link_local(route.destination) {
                 debug!(subnet = %route.destination, "disconnecting from another node");
                 route::delete_route(socket, route)?;
             }

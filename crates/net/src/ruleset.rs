@@ -8,7 +8,7 @@ use oak_model::ipv6;
 use crate::check::CheckedTable;
 use crate::config::NetworkConfig;
 use crate::content::Content;
-use crate::names::{device_prefix, parking_name, tunnel_names};
+use crate::names::{device_prefix, encrypted_name, kernel_name, parking_name, plain_name, plain6_name};
 
 /// To be counted up with every change of the chains below: rules of an earlier agent with another number are
 /// replaced at once, because what it did not know (the tunnel) would not be guarded.
@@ -44,9 +44,10 @@ fn write_table(out: &mut String, config: &NetworkConfig, table: &CheckedTable) -
 fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
     let ports = format!("\"{}*\"", device_prefix(&config.bridge));
     let bridge = format!("\"{}\"", config.bridge);
-    let tunnels = tunnels(config);
+    let Tunnels { all: tunnels, encrypted, plain, kernel } = Tunnels::new(config);
     let parking = format!("\"{}\"", parking_name(&config.bridge));
-    let tunnel_ports = format!("{{ {}, {} }}", config.encrypted_port, config.tunnel_port);
+    let tunnel_ports =
+        format!("{{ {}, {}, {} }}", config.encrypted_port, config.kernel_port, config.tunnel_port);
     let (subnet, gateway) = (one_of(config.subnets()), config.gateway());
     let (nodes, services) = (config.node_range, config.service_range);
     let Six {
@@ -69,7 +70,8 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
     // The rules of IPv6 say the same as those before them.
     // guard: 127/8 of the host is theirs to attack because replies to
     //   127.0.0.1:port need route_localnet; a source address that is not routed to its device is forged.
-    //   So other nodes send only from addresses of nodes, and only to addresses of this one.
+    //   So other nodes send only from addresses of nodes, and only to addresses of this one. Who encrypts and the kernel
+    //   may carry the two directions of a flow; both know which node has which addresses.
     // prerouting: only instances call services; ports are looked at only for addresses of this host.
     //   The gateway's name server stays reachable even when an application has the host port 53.
     //   Other nodes have translated what they send.
@@ -80,7 +82,8 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
     //   like the host. Other nodes accept only addresses of this node.
     // strays: what `from_instances` refuses, for the host and for packets that waited.
     // from_instances: without its node, an address of a node must not leave by the default route.
-    // forward: what is routed to the gateway device has no instance behind it. `invalid` is dropped
+    // forward: the kernel does not tell both ends of a connection how long packets between nodes may be, who encrypts does.
+    //   What is routed to the gateway device has no instance behind it. `invalid` is dropped
     //   because it is not translated and would show inner addresses outside.
     // output: the device a packet leaves by is not known anew after translation, so look at addresses;
     //   what still has a service address was not translated.
@@ -138,7 +141,8 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 		iifname {ports} fib saddr . iif oif 0 drop
 		iifname {tunnels} ip daddr != {subnet} drop
 		{tunnel_guard6}
-		iifname {tunnels} fib saddr . iif oif 0 drop
+		iifname {plain} fib saddr . iif oif 0 drop
+		iifname {encrypted} fib saddr oifname != {encrypted} drop
 	}}
 	chain prerouting {{
 		type nat hook prerouting priority -100; policy accept;
@@ -194,6 +198,7 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
 	}}
 	chain forward {{
 		type filter hook forward priority 0; policy accept;
+		oifname {kernel} tcp flags syn tcp option maxseg size set rt mtu
 		oifname {bridge} goto refuse
 		oifname {parking} goto to_parking
 		iifname {ports} jump from_instances
@@ -214,9 +219,25 @@ fn write_chains(out: &mut String, config: &NetworkConfig) -> fmt::Result {
     )
 }
 
-/// The set of devices to other nodes.
-fn tunnels(config: &NetworkConfig) -> String {
-    format!("{{ {} }}", tunnel_names(&config.bridge).map(|name| format!("\"{name}\"")).join(", "))
+/// The devices to other nodes, as rules name them.
+struct Tunnels {
+    all: String,
+    encrypted: String,
+    plain: String,
+    kernel: String,
+}
+
+impl Tunnels {
+    fn new(config: &NetworkConfig) -> Self {
+        let [encrypted, kernel, plain, plain6] = [encrypted_name, kernel_name, plain_name, plain6_name]
+            .map(|name| format!("\"{}\"", name(&config.bridge)));
+        Self {
+            all: format!("{{ {encrypted}, {kernel}, {plain}, {plain6} }}"),
+            encrypted: format!("{{ {encrypted}, {kernel} }}"),
+            plain: format!("{{ {plain}, {plain6} }}"),
+            kernel,
+        }
+    }
 }
 
 /// What an address in any of these networks is compared with.
@@ -249,7 +270,7 @@ impl Six {
     fn new(config: &NetworkConfig) -> Self {
         let ports = format!("\"{}*\"", device_prefix(&config.bridge));
         let bridge = format!("\"{}\"", config.bridge);
-        let tunnels = tunnels(config);
+        let tunnels = Tunnels::new(config).all;
         let parking = format!("\"{}\"", parking_name(&config.bridge));
         if !config.ipv6 {
             return Self {
@@ -316,6 +337,20 @@ mod tests {
         let text = render(&config(), &CheckedTable::default());
         assert!(text.starts_with("add table inet oakestra\ndelete table inet oakestra\ntable inet"));
         assert!(!text.contains("elements"), "empty lists are syntax errors");
+    }
+
+    #[test]
+    fn what_the_kernel_decrypts_is_treated_as_what_the_engine_decrypts() {
+        for ipv6 in [true, false] {
+            let text = render(&NetworkConfig { ipv6, ..config() }, &CheckedTable::default());
+            let rules: Vec<&str> =
+                text.lines().filter(|rule| rule.contains("oak0e") || rule.contains("oak0w")).collect();
+            let is_of_both = |rule: &&str| rule.contains("oak0e") && rule.contains("oak0w");
+            // Only one says how long packets may be: the engine does that itself.
+            assert_eq!(rules.iter().filter(|rule| !is_of_both(rule)).count(), 1, "{rules:#?}");
+            let ports = text.lines().filter(|rule| rule.contains("50103") || rule.contains("50106"));
+            assert!(ports.clone().count() == 2 && ports.clone().all(|rule| rule.contains("50103, 50106")));
+        }
     }
 
     #[test]

@@ -10,10 +10,10 @@ use tracing::debug;
 use crate::config::{check_bridge, check_table};
 use crate::error::{ErrorList, NetworkError, Tried};
 use crate::links::is_instance_device;
-use crate::names::{encrypted_name, parking_name, plain_name, plain6_name};
+use crate::names::{encrypted_name, kernel_name, parking_name, plain_name, plain6_name};
 use crate::namespace;
 use crate::netlink::link::{Link, OAK_GROUP};
-use crate::netlink::{Socket, conntrack, link, route, rules, vxlan};
+use crate::netlink::{Socket, conntrack, link, route, rules, vxlan, wireguard};
 use crate::nft;
 use crate::record::{StateDirectory, current_boot};
 use crate::ruleset;
@@ -82,7 +82,8 @@ fn remove_devices(socket: &mut Socket, bridge: &str, subnets: &mut Vec<Ipv4Net>,
     let is_parking = |link: &Link| link.is_ours("tun") && link.name == parking_name(bridge);
     // Left by who encrypts if that was killed.
     let is_encrypted = |link: &Link| link.is_ours("tun") && link.name == encrypted_name(bridge);
-    let is_tunnel = |link: &Link| is_plain(link) || is_encrypted(link);
+    let is_kernel = |link: &Link| link.is_ours(wireguard::KIND) && link.name == kernel_name(bridge);
+    let is_tunnel = |link: &Link| is_plain(link) || is_encrypted(link) || is_kernel(link);
     let is_ours = |link: &Link| {
         is_gateway(link) || is_parking(link) || is_tunnel(link) || is_instance_device(link, bridge)
     };

@@ -176,16 +176,18 @@ fn routes_of(socket: &mut Socket, family: u8) -> io::Result<Vec<Route>> {
     )
 }
 
-/// Removes a route; succeeds if there is none. Metric 0 stands for the smallest there is.
+/// Removes a route; succeeds if there is none.
 pub fn delete_route(socket: &mut Socket, route: &Route) -> io::Result<()> {
     let prefix = route.destination.prefix_len();
     // Scope 255 (nowhere): whatever scope it has.
     let family = family(route.destination.addr());
     let body = [family, prefix, 0, 0, libc::RT_TABLE_MAIN, 0, 255, libc::RTN_UNICAST, 0, 0, 0, 0];
+    // Zero would be whichever comes first.
+    let metric = if family == INET6 && route.metric == 0 { USUAL_METRIC6 } else { route.metric };
     let request = Request::new(libc::RTM_DELROUTE, ACK, &body)
         .put_address(libc::RTA_DST, route.destination.network())
         .put_u32(libc::RTA_OIF, route.device)
-        .put_u32(libc::RTA_PRIORITY, route.metric);
+        .put_u32(libc::RTA_PRIORITY, metric);
     match socket.change(request) {
         Err(error) if is_absent(&error) => Ok(()),
         outcome => outcome,

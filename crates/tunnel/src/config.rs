@@ -42,6 +42,20 @@ pub struct TunnelConfig {
     /// Threads for each direction, 1 to 8; as many as there are processors (at most 4) if it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
+    /// The lane in the kernel; the engine knows of none if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<KernelConfig>,
+}
+
+/// A WireGuard device of the kernel, which carries the packets of peers that are reached straight and have one, too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelConfig {
+    /// Its name, as that of the TUN device. The engine makes it, and gives it key, peers and routes.
+    pub device: String,
+    /// Its UDP port.
+    pub port: u16,
+    /// If not, the device of an earlier engine is removed.
+    pub is_used: bool,
 }
 
 fn default_mtu() -> u32 {
@@ -54,6 +68,9 @@ pub enum InvalidConfig {
     /// Names of devices have 1 to 15 characters, none of them `/` or white space.
     #[error("{0:?} cannot be the name of a device")]
     Device(String),
+    /// Both devices and both ports are two.
+    #[error("the device or the port of the kernel's WireGuard is that of the tunnel")]
+    Kernel,
     /// See [`TunnelConfig::mtu`].
     #[error("mtu {0} is not between {SMALLEST_MTU} and {LARGEST_MTU}")]
     Mtu(u32),
@@ -87,16 +104,22 @@ pub enum InvalidConfig {
 impl TunnelConfig {
     /// Settings with the usual values.
     pub fn new(device: &str, port: u16, directory: PathBuf) -> Self {
-        Self { device: device.to_owned(), port, mtu: DEFAULT_MTU, directory, threads: None }
+        Self { device: device.to_owned(), port, mtu: DEFAULT_MTU, directory, threads: None, kernel: None }
     }
 
     /// Checks the ranges.
     pub fn check(&self) -> Result<(), InvalidConfig> {
-        let name = self.device.as_bytes();
-        let is_name = (1..=15).contains(&name.len())
-            && name.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'/' && *byte != b'%');
-        if !is_name || self.device == "." || self.device == ".." {
-            return Err(InvalidConfig::Device(self.device.clone()));
+        for device in std::iter::once(&self.device).chain(self.kernel.iter().map(|kernel| &kernel.device)) {
+            let name = device.as_bytes();
+            let is_name = (1..=15).contains(&name.len())
+                && name.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'/' && *byte != b'%');
+            if !is_name || device == "." || device == ".." {
+                return Err(InvalidConfig::Device(device.clone()));
+            }
+        }
+        if self.kernel.as_ref().is_some_and(|kernel| kernel.device == self.device || kernel.port == self.port)
+        {
+            return Err(InvalidConfig::Kernel);
         }
         if !(SMALLEST_MTU..=LARGEST_MTU).contains(&self.mtu) {
             return Err(InvalidConfig::Mtu(self.mtu));
@@ -217,6 +240,12 @@ mod tests {
             assert!(TunnelConfig { device: device.to_owned(), ..good.clone() }.check().is_err(), "{device}");
         }
         assert!(TunnelConfig { mtu: 575, ..good.clone() }.check().is_err());
+        for (device, port, is_good) in
+            [("oak-w", 7, true), ("oak-tun", 7, false), ("oak-w", 51820, false), ("", 7, false)]
+        {
+            let kernel = Some(KernelConfig { device: device.to_owned(), port, is_used: true });
+            assert_eq!(TunnelConfig { kernel, ..good.clone() }.check().is_ok(), is_good, "{device} {port}");
+        }
         assert!(TunnelConfig { threads: Some(0), ..good }.check().is_err());
     }
 

@@ -25,6 +25,9 @@
 //!   ask each other inside their sessions which of them work, and use the best. To every other WireGuard these
 //!   questions are packets to ignore.
 //!
+//! * Where both kernels have WireGuard and nothing is in between, the kernel carries the packets ([`KernelConfig`]): the
+//!   engine finds and watches paths all the same, and takes the packets back at once by taking back routes.
+//!
 //! ```no_run
 //! use std::process::Command;
 //!
@@ -64,13 +67,14 @@ mod tried;
 
 pub use client::{Client, ClientError};
 pub use config::{
-    DEFAULT_MTU, InvalidConfig, MAX_NETWORKS, MAX_PATHS, MAX_PEERS, MAX_RELAYS, Peer, Relay, TunnelConfig,
+    DEFAULT_MTU, InvalidConfig, KernelConfig, MAX_NETWORKS, MAX_PATHS, MAX_PEERS, MAX_RELAYS, Peer, Relay,
+    TunnelConfig,
 };
 pub use engine::{EngineError, remove, run};
 pub use key::{InvalidKey, PresharedKey, PrivateKey, PublicKey};
 pub use path::Path;
 pub use relay::keys::{RelayKeys, pair_tag};
 pub use relay::{InvalidMembers, MAX_NODES, MAX_PAIRS, RelayCounts, RelayLimits, RelayMembers, RelayServer};
-pub use request::{PeerStatus, RelayStatus, Status};
+pub use request::{KernelState, PeerStatus, RelayStatus, Status};
 pub use start::{StartError, start};
 pub use tried::SystemError;

@@ -55,10 +55,26 @@ pub struct Status {
     pub pid: u32,
     /// Whether peers are reached over IPv6, too.
     pub has_ipv6: bool,
+    /// Whether there is a lane in the kernel.
+    #[serde(default)]
+    pub kernel: KernelState,
     /// All relays, in the order of [`crate::Client::set_relays`].
     pub relays: Vec<RelayStatus>,
     /// All peers, by name.
     pub peers: Vec<PeerStatus>,
+}
+
+/// Whether an engine has a lane in the kernel ([`crate::KernelConfig`]).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KernelState {
+    /// It shall not; engines of former releases do not say it.
+    #[default]
+    Off,
+    /// Yes.
+    Ready,
+    /// The kernel does not allow it: why.
+    Missing(String),
 }
 
 /// How a relay sees this node.
@@ -83,6 +99,9 @@ pub struct PeerStatus {
     pub knows: Option<PublicKey>,
     /// Where its packets go, if that is known.
     pub path: Option<Path>,
+    /// Whether the kernel sends and takes the packets there.
+    #[serde(default)]
+    pub in_kernel: bool,
     /// Milliseconds since this path is used.
     pub path_since_ms: Option<u64>,
     /// Microseconds of a round trip on this path, if the peer is an engine like this one.
@@ -91,9 +110,9 @@ pub struct PeerStatus {
     pub last_handshake_ms: Option<u64>,
     /// Milliseconds since anything authentic came.
     pub last_received_ms: Option<u64>,
-    /// Inner bytes sent.
+    /// Inner bytes sent; of what the kernel sent, with the headers of WireGuard.
     pub sent_bytes: u64,
-    /// Inner bytes received.
+    /// The same for what was received.
     pub received_bytes: u64,
     /// Packets that could not be sent: no session in time, or the system refused.
     pub lost_sending: u64,

@@ -92,6 +92,8 @@ pub struct WorkerConfig {
     pub table: String,
     /// Whether packets to other workers are encrypted.
     pub encryption: Encryption,
+    /// Whether the kernel's own WireGuard is used with workers that are reached straight.
+    pub kernel_wireguard: bool,
     /// Age at which the key for packets of other workers is replaced; none: only if somebody wants so.
     pub key_lifetime: Option<Duration>,
     /// Registries and limits of the image store; its directory is set by the worker.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ipnet::Ipv4Net;
 use oak_control::worker::{NetworkTable, OwnPlace, TableVersion};
 use oak_model::chain;
-use oak_model::overlay::{PLAIN_PORT, TUNNEL_PORT, Target};
+use oak_model::overlay::{KERNEL_PORT, PLAIN_PORT, TUNNEL_PORT, Target};
 use oak_net::{InstanceAddress, NetworkConfig, NetworkError, NodeNetwork, ServiceTable};
 use oak_store::StoreError;
 use tokio::sync::{Mutex, Notify, watch};
@@ -149,6 +149,7 @@ impl Network {
             table: self.settings.table.clone(),
             tunnel_port: PLAIN_PORT,
             encrypted_port: TUNNEL_PORT,
+            kernel_port: KERNEL_PORT,
             more_subnets: more_subnets.to_vec(),
             ..NetworkConfig::new(&self.settings.directory, *subnet)
         };

@@ -7,19 +7,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use oak_model::overlay::{PLAIN_PORT, TUNNEL_PORT};
+use oak_model::overlay::{KERNEL_PORT, PLAIN_PORT, TUNNEL_PORT};
 use oak_model::{InstanceKey, PortMapping, Protocol};
 use oak_net::{NodeNetwork, PortHolder, PortProtocol};
 use tokio::sync::watch;
 use tracing::info;
 
 /// Ports of Oakestra itself, which no application can have.
-const RESERVED: [(Protocol, u16); 5] = [
+const RESERVED: [(Protocol, u16); 6] = [
     (Protocol::Tcp, 10000),
     (Protocol::Tcp, 10100),
     (Protocol::Tcp, 10099),
     (Protocol::Udp, TUNNEL_PORT),
     (Protocol::Udp, PLAIN_PORT),
+    (Protocol::Udp, KERNEL_PORT),
 ];
 
 /// How long a listener of this process may take to give way.

@@ -153,7 +153,8 @@ impl BoundWorker {
     }
 
     fn network_settings(&self) -> Result<NetworkSettings, WorkerError> {
-        let WorkerConfig { directory, bridge, mtu, table, encryption, tunnel_port, .. } = &self.config;
+        let WorkerConfig { directory, bridge, mtu, table, encryption, kernel_wireguard, tunnel_port, .. } =
+            &self.config;
         let keys = Keys::open(directory)
             .map_err(|source| WorkerError::NetworkKey { path: directory.clone(), source })?;
         let own_end = OwnEnd {
@@ -170,7 +171,7 @@ impl BoundWorker {
             table: table.clone(),
             own_end,
             cluster: self.config.cluster.clone(),
-            tunnel: TunnelSettings::new(directory, bridge, *mtu, keys),
+            tunnel: TunnelSettings::new(directory, bridge, *mtu, keys).with_kernel(*kernel_wireguard),
         })
     }
 }

@@ -12,9 +12,11 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use oak_model::overlay::{NodeKeys, TUNNEL_PORT, TunnelEnd};
+use oak_model::overlay::{KERNEL_PORT, NodeKeys, TUNNEL_PORT, TunnelEnd};
 use oak_model::{chain, ipv6};
-use oak_tunnel::{Client, ClientError, Path, Peer, PrivateKey, Relay, StartError, Status, TunnelConfig};
+use oak_tunnel::{
+    Client, ClientError, KernelConfig, Path, Peer, PrivateKey, Relay, StartError, Status, TunnelConfig,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use tracing::{info, warn};
 
@@ -67,6 +69,14 @@ impl TunnelSettings {
         let mtu = mtu.saturating_sub(LONGER_BY).min(LARGEST_MTU);
         Self { config: TunnelConfig { mtu, ..config(directory, bridge) }, keys }
     }
+
+    /// The same, and whether the kernel may encrypt.
+    pub(crate) fn with_kernel(mut self, is_used: bool) -> Self {
+        if let Some(kernel) = &mut self.config.kernel {
+            kernel.is_used = is_used;
+        }
+        self
+    }
 }
 
 /// State of the engine of the worker with this directory; none if none runs.
@@ -75,7 +85,9 @@ pub(crate) fn status(directory: &std::path::Path) -> Option<Status> {
 }
 
 fn config(directory: &std::path::Path, bridge: &str) -> TunnelConfig {
-    TunnelConfig::new(&oak_net::encrypted_name(bridge), TUNNEL_PORT, directory.join(DIRECTORY))
+    let kernel = KernelConfig { device: oak_net::kernel_name(bridge), port: KERNEL_PORT, is_used: true };
+    let config = TunnelConfig::new(&oak_net::encrypted_name(bridge), TUNNEL_PORT, directory.join(DIRECTORY));
+    TunnelConfig { kernel: Some(kernel), ..config }
 }
 
 /// What the engine shall know.
@@ -107,8 +119,8 @@ pub(crate) struct Tunnel {
     /// When it is looked at again, and until when it is looked at often.
     look_at: Instant,
     hurries_until: Instant,
-    /// The path to each peer, by its name, as it was last said.
-    paths: BTreeMap<String, Path>,
+    /// The path to each peer, by its name, as it was last said, and whether the kernel uses it.
+    paths: BTreeMap<String, (Path, bool)>,
     /// Since when there has been nobody to send to; none if there is somebody, or if it was stopped.
     idle_since: Option<Instant>,
     /// Whether the engine could not be brought to what was wanted.
@@ -224,10 +236,12 @@ impl Tunnel {
     /// Says which way packets go, for people.
     fn say_paths(&mut self, status: &Status) {
         let paths = status.peers.iter().filter(|peer| peer.last_handshake_ms.is_some());
-        let paths: BTreeMap<_, _> = paths.filter_map(|peer| Some((peer.name.clone(), peer.path?))).collect();
-        for (worker, path) in &paths {
-            if self.paths.get(worker) != Some(path) {
-                info!(worker, %path, "path to another worker");
+        let paths: BTreeMap<_, _> =
+            paths.filter_map(|peer| Some((peer.name.clone(), (peer.path?, peer.in_kernel)))).collect();
+        for (worker, said) in &paths {
+            if self.paths.get(worker) != Some(said) {
+                let (path, kernel) = said;
+                info!(worker, %path, kernel, "path to another worker");
             }
         }
         self.paths = paths;
@@ -353,9 +367,10 @@ fn stop(config: &TunnelConfig) -> Result<(), String> {
             Ok(())
         }
         Err(ClientError::Unreachable { .. }) => {
-            let device = PathBuf::from("/sys/class/net").join(&config.device);
-            // One that was killed leaves its device.
-            if device.join("tun_flags").exists() {
+            let kernel = config.kernel.iter().map(|kernel| &kernel.device);
+            let devices = PathBuf::from("/sys/class/net");
+            // One that was killed leaves its devices.
+            if std::iter::once(&config.device).chain(kernel).any(|device| devices.join(device).exists()) {
                 return oak_tunnel::remove(config).map_err(|error| chain(&error));
             }
             Ok(())
@@ -397,6 +412,7 @@ mod tests {
             |mtu| TunnelSettings::new(std::path::Path::new("/nowhere"), "oak0", mtu, keys.clone()).config;
         assert_eq!((settings(1450).mtu, settings(9216).mtu), (1420, 9000));
         assert_eq!(settings(1450).device, "oak0e");
+        assert_eq!(settings(1450).kernel.unwrap().device, "oak0w");
         settings(1280).check().unwrap();
     }
 }

@@ -58,7 +58,7 @@ pub use pypi::install;
 pub use router::{Nat, Router};
 pub use stream::Stream;
 pub use tiers::{CLUSTER, Machines, Tiers};
-pub use transfer::while_transferring;
+pub use transfer::{encrypted_bytes, while_transferring};
 pub use wait::{eventually, let_pass, pause, soon};
 pub use watch::{Answer, Watch};
 pub use world::World;

@@ -37,9 +37,21 @@ pub fn while_transferring(
 }
 
 fn has_received(worker: &Host, least: u64) -> anyhow::Result<()> {
-    let devices = worker.check(&["cat", "/proc/net/dev"])?;
-    let line = devices.lines().find(|line| line.trim_start().starts_with("oak0e:"));
-    let received = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-    ensure!(received.is_some_and(|bytes| bytes > least), "{devices}");
+    let received = encrypted_bytes(worker)?;
+    ensure!(received > least, "{received} bytes");
     Ok(())
+}
+
+/// Bytes that a machine has received encrypted, by the engine or by its kernel.
+///
+/// # Errors
+/// There is no device for that.
+pub fn encrypted_bytes(host: &Host) -> anyhow::Result<u64> {
+    let devices = host.check(&["cat", "/proc/net/dev"])?;
+    let of = |device: &str| {
+        let line = devices.lines().find(|line| line.trim_start().starts_with(device))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    let engine = of("oak0e:").with_context(|| format!("no tunnel device: {devices}"))?;
+    Ok(engine + of("oak0w:").unwrap_or(0))
 }

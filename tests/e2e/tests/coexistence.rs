@@ -109,7 +109,7 @@ const MACHINES: [Guarded; 3] = [
         accept: "add rule inet firewalld filter_FORWARD_ZONES iifname \"oak0-*\" accept; \
                  add rule inet firewalld filter_FORWARD_ZONES oifname \"oak0-*\" accept; \
                  add rule inet firewalld filter_INPUT_ZONES iifname \"oak0-*\" meta l4proto { tcp, udp } th dport 53 accept; \
-                 add rule inet firewalld filter_INPUT_ZONES udp dport { 50103, 50104 } accept",
+                 add rule inet firewalld filter_INPUT_ZONES udp dport { 50103, 50104, 50106 } accept",
     },
     Guarded {
         name: "a strict one",
@@ -119,7 +119,7 @@ const MACHINES: [Guarded; 3] = [
         accept: "add rule inet guard forward iifname \"oak0-*\" accept; \
                  add rule inet guard forward oifname \"oak0-*\" accept; \
                  add rule inet guard input iifname \"oak0-*\" meta l4proto { tcp, udp } th dport 53 accept; \
-                 add rule inet guard input udp dport { 50103, 50104 } accept",
+                 add rule inet guard input udp dport { 50103, 50104, 50106 } accept",
     },
 ];
 

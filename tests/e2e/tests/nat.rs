@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use oak_e2e::{
     Api, Conditions, Echo, Host, Inside, Machines, Microservice, Nat, Oak, Router, Tiers, World, application,
-    eventually, soon, while_transferring,
+    encrypted_bytes, eventually, soon, while_transferring,
 };
 use oak_model::Balancing;
 use serde_json::json;
@@ -214,14 +214,6 @@ fn all_reach_all(world: &World, root: &Host, places: &[Place<'_>]) -> anyhow::Re
     Ok(())
 }
 
-/// Bytes that the tunnel device of a machine has received.
-fn received(host: &Host) -> anyhow::Result<u64> {
-    let devices = host.check(&["cat", "/proc/net/dev"])?;
-    let line = devices.lines().find(|line| line.trim_start().starts_with("oak0e:"));
-    let bytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
-    bytes.with_context(|| format!("no tunnel device: {devices}"))
-}
-
 /// Three clusters, each with two nodes: one site without a NAT, two behind a NAT each, over bad lines.
 #[test]
 fn every_instance_reaches_every_service_across_two_nats_and_three_clusters() -> anyhow::Result<()> {
@@ -294,12 +286,12 @@ fn a_cut_is_survived(
     let url = "http://10.30.50.14/big";
     let words = ["curl", "-sS", "--max-time", "55", "--limit-rate", "1M", "-o", "/dev/null"];
     let words = [&words[..], &["-w", "%{http_code} %{size_download}", url]].concat();
-    let before = received(here)?;
+    let before = encrypted_bytes(here)?;
     let fetched = std::thread::scope(|scope| {
         let fetch = scope.spawn(|| here.check(&words));
         let more = |bytes: u64| {
             move || {
-                ensure!(received(here)? > before + bytes, "not yet");
+                ensure!(encrypted_bytes(here)? > before + bytes, "not yet");
                 Ok(())
             }
         };

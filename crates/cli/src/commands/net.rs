@@ -8,8 +8,8 @@ use std::process::{Command, ExitStatus};
 use clap::{Args, Subcommand};
 use oak_model::chain;
 use oak_worker::inspect::{
-    AddressState, BackendState, InspectError, Inspection, NetworkStatus, PathKind, PeerState, RelayState,
-    ServiceState, WayState,
+    AddressState, BackendState, InspectError, Inspection, KernelState, NetworkStatus, PathKind, PeerState,
+    RelayState, ServiceState, WayState,
 };
 
 use super::backup::data_directory;
@@ -148,6 +148,9 @@ fn show(status: &NetworkStatus, output: &mut Output<'_>) -> Result<(), Failure> 
     for relay in &status.relays {
         output.line(relay_line(relay))?;
     }
+    if let Some(KernelState::Missing(why)) = &status.kernel {
+        output.line(format_args!("its kernel does not encrypt: {why}"))?;
+    }
     output.line("")?;
     let mut peers = Table::new(&[
         "WORKER",
@@ -202,6 +205,7 @@ fn peer_row(peer: &PeerState) -> [Cell; 11] {
         WayState::None => Cell::toned("none", Tone::Bad),
     };
     let path = match (peer.path, peer.path_kind) {
+        (Some(address), Some(PathKind::Straight)) if peer.in_kernel => format!("{address} straight, kernel"),
         (Some(address), Some(PathKind::Straight)) => format!("{address} straight"),
         (Some(address), Some(PathKind::Relay)) => format!("{address} relay"),
         (Some(address), None) => address.to_string(),

@@ -106,6 +106,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     setting!(network.mtu, "largest packet inside the overlay, bytes"),
     setting!(network.table, "nftables table owned by this program"),
     setting!(network.encryption, "packets to other workers: required, preferred or off"),
+    setting!(network.kernel_wireguard, "whether kernels encrypt where both can, true or false"),
     setting!(network.key_lifetime, "age at which a worker replaces its key for them, such as 30d, or off"),
     setting!(images.mirrors, "registry = addresses that are tried before it"),
     setting!(images.plain_http, "registries and mirrors that speak plain HTTP"),

@@ -158,6 +158,8 @@ pub(crate) struct NetworkConfig {
     pub(crate) table: Identifier<15>,
     /// Whether packets between workers are encrypted.
     pub(crate) encryption: Encryption,
+    /// Whether the kernel's own WireGuard is used where it can be.
+    pub(crate) kernel_wireguard: bool,
     /// Age at which a worker replaces its key; `None`: never by itself.
     pub(crate) key_lifetime: Option<Interval<3600, { 1000 * 86_400 }>>,
 }
@@ -223,6 +225,7 @@ impl Default for Config {
                 mtu: Mtu::OVERLAY,
                 table: Identifier::literal("oakestra"),
                 encryption: Encryption::default(),
+                kernel_wireguard: true,
                 key_lifetime: Some(Interval::of_seconds(30 * 86_400)),
             },
             images: ImagesConfig {

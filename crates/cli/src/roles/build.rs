@@ -132,6 +132,7 @@ pub(super) fn worker(config: &Config, claimed: &ClaimedPorts) -> Result<WorkerCo
             config::Encryption::Preferred => Encryption::Preferred,
             config::Encryption::Off => Encryption::Off,
         },
+        kernel_wireguard: config.network.kernel_wireguard,
         key_lifetime: config.network.key_lifetime.map(|age| age.duration()),
         images,
         settings: oak_control::worker::Settings::default(),

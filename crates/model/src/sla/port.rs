@@ -1,12 +1,12 @@
 //! The `port` text: `host[:container][/tcp|/udp]`, several joined by `;` (network reference, 8.5).
 
-use crate::overlay::{PLAIN_PORT, RELAY_PORT, TUNNEL_PORT};
+use crate::overlay::{KERNEL_PORT, PLAIN_PORT, RELAY_PORT, TUNNEL_PORT};
 use crate::{PortMapping, Protocol};
 
 /// Most mappings of one service.
 const MAX_MAPPINGS: usize = 1000;
 /// The overlay listens here, on workers and on the machine of a cluster; a mapping would cut it off.
-const OVERLAY_UDP_PORTS: [u16; 3] = [TUNNEL_PORT, PLAIN_PORT, RELAY_PORT];
+const OVERLAY_UDP_PORTS: [u16; 4] = [TUNNEL_PORT, PLAIN_PORT, RELAY_PORT, KERNEL_PORT];
 
 /// Reads the mappings, or tells everything that is wrong with them, one text per wrong entry.
 pub(super) fn parse(text: &str) -> Result<Vec<PortMapping>, Vec<String>> {
@@ -104,7 +104,7 @@ mod tests {
             assert!(problems.iter().all(|problem| problem.contains(bad)), "{problems:?}");
         }
         assert!(parse("80/sctp").is_err_and(|problems| problems[0].contains("tcp or udp")));
-        for port in ["50103/udp", "50104/udp", "50105/udp"] {
+        for port in ["50103/udp", "50104/udp", "50105/udp", "50106/udp"] {
             assert!(parse(port).is_err_and(|problems| problems[0].contains("overlay")), "{port}");
         }
         assert!(parse("80:1;80:2").is_err_and(|problems| problems[0].contains("80/tcp is mapped twice")));

@@ -3,4 +3,4 @@
 pub(crate) mod conntrack;
 pub(crate) mod rules;
 
-pub(crate) use oak_netlink::{Socket, link, route, vxlan};
+pub(crate) use oak_netlink::{Socket, link, route, vxlan, wireguard};

@@ -438,7 +438,7 @@ fn foreign_firewalls_are_left_alone_and_named() {
         let before = [run("nft", "list table ip filter"), run("nft", "list table inet firewalld")];
         let network = world.open().await;
         let notes = network.notes().join("\n");
-        for named in ["filter/FORWARD", "firewalld/filter_INPUT", "50103", "50104", "53"] {
+        for named in ["filter/FORWARD", "firewalld/filter_INPUT", "50103", "50104", "50106", "oak0w", "53"] {
             assert!(notes.contains(named), "{named}: {notes}");
         }
         assert!(!notes.contains("nat_POSTROUTING"), "{notes}");

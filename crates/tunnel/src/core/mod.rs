@@ -2,6 +2,7 @@
 //! `event + now → effects`. The data path itself (encrypting with the sessions made here) is in `engine`.
 
 pub(crate) mod gate;
+pub(crate) mod lane;
 pub(crate) mod paths;
 pub(crate) mod probe;
 pub(crate) mod relays;

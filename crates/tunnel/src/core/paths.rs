@@ -154,6 +154,12 @@ impl Paths {
         width_of(self.width.step)
     }
 
+    /// Whether packets of the full length were seen to pass; none if they were not, or if that is not known yet.
+    pub(crate) fn passes_full_size(&self) -> Option<bool> {
+        let Width { step, passed, .. } = self.width;
+        (step > 0 || passed).then_some(step == 0)
+    }
+
     /// Every way, the current one first.
     pub(crate) fn all(&self) -> Vec<Way> {
         let current = self.current();

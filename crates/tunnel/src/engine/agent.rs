@@ -24,6 +24,9 @@ impl Control {
                     let State { private_key, former_key, .. } = &control.state;
                     control.core.set_key(private_key, former_key.as_ref());
                     lock(&control.shared.gate).set_keys(control.core.public_keys());
+                    if let Some(kernel) = &mut control.kernel {
+                        kernel.hurry();
+                    }
                 })
             }
             Request::Handshake { peer } => {
@@ -109,6 +112,7 @@ impl Control {
         }
         self.apply(effects);
         self.shared.routes.set(Arc::new(routes));
+        self.set_kernel_peers();
     }
 
     fn status(&self) -> Status {
@@ -128,6 +132,7 @@ impl Control {
             former_key: self.core.former_key(),
             pid: std::process::id(),
             has_ipv6: self.socket.has_ipv6(),
+            kernel: self.kernel_state.clone(),
             relays: relays.collect(),
             peers,
         }
@@ -145,6 +150,7 @@ impl Control {
             public_key: Some(public_key),
             knows,
             path: peer.way.get().map(|way| way.path),
+            in_kernel: self.kernel.as_ref().is_some_and(|kernel| kernel.carries(peer.id)),
             path_since_ms: paths.and_then(|paths| paths.since()).map(since),
             round_trip_us: paths.and_then(|paths| paths.round_trip_us()),
             last_handshake_ms: self.core.last_handshake(peer.id).map(since),

@@ -12,6 +12,7 @@ use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use tracing::{debug, info, warn};
 
+use super::kernel::Kernel;
 use super::outgoing::{Outgoing, send_alone, send_packets, send_probe};
 use super::shared::{PeerShared, Session, Shared, lock, now, now_us};
 use super::state::State;
@@ -22,7 +23,7 @@ use crate::core::relays::Relays;
 use crate::core::{Core, Effect, Established, Now, PeerId};
 use crate::path::{Path, Way};
 use crate::relay::registration;
-use crate::request::{Answer, Request};
+use crate::request::{Answer, KernelState, Request};
 use crate::sys::udp::Udp;
 
 /// Orders that wait at most; senders on the data path drop theirs beyond that.
@@ -72,6 +73,8 @@ pub(crate) struct Control {
     pub(super) socket: Arc<Udp>,
     pub(super) peers: HashMap<PeerId, Arc<PeerShared>>,
     pub(super) relays: Relays,
+    pub(super) kernel: Option<Kernel>,
+    pub(super) kernel_state: KernelState,
     next_measure: u64,
     outgoing: Outgoing,
     next_tick: u64,
@@ -87,6 +90,7 @@ impl Control {
         let mut core = Core::new(&state.private_key, state.newest_timestamp, &first);
         core.set_key(&state.private_key, state.former_key.as_ref());
         lock(&shared.gate).set_keys(core.public_keys());
+        let (kernel, kernel_state) = super::kernel::open(&config, &state.private_key);
         let mut relays = Relays::default();
         relays.configure(at, &state.relays);
         Self {
@@ -97,6 +101,8 @@ impl Control {
             socket,
             peers: HashMap::new(),
             relays,
+            kernel,
+            kernel_state,
             next_measure: at + MEASURE,
             outgoing: Outgoing::new(),
             next_tick: at,
@@ -112,6 +118,7 @@ impl Control {
     /// Works until it is told to stop; the answer to that is the caller's.
     pub(crate) fn run(mut self, orders: &Receiver<Order>) -> Option<SyncSender<Answer>> {
         self.apply_peers();
+        self.adopt_lanes();
         // Relays have to know where we are before anything can come through them.
         self.register();
         // Whoever had a session with the process before this one must not find out by time-outs.
@@ -137,6 +144,7 @@ impl Control {
             if now() >= self.next_tick {
                 self.tick();
             }
+            self.tick_kernel();
         }
     }
 
@@ -218,7 +226,7 @@ impl Control {
     }
 
     /// Stores where peers are, if that has changed.
-    fn remember_paths(&mut self) {
+    pub(super) fn remember_paths(&mut self) {
         let paths = self.peers.values().filter_map(|peer| Some((peer.name.clone(), peer.way.get()?.path)));
         let found: BTreeMap<String, Path> = paths.collect();
         if found != self.state.found {
@@ -325,17 +333,21 @@ impl Control {
         }
     }
 
-    fn moved(&self, id: PeerId, to: Way) {
+    fn moved(&mut self, id: PeerId, to: Way) {
         let Some(peer) = self.peers.get(&id) else { return };
-        if peer.way.get().is_none_or(|way| way.path != to.path) {
-            info!(peer = peer.name, path = %to.path, "path");
-        }
+        let is_other = peer.way.get().is_none_or(|way| way.path != to.path);
         peer.way.set(Some(to));
+        if is_other {
+            info!(peer = peer.name, path = %to.path, "path");
+            if let Some(kernel) = &mut self.kernel {
+                kernel.moved(id);
+            }
+        }
         self.measure(id);
     }
 
     /// Asks the peer on a path whether it hears us; `step` is the size of the question if that matters.
-    fn ask(&mut self, id: PeerId, to: &Way, step: Option<usize>) {
+    pub(super) fn ask(&mut self, id: PeerId, to: &Way, step: Option<usize>) {
         let Some(session) = self.peers.get(&id).and_then(|peer| peer.usable(now())) else { return };
         let length = match step.map(|step| self.longest(&to.path, width_of(step))) {
             Some(Some(length)) => length,
@@ -343,12 +355,14 @@ impl Control {
             Some(None) => return,
             None => 0,
         };
-        let question = Probe { is_answer: false, step, clock_us: now_us() };
+        let news = self.news_for(id, to);
+        let question = Probe { is_answer: false, step, clock_us: now_us(), news };
         let length = length as usize;
         send_probe(&mut self.outgoing, &self.socket, &session, to, &question.write(), length);
     }
 
     fn take_probe(&mut self, id: PeerId, way: Way, probe: Probe) {
+        self.hear_news(id, &way, probe.news);
         if probe.is_answer {
             let took = now_us().saturating_sub(probe.clock_us);
             if took <= LONGEST_ROUND_TRIP {
@@ -358,7 +372,7 @@ impl Control {
             return;
         }
         if let Some(session) = self.peers.get(&id).and_then(|peer| peer.usable(now())) {
-            let answer = probe.answer().write();
+            let answer = probe.answer(self.news_for(id, &way)).write();
             send_probe(&mut self.outgoing, &self.socket, &session, &way, &answer, probe::LENGTH);
         }
         self.core.questioned(now(), id, way);
@@ -383,7 +397,7 @@ impl Control {
 }
 
 /// Time since 1970.
-fn wall() -> Duration {
+pub(super) fn wall() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 

@@ -4,6 +4,7 @@ mod agent;
 pub(crate) mod control;
 pub(crate) mod egress;
 pub(crate) mod ingress;
+mod kernel;
 pub(crate) mod outgoing;
 pub(crate) mod shared;
 pub(crate) mod state;
@@ -100,6 +101,9 @@ pub fn run(config: &TunnelConfig) -> Result<(), EngineError> {
     listen(config, orders)?;
     let reply = Control::new(config.clone(), state, shared, Arc::clone(&sockets[0])).run(&inbox);
     let _ = sys::set_persistent(&queues[0], false);
+    if let Some(kernel) = &config.kernel {
+        let _ = kernel::remove(kernel);
+    }
     let _ = std::fs::remove_file(config.control_socket());
     if let Some(reply) = reply {
         // The process ends with this function, so the answer must have been written: its receiver is given up then.
@@ -111,6 +115,9 @@ pub fn run(config: &TunnelConfig) -> Result<(), EngineError> {
 /// Removes the device of an engine that does not run, with its addresses and routes; succeeds if there is none.
 pub fn remove(config: &TunnelConfig) -> Result<(), EngineError> {
     config.check()?;
+    if let Some(kernel) = &config.kernel {
+        kernel::remove(kernel)?;
+    }
     let what = || format!("remove device {}", config.device);
     let tun = sys::open_tun(&config.device).tried(what)?;
     Ok(sys::set_persistent(&tun, false).tried(what)?)

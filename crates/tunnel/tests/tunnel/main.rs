@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "in a test, a failure is a panic and is seen")]
 
 mod hostile;
+mod kernel;
 mod nat;
 mod no_ipv6;
 mod support;

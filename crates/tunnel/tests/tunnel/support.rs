@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use oak_tunnel::{Client, Path, Peer, PrivateKey, Status, TunnelConfig};
+use oak_tunnel::{Client, KernelConfig, Path, Peer, PrivateKey, Status, TunnelConfig};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
 
@@ -41,11 +41,15 @@ pub(crate) struct World {
     pub(crate) directory: TempDir,
 }
 
+pub(crate) fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    within(Duration::from_secs(30), what, condition);
+}
+
 #[allow(clippy::disallowed_methods, reason = "the one place where a test waits, always for a condition")]
-pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+pub(crate) fn within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
     while !condition() {
-        assert!(Instant::now() < deadline, "{what}: not within 30 s");
+        assert!(Instant::now() < deadline, "{what}: not within {} s", limit.as_secs());
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -114,6 +118,18 @@ impl Node {
             });
             thread.join().unwrap()
         })
+    }
+
+    /// The next engine has a lane in the kernel.
+    pub(crate) fn use_kernel(&mut self, device: &str, port: u16) {
+        self.config.kernel = Some(KernelConfig { device: device.to_owned(), port, is_used: true });
+        fs::write(&self.file, serde_json::to_vec(&self.config).unwrap()).unwrap();
+    }
+
+    /// The next engine has none any more.
+    pub(crate) fn leave_kernel(&mut self) {
+        self.config.kernel.as_mut().unwrap().is_used = false;
+        fs::write(&self.file, serde_json::to_vec(&self.config).unwrap()).unwrap();
     }
 
     pub(crate) fn start(&mut self) {

@@ -17,6 +17,7 @@ use oak_tunnel::Status;
 use serde::Serialize;
 
 pub use oak_net::run_in;
+pub use oak_tunnel::KernelState;
 pub use status::{
     AddressState, BackendState, NetworkStatus, PathKind, PeerState, RelayState, ServiceState, WayState,
 };

@@ -7,8 +7,8 @@ use ipnet::Ipv4Net;
 use oak_control::worker::Workload;
 use oak_model::overlay::{Backend, PLAIN_PORT, Peer, Readiness};
 use oak_model::{Balancing, JobName, OrganizationId, ServiceId, WorkerId, ipv6};
-use oak_net::{Rules, encrypted_name, plain_name, plain6_name};
-use oak_tunnel::{Path, PeerStatus, PublicKey, RelayStatus};
+use oak_net::{Rules, encrypted_name, kernel_name, plain_name, plain6_name};
+use oak_tunnel::{KernelState, Path, PeerStatus, PublicKey, RelayStatus};
 use serde::Serialize;
 
 use super::{InspectError, Inspection, LocalInstance, full_name};
@@ -20,6 +20,8 @@ pub struct NetworkStatus {
     pub subnets: Vec<Ipv4Net>,
     /// Whether the process that encrypts runs.
     pub encrypts: bool,
+    /// Whether the kernel of this machine can encrypt, too; none if that process does not run.
+    pub kernel: Option<KernelState>,
     /// The public key it has, by which other workers know this one.
     pub public_key: Option<PublicKey>,
     /// As the cluster sees this worker, if there is a NAT in between.
@@ -92,6 +94,8 @@ pub struct PeerState {
     pub path: Option<SocketAddr>,
     /// Which of the two it is; none if packets do not travel encrypted.
     pub path_kind: Option<PathKind>,
+    /// Whether the kernel encrypts the packets to it.
+    pub in_kernel: bool,
     /// Microseconds there and back.
     pub round_trip_us: Option<u32>,
     /// Milliseconds since the last handshake.
@@ -161,6 +165,7 @@ impl Inspection {
         Ok(NetworkStatus {
             subnets: self.look.config().subnets().collect(),
             encrypts: self.engine.is_some(),
+            kernel: self.engine.as_ref().map(|engine| engine.kernel.clone()),
             public_key: self.engine.as_ref().map(|engine| engine.public_key),
             outside: self.machine.outside(),
             relays: self.relays(),
@@ -209,6 +214,7 @@ impl Inspection {
             why,
             path: path.map(|path| path.address()),
             path_kind: engine.and_then(|state| state.path).map(kind),
+            in_kernel: engine.is_some_and(|state| state.in_kernel),
             round_trip_us: engine.and_then(|state| state.round_trip_us),
             last_handshake_ms: engine.and_then(|state| state.last_handshake_ms),
             last_received_ms: engine.and_then(|state| state.last_received_ms),
@@ -221,13 +227,15 @@ impl Inspection {
         let bridge = &self.look.config().bridge;
         let device = self.look.device_to(peer.gateway().into())?;
         Ok(match device {
-            Some(device) if device == encrypted_name(bridge) => match (&self.engine, engine) {
-                (None, _) => (WayState::None, "the process that encrypts does not run".to_owned()),
-                (Some(_), Some(state)) => (WayState::Encrypted, encrypted_why(peer, state)),
-                (Some(_), None) => {
-                    (WayState::None, "the process that encrypts was not told of it yet".to_owned())
+            Some(device) if device == encrypted_name(bridge) || device == kernel_name(bridge) => {
+                match (&self.engine, engine) {
+                    (None, _) => (WayState::None, "the process that encrypts does not run".to_owned()),
+                    (Some(_), Some(state)) => (WayState::Encrypted, encrypted_why(peer, state)),
+                    (Some(_), None) => {
+                        (WayState::None, "the process that encrypts was not told of it yet".to_owned())
+                    }
                 }
-            },
+            }
             Some(device) if [plain_name(bridge), plain6_name(bridge)].contains(&device) => {
                 (WayState::Plain, plain_why(peer).to_owned())
             }
@@ -355,7 +363,8 @@ fn encrypted_why(peer: &Peer, state: &PeerStatus) -> String {
         }
         (Some(Path::Direct(_)), Some(_)) => "straight to where it is seen from outside",
     };
-    format!("both encrypt; {way}")
+    let by = if state.in_kernel { "both kernels encrypt" } else { "both encrypt" };
+    format!("{by}; {way}")
 }
 
 const fn kind(path: Path) -> PathKind {
