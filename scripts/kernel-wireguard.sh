@@ -38,17 +38,12 @@ modules_for() {
 make_initrd() {
     local ram="$work/initrd" file
     rm -rf "$ram"
-    mkdir -p "$ram"/{bin,sbin,proc,sys,dev,modules,lower,upper,new}
+    mkdir -p "$ram"/{bin,proc,sys,dev,modules,lower,upper,new}
     cp "$(command -v busybox)" "$ram/bin/busybox"
     modules_for virtio_pci 9pnet_virtio 9p overlay >"$ram/modules/order"
     while read -r file; do
         cp "$modules/$file" "$ram/modules/"
     done <"$ram/modules/order"
-    # The kernel asks for modules from here.
-    cat >"$ram/sbin/modprobe" <<'END'
-#!/bin/busybox sh
-exec /bin/busybox chroot /new /bin/busybox modprobe "$@"
-END
     cat >"$ram/init" <<END
 #!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -58,20 +53,29 @@ mount -t 9p -o trans=virtio,version=9p2000.L,msize=524288,cache=loose,ro host /l
 mount -t tmpfs -o size=80% tmpfs /upper
 mkdir /upper/files /upper/work
 mount -t overlay -o lowerdir=/lower,upperdir=/upper/files,workdir=/upper/work overlay /new
-for directory in proc sys dev; do mount --bind /\$directory /new/\$directory; done
+for directory in proc sys dev; do mount --move /\$directory /new/\$directory; done
 mount -t tmpfs tmpfs /new/run
 mkdir -p /new/dev/pts /new/lib/modules
 mount -t devpts devpts /new/dev/pts
 mount -t cgroup2 cgroup2 /new/sys/fs/cgroup
 cp /bin/busybox /new/bin/busybox
 ln -sfn "$modules" "/new/lib/modules/$release"
-chroot /new /bin/busybox modprobe tun
-ip link set lo up
-chroot /new /bin/bash "$work/command.sh"
-echo "exit \$?" >/dev/ttyS1
-poweroff -f
+cp /modprobe /new/sbin/modprobe
+exec switch_root /new /bin/bash "$work/start.sh"
 END
-    chmod +x "$ram/init" "$ram/sbin/modprobe"
+    # What the kernel calls when it lacks a module.
+    cat >"$ram/modprobe" <<'END'
+#!/bin/busybox sh
+exec /bin/busybox modprobe "$@"
+END
+    cat >"$work/start.sh" <<END
+/sbin/modprobe tun
+/bin/busybox ip link set lo up
+/bin/bash "$work/command.sh"
+echo "exit \$?" >/dev/ttyS1
+/bin/busybox poweroff -f
+END
+    chmod +x "$ram/init" "$ram/modprobe"
     (cd "$ram" && find . | busybox cpio -o -H newc 2>/dev/null | gzip -1) >"$work/initrd.gz"
 }
 

@@ -241,7 +241,7 @@ impl Tunnel {
         for (worker, said) in &paths {
             if self.paths.get(worker) != Some(said) {
                 let (path, kernel) = said;
-                info!(worker, %path, kernel, "path to another worker");
+                info!(worker, kernel, %path, "path to another worker");
             }
         }
         self.paths = paths;

@@ -92,6 +92,18 @@ fn the_kernel_carries_both_families() {
 }
 
 #[test]
+fn the_kernel_carries_packets_over_ipv6() {
+    let Some(world) = world() else { return };
+    world.connect("[2001:db8::2]:51820".parse().unwrap());
+    both_use_it(&world, true);
+    let lane = received(&world.b, LANE);
+    let mut transfer = Transfer::start(&world.a, &world.b, "10.18.1.1");
+    transfer.send(4 << 20);
+    transfer.finish();
+    assert!(received(&world.b, LANE) > lane + (4 << 20));
+}
+
+#[test]
 fn engines_may_end_and_the_next_ones_go_on_with_what_is_there() {
     let Some(mut world) = connected() else { return };
     let mut transfer = Transfer::start(&world.a, &world.b, "10.18.1.1");
