@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures the release build against the budgets of the design; see docs/performance.md. Takes less than ten minutes.
+# Measures the release build against the budgets of the design; see docs/performance.md. Takes about a quarter of an hour.
 # Numbers of different machines, or of a busy one, say nothing about each other.
 # Usage: scripts/bench.sh [all|deploy|idle|micro|reads|start|overlay] [--rounds N]
 # shellcheck source=scripts/lib.sh
