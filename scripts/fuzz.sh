@@ -27,7 +27,7 @@ targets() { sed -n '/^\[\[bin\]\]/,$ s/^name = "\(.*\)"/\1/p' fuzz/Cargo.toml; }
 
 build() {
     # A target of its own, or build scripts would be instrumented, too.
-    RUSTFLAGS="${flags[*]}" cargo build --release --quiet --manifest-path fuzz/Cargo.toml \
+    RUSTC_WRAPPER="$root/scripts/fuzz-rustc.sh" RUSTFLAGS="${flags[*]}" cargo build --release --quiet --manifest-path fuzz/Cargo.toml \
         --target "$host" --target-dir "$work/target"
 }
 

@@ -312,7 +312,7 @@ pub(crate) fn wireguard_go(world: &World) -> Process {
     let key_file = secret("go.key", key.clone().into());
     let preshared_file = secret("go.psk", preshared.clone().into());
     let mut command = world.b.command("wireguard-go");
-    let child = command.args(["-f", &name]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let child = command.args(["-f", &name]).stdout(Stdio::null()).spawn().unwrap();
     let process = Process(child);
     eventually("wireguard-go", || world.b.try_run(&format!("wg show {name}")).is_ok());
     let ours = world.a.client.status().unwrap().public_key;
