@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests of the lane in the kernel (docs/dev/tunnel.md) in a virtual machine with Debian's kernel, which has WireGuard:
+# Runs the tests of the kernel's WireGuard (docs/dev/tunnel.md) in a virtual machine with Debian's kernel, which has WireGuard:
 # not every kernel has. Nothing is installed; the machine sees the files of this one, and what it writes is gone with it.
 # Usage: scripts/kernel-wireguard.sh [COMMAND...]       another command instead of the tests, as root, in this directory
 # VM_ACCEL: kvm where that works (tcg). VM_MEMORY, VM_CPUS, VM_SECONDS: 3072 MiB, 2, at most 1800 s.
@@ -69,7 +69,11 @@ END
 exec /bin/busybox modprobe "$@"
 END
     cat >"$work/start.sh" <<END
-/sbin/modprobe tun
+# Rules would ask for them one by one, which takes long here.
+for module in tun veth bridge wireguard nft_fib_inet nft_chain_nat nft_masq nft_numgen nft_hash nft_limit nft_reject_inet \\
+    nf_conntrack_netlink; do
+    /sbin/modprobe "\$module"
+done
 /bin/busybox ip link set lo up
 /bin/bash "$work/command.sh"
 echo "exit \$?" >/dev/ttyS1
@@ -83,11 +87,17 @@ fetch
 release="$(ls "$kernel/lib/modules")"
 modules="$kernel/lib/modules/$release"
 
+# The program of the tests with this name of a crate.
+tests_of() {
+    cargo test --package "$1" --test "$2" --no-run >&2
+    cargo test --package "$1" --test "$2" --no-run --message-format json 2>/dev/null |
+        sed -n "s/.*\"executable\":\"\([^\"]*\/$2-[^\"]*\)\".*/\1/p" | tail -n 1
+}
+
 if [ $# -eq 0 ]; then
-    cargo test --package oak-tunnel --test tunnel --no-run
-    tests="$(cargo test --package oak-tunnel --test tunnel --no-run --message-format json 2>/dev/null |
-        sed -n 's/.*"executable":"\([^"]*\/tunnel-[^"]*\)".*/\1/p' | tail -n 1)"
-    set -- "$tests" --test-threads 1 kernel::
+    network="$(tests_of oak-net network)"
+    tunnel="$(tests_of oak-tunnel tunnel)"
+    set -- sh -c '"$0" kernel:: && "$1" --test-threads 1 kernel::' "$network" "$tunnel"
 fi
 {
     echo "export PATH='$PATH:/usr/sbin:/sbin' HOME='$HOME' OAK_BINARY='$oak' CARGO_TARGET_DIR='$target' TMPDIR=/run"

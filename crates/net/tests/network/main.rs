@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "in a test, a failure is a panic and is seen")]
 
 mod ipv6;
+mod kernel;
 mod life;
 mod peers;
 mod policies;

@@ -71,9 +71,9 @@ impl Device {
                 .tried(|| format!("open UDP port {port} for device {name}"))?;
         }
         // A peer that begins to use the lane before this node does, or ends later, is heard by the other device. From whom
-        // packets may come is checked by WireGuard.
+        // packets may come is checked by WireGuard. Not 2 (loose): that drops what comes to devices without an address.
         for (device, setting, value) in
-            [(name, "rp_filter", "2"), (&tunnel.device, "rp_filter", "2"), (name, "forwarding", "1")]
+            [(name, "rp_filter", "0"), (&tunnel.device, "rp_filter", "0"), (name, "forwarding", "1")]
         {
             let file = format!("/proc/sys/net/ipv4/conf/{device}/{setting}");
             std::fs::write(&file, value).tried(|| format!("set {file}"))?;
