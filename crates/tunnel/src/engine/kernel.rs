@@ -83,6 +83,8 @@ pub(super) fn open(config: &TunnelConfig, key: &PrivateKey) -> (Option<Kernel>, 
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
             let reason = format!("{error}: {cause}");
             info!(reason, "the kernel's WireGuard is not used");
+            // Whatever of it was made: nobody would watch it.
+            let _ = remove(kernel);
             (None, KernelState::Missing(reason))
         }
     }
