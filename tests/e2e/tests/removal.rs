@@ -11,6 +11,15 @@ const POLITE: &str = "trap 'exit 0' TERM; sleep 100000 & wait";
 
 const REFUSED: &str = "was removed here: stop what it runs";
 
+/// The root hears of a worker a moment after its cluster.
+fn two_are_known(api: &Api<'_>) -> anyhow::Result<()> {
+    eventually("the root knows both workers", soon(), || {
+        let known = workers(api)?;
+        ensure!(known.len() == 2, "{known:?}");
+        Ok(())
+    })
+}
+
 #[test]
 fn workers_are_removed_refused_and_taken_in_again() -> anyhow::Result<()> {
     World::run("removal_worker", |world| {
@@ -79,11 +88,11 @@ fn workers_are_removed_refused_and_taken_in_again() -> anyhow::Result<()> {
         rejoined.start_until("connected to the cluster")?;
         ensure!(!is_alive(process), "it joined before it had stopped what it had");
         ensure!(containers(&machines.workers[staying])?.is_empty());
-        ensure!(workers(&tiers.api)?.len() == 2);
+        two_are_known(&tiers.api)?;
         // A start with a token that was used is a start like any other.
         rejoined.terminate()?;
         rejoined.start_until("connected to the cluster")?;
-        ensure!(workers(&tiers.api)?.len() == 2);
+        two_are_known(&tiers.api)?;
         let instance = tiers.api.wait_running("sleeper", 1)?.remove(0);
         ensure!(instance.worker == left, "{instance:?}");
         joined.terminate()?;
