@@ -42,6 +42,17 @@ pub(crate) fn host_group(name: &str) -> String {
     format!("{PREFIX}{}-{name}", std::process::id())
 }
 
+/// Moves the process that waits for a machine to where its first process is: with version 2 a group with processes gives
+/// no controllers to those below it.
+pub(crate) fn clear_root(group: &str, process: u32) -> anyhow::Result<()> {
+    let files = hierarchies().into_iter().map(|point| point.join(group).join("system/cgroup.procs"));
+    // Machines with version 1 have no such group, though it may be mounted beside.
+    for file in files.filter(|file| file.exists()) {
+        fs::write(&file, process.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
 /// Removes what killed tests left.
 pub(crate) fn remove_leftovers() {
     for hierarchy in hierarchies() {

@@ -164,6 +164,7 @@ impl Host {
             self.name,
             fs::read_to_string(&errors).unwrap_or_default()
         );
+        cgroup::clear_root(&self.cgroup, outer)?;
         let first = child_of(outer).context("the machine has no first process")?;
         self.pid.store(u32::try_from(first)?, Ordering::SeqCst);
         Ok(())
