@@ -121,7 +121,7 @@ pub use names::{encrypted_name, kernel_name, plain_name, plain6_name};
 pub use namespace::run_in;
 pub use node::{Attach, NodeNetwork};
 pub use park::Unknown;
-pub use peers::{Peer, PeerProblem, Way};
+pub use peers::{Peer, PeerProblem, Way, is_host};
 pub use table::{
     Balancing, InstanceAddress, PortMapping, PortProtocol, Service, ServiceTable, TableProblem, Tenant,
 };

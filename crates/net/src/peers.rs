@@ -218,7 +218,9 @@ fn check(config: &NetworkConfig, peers: &[Peer]) -> (Vec<Peer>, Vec<PeerProblem>
     (accepted, problems)
 }
 
-fn is_host(address: Ipv4Addr) -> bool {
+/// Whether an address can be that of one machine that others send to.
+#[must_use]
+pub fn is_host(address: Ipv4Addr) -> bool {
     !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || address.is_broadcast())
 }
 

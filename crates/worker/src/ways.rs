@@ -1,12 +1,12 @@
 //! How other workers are reached: encrypted, plain or not at all. Nothing here touches anything.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net};
 use oak_model::ipv6;
 use oak_model::overlay::{MOST_SEEN, Peer, RelayEnd, TunnelEnd};
-use oak_net::Way;
+use oak_net::{Way, is_host};
 use oak_tunnel::{MAX_RELAYS, Path, PrivateKey, PublicKey, Relay, pair_tag};
 
 use crate::facts::OwnAddresses;
@@ -250,10 +250,6 @@ fn networks(subnet: Ipv4Net) -> Vec<IpNet> {
     [Some(subnet.into()), ipv6::node_network(subnet).map(IpNet::V6)].into_iter().flatten().collect()
 }
 
-fn is_host(address: Ipv4Addr) -> bool {
-    !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || address.is_broadcast())
-}
-
 fn no_way(own: &OwnEnd, peer: &Peer) -> String {
     let ours = match (own.encryption, &own.tunnel) {
         (Encryption::Off, _) => "this worker does not encrypt (network.encryption is off)",
@@ -272,6 +268,8 @@ fn no_way(own: &OwnEnd, peer: &Peer) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use oak_model::WorkerId;
 
