@@ -16,7 +16,7 @@ pub(crate) fn worker_facts(config: &WorkerConfig, gpus: u32, own_end: &OwnEnd) -
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let cpu = u32::try_from(cores).unwrap_or(u32::MAX).saturating_mul(1000);
     let memory = memory_total_mib().unwrap_or(0);
-    let own = own_end.addresses;
+    let own = own_end.addresses.unwrap_or_default();
     WorkerFacts {
         name: config.name.clone(),
         address: own.first().map(|ip| ip.to_string()).unwrap_or_default(),

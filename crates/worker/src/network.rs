@@ -84,7 +84,12 @@ impl Network {
 
     /// Others are told these addresses from now on.
     pub(crate) fn set_addresses(&self, addresses: OwnAddresses) {
-        self.own_end.lock().unwrap_or_else(PoisonError::into_inner).addresses = addresses;
+        let mut own_end = self.own_end.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = own_end.addresses.replace(addresses) != Some(addresses);
+        drop(own_end);
+        if is_new {
+            self.tell_table_again();
+        }
     }
 
     /// Sets what shall be reachable; the newest wish wins, in whatever order they come.

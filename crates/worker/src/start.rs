@@ -104,6 +104,8 @@ impl BoundWorker {
         tasks.spawn(distances::run(Arc::clone(&operations)));
         tasks.spawn(Names::follow(Arc::clone(&operations)));
         tasks.spawn(garbage::run(Arc::clone(&operations), engine.clone()));
+        // This may wait for a name server: what runs here has begun without it.
+        operations.network.set_addresses(facts::own_addresses(&self.config));
         let facts = facts::worker_facts(&self.config, operations.gpus.count(), &operations.network.own_end());
         let millis = facts.capacity.cpu_millis;
         tasks.spawn(usage::run(Arc::clone(&operations), engine.clone(), millis));
@@ -161,7 +163,7 @@ impl BoundWorker {
             encryption: *encryption,
             keys: keys.clone(),
             tunnel: if *encryption == Encryption::Off { None } else { tunnel::own_end(&keys, *tunnel_port) },
-            addresses: facts::own_addresses(&self.config),
+            addresses: None,
             is_behind_nat: self.config.address.is_some_and(facts::is_elsewhere),
         };
         Ok(NetworkSettings {

@@ -41,8 +41,8 @@ pub(crate) struct OwnEnd {
     pub(crate) keys: Keys,
     /// None if this worker does not encrypt.
     pub(crate) tunnel: Option<TunnelEnd>,
-    /// Where others reach it, as they are told.
-    pub(crate) addresses: OwnAddresses,
+    /// Where others reach it, as they are told; none while that is being found out.
+    pub(crate) addresses: Option<OwnAddresses>,
     /// Whether its operator says that others see it at an address it does not have.
     pub(crate) is_behind_nat: bool,
 }
@@ -50,8 +50,8 @@ pub(crate) struct OwnEnd {
 impl OwnEnd {
     /// Where plain packets for another worker are sent to: over IPv4 if both have that, so that both sides choose the same.
     pub(crate) fn plain_underlay(&self, peer: &Peer) -> Option<IpAddr> {
-        let four = peer.underlay.filter(|_| self.addresses.has_ipv4());
-        let six = peer.underlay6.filter(|_| self.addresses.has_ipv6());
+        let four = peer.underlay.filter(|_| self.addresses.is_none_or(OwnAddresses::has_ipv4));
+        let six = peer.underlay6.filter(|_| self.addresses.is_none_or(OwnAddresses::has_ipv6));
         four.map(IpAddr::V4).or(six.map(IpAddr::V6))
     }
 }
@@ -284,7 +284,7 @@ mod tests {
 
     fn own(encryption: Encryption) -> OwnEnd {
         let tunnel = (encryption != Encryption::Off).then(|| end(1));
-        let addresses = OwnAddresses::of([192, 0, 2, 1].into());
+        let addresses = Some(OwnAddresses::of([192, 0, 2, 1].into()));
         OwnEnd { encryption, keys: keys(1), tunnel, addresses, is_behind_nat: false }
     }
 
@@ -440,8 +440,10 @@ mod tests {
         let way = |here: &[&str], peer: &Peer| {
             let known = |text: &&str| OwnAddresses::of(text.parse().unwrap());
             let addresses = here.iter().map(known).fold(OwnAddresses::default(), OwnAddresses::or);
-            let mut ways =
-                choose(&OwnEnd { addresses, ..own(Encryption::Preferred) }, std::slice::from_ref(peer));
+            let mut ways = choose(
+                &OwnEnd { addresses: Some(addresses), ..own(Encryption::Preferred) },
+                std::slice::from_ref(peer),
+            );
             ways.routes.pop().map(|route| route.way).ok_or_else(|| ways.problems.remove(0))
         };
         let plain = |underlay: IpAddr| Ok(Way::Plain { underlay });
